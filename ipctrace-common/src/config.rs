@@ -1,0 +1,202 @@
+//! What user space decides before the programs are loaded: offsets in this kernel's structures, and switches.
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
+        /// Byte offsets in the running kernel's structures, as its BTF states them.
+        ///
+        /// The programs read them as constants: they are written into read-only data that is frozen before load, so
+        /// the verifier knows their values.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
+
+        impl Offsets {
+            /// For each field the kernel's `struct.member` path whose offset it holds.
+            pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
+                $(($path, |offsets| &mut offsets.$field),)*
+            ];
+            /// All zero: what the object holds until user space writes the real ones.
+            pub const ZERO: Offsets = Offsets { $($field: 0,)* };
+        }
+    };
+}
+
+offsets! {
+    /// Thread group id (`pid` of user space).
+    task_tgid = "task_struct.tgid";
+    /// Thread id.
+    task_pid = "task_struct.pid";
+    /// First thread of the process.
+    task_group_leader = "task_struct.group_leader";
+    /// Command name of the thread.
+    task_comm = "task_struct.comm";
+    /// Start time, boot clock, ns.
+    task_start = "task_struct.start_boottime";
+    /// Parent as seen by wait(2).
+    task_real_parent = "task_struct.real_parent";
+    /// Effective credentials.
+    task_cred = "task_struct.cred";
+    /// Exit code in wait(2) form.
+    task_exit_code = "task_struct.exit_code";
+    /// State shared by the threads of a process.
+    task_signal = "task_struct.signal";
+    /// Blocked signals.
+    task_blocked = "task_struct.blocked";
+    /// Descriptor table.
+    task_files = "task_struct.files";
+    /// Control groups.
+    task_cgroups = "task_struct.cgroups";
+    /// Architecture flags of the thread.
+    task_thread_info_status = "task_struct.thread_info.status";
+    /// Real user id.
+    cred_uid = "cred.uid";
+    /// Threads still alive.
+    signal_live = "signal_struct.live";
+    /// Exit code of the whole process, set when a fatal signal begins to end it.
+    signal_group_exit_code = "signal_struct.group_exit_code";
+    /// Controlling terminal.
+    signal_tty = "signal_struct.tty";
+    /// Name of a terminal.
+    tty_name = "tty_struct.name";
+    /// The task's group in the unified hierarchy.
+    css_set_dfl_cgrp = "css_set.dfl_cgrp";
+    /// Node of a control group.
+    cgroup_kn = "cgroup.kn";
+    /// Identity of that node.
+    kernfs_node_id = "kernfs_node.id";
+    /// Table of open files.
+    files_fdt = "files_struct.fdt";
+    /// Number of slots in it.
+    fdt_max_fds = "fdtable.max_fds";
+    /// The slots.
+    fdt_fd = "fdtable.fd";
+    /// Inode of an open file.
+    file_inode = "file.f_inode";
+    /// Mode of an open file.
+    file_mode = "file.f_mode";
+    /// Object of an open file.
+    file_private_data = "file.private_data";
+    /// Dentry of an open file.
+    file_dentry = "file.f_path.dentry";
+    /// Mount of an open file.
+    file_mnt = "file.f_path.mnt";
+    /// Type and permissions.
+    inode_mode = "inode.i_mode";
+    /// Inode number.
+    inode_ino = "inode.i_ino";
+    /// File system.
+    inode_sb = "inode.i_sb";
+    /// Device number of a file system.
+    sb_dev = "super_block.s_dev";
+    /// Magic number of a file system.
+    sb_magic = "super_block.s_magic";
+    /// Name of a dentry.
+    dentry_name = "dentry.d_name.name";
+    /// Parent of a dentry.
+    dentry_parent = "dentry.d_parent";
+    /// Root of a mount.
+    vfsmount_root = "vfsmount.mnt_root";
+    /// Where the public part of a mount stands in the private one.
+    mount_mnt = "mount.mnt";
+    /// Parent of a mount.
+    mount_parent = "mount.mnt_parent";
+    /// Where a mount is mounted.
+    mount_mountpoint = "mount.mnt_mountpoint";
+    /// Lock of a pipe.
+    pipe_mutex = "pipe_inode_info.mutex";
+    /// Buffers ever filled.
+    pipe_head = "pipe_inode_info.head";
+    /// Buffers ever emptied.
+    pipe_tail = "pipe_inode_info.tail";
+    /// Buffers there are.
+    pipe_ring_size = "pipe_inode_info.ring_size";
+    /// The buffers.
+    pipe_bufs = "pipe_inode_info.bufs";
+    /// Where the data of a buffer begins.
+    pipe_buffer_offset = "pipe_buffer.offset";
+    /// How much a buffer holds.
+    pipe_buffer_len = "pipe_buffer.len";
+    /// Protocol state of a socket.
+    socket_sk = "socket.sk";
+    /// Where the socket stands beside its inode.
+    socket_alloc_socket = "socket_alloc.socket";
+    /// Where the inode stands beside its socket.
+    socket_alloc_inode = "socket_alloc.vfs_inode";
+    /// Address family.
+    sock_family = "sock.__sk_common.skc_family";
+    /// Socket type.
+    sock_type = "sock.sk_type";
+    /// File side of a socket.
+    sock_socket = "sock.sk_socket";
+    /// Receive queue.
+    sock_receive_queue = "sock.sk_receive_queue";
+    /// Peer of a unix socket.
+    unix_peer = "unix_sock.peer";
+    /// Bound name of a unix socket.
+    unix_addr = "unix_sock.addr";
+    /// Length of a bound name.
+    unix_address_len = "unix_address.len";
+    /// Bytes of a bound name.
+    unix_address_name = "unix_address.name";
+    /// Bytes of a queued buffer already read.
+    unix_cb_consumed = "unix_skb_parms.consumed";
+    /// Next buffer in a queue.
+    skb_next = "sk_buff.next";
+    /// Length of a buffer.
+    skb_len = "sk_buff.len";
+    /// Socket that a buffer belongs to.
+    skb_sk = "sk_buff.sk";
+    /// Control block of a buffer.
+    skb_cb = "sk_buff.cb";
+    /// Signal information: code.
+    siginfo_code = "kernel_siginfo.si_code";
+    /// Signal information: value of sigqueue.
+    siginfo_value = "kernel_siginfo._sifields._rt._sigval";
+    /// Handler of a signal.
+    sigaction_handler = "k_sigaction.sa.sa_handler";
+}
+
+/// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Registers {
+    /// The number, still there when the call returns.
+    pub number: u32,
+    /// The six arguments.
+    pub argument: [u32; 6],
+    /// Bits of `thread_info.status` that mark a 32-bit call (x86 `TS_COMPAT`); 0 where there are none.
+    pub compat: u32,
+}
+
+/// Everything that the programs are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// Offsets in this kernel's structures.
+    pub offsets: Offsets,
+    /// Where system call arguments are.
+    pub registers: Registers,
+    /// The tracer's own thread group: never reported.
+    pub own_tgid: u32,
+    /// Mechanisms that are on, by [`crate::Mechanism::bit`].
+    pub mechanisms: u32,
+    /// How many bytes of each message to capture; 0 for none.
+    pub payload: u32,
+    /// Size of `struct pipe_buffer`.
+    pub pipe_buffer_size: u32,
+}
+
+impl Config {
+    /// What the object holds until user space writes the real one.
+    pub const ZERO: Config = Config {
+        offsets: Offsets::ZERO,
+        registers: Registers { number: 0, argument: [0; 6], compat: 0 },
+        own_tgid: 0,
+        mechanisms: 0,
+        payload: 0,
+        pipe_buffer_size: 0,
+    };
+}
+
+/// Most bytes of a message that can be captured.
+pub const PAYLOAD_MAX: u32 = 4096;

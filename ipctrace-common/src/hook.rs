@@ -1,0 +1,63 @@
+//! Where programs are attached. One table: the loader, `doctor` and the test against the kernel's BTF read it.
+
+use crate::mechanism::Mechanism;
+
+macro_rules! hooks {
+    ($($(#[$doc:meta])* $variant:ident, $program:literal, $tracepoint:literal, $needs:expr, $purpose:literal;)*) => {
+        /// A BTF tracepoint that a program of ours is attached to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Hook { $($(#[$doc])* $variant,)* }
+
+        impl Hook {
+            /// All hooks, in the order in which they are attached: those that end a call come before those that
+            /// begin one, so that no call is seen to begin whose end would be missed.
+            pub const ALL: &'static [Hook] = &[$(Hook::$variant,)*];
+            /// The name of the program in the eBPF object.
+            pub const fn program(self) -> &'static str {
+                match self { $(Hook::$variant => $program,)* }
+            }
+            /// The kernel's name of the tracepoint.
+            pub const fn tracepoint(self) -> &'static str {
+                match self { $(Hook::$variant => $tracepoint,)* }
+            }
+            /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced without this hook.
+            pub const fn needed_by(self) -> u32 {
+                match self { $(Hook::$variant => $needs,)* }
+            }
+            /// What it is for, in words for `doctor`.
+            pub const fn purpose(self) -> &'static str {
+                match self { $(Hook::$variant => $purpose,)* }
+            }
+        }
+    };
+}
+
+/// Mechanisms that are traced at system calls.
+const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
+    | Mechanism::Fifo.bit()
+    | Mechanism::UnixStream.bit()
+    | Mechanism::UnixDgram.bit()
+    | Mechanism::UnixSeqpacket.bit();
+const SIGNAL: u32 = Mechanism::Signal.bit();
+const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+
+hooks! {
+    /// The end of processes.
+    ProcessExit, "process_exit", "sched_process_exit", 0, "the end of processes";
+    /// Programs that processes change to.
+    ProcessExec, "process_exec", "sched_process_exec", 0, "changes of a process's program and name";
+    /// New processes.
+    ProcessFork, "process_fork", "sched_process_fork", 0, "new processes and their parents";
+    /// What system calls returned.
+    SysExit, "sys_exit", "sys_exit", BY_SYSCALL, "what system calls returned";
+    /// Which message a receiver really took.
+    ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
+    /// The order of calls that waited for one pipe's lock.
+    ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
+    /// What system calls are about to work on.
+    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL, "the object behind a descriptor at the time of the call";
+    /// Signals that reach their receiver.
+    SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
+    /// Signals that are sent.
+    SignalGenerate, "signal_generate", "signal_generate", SIGNAL, "signals that are sent";
+}

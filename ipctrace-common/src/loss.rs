@@ -1,0 +1,41 @@
+//! Why something was not seen. Every loss is counted under one of these causes, in the kernel or in the collector.
+
+macro_rules! causes {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)*) => {
+        /// A cause of loss. The number is the index in the kernel's counter map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Cause { $($(#[$doc])* $variant = $number,)* }
+
+        impl Cause {
+            /// All causes.
+            pub const ALL: &'static [Cause] = &[$(Cause::$variant,)*];
+            /// The name in `lost` and `end` lines.
+            pub const fn name(self) -> &'static str {
+                match self { $(Cause::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    /// The ring buffer had no room: the collector did not keep up.
+    RingFull = 0, "ring-full";
+    /// A kernel map had no room for a call in flight or a channel.
+    MapFull = 1, "map-full";
+    /// A field of a kernel structure, or of the caller's memory, could not be read.
+    ReadFailed = 2, "read-failed";
+    /// A 32-bit system call, whose arguments the programs do not read.
+    CompatCall = 3, "compat-call";
+    /// A program was skipped by the kernel because it was already running on that CPU.
+    Recursion = 4, "recursion";
+    /// A record on the ring was not understood.
+    Malformed = 5, "malformed";
+    /// The collector's bound on memory made it forget something not yet matched.
+    Evicted = 6, "evicted";
+    /// An event could not be written to the output.
+    WriteFailed = 7, "write-failed";
+}
+
+/// How many causes there are: the size of the kernel's counter map.
+pub const CAUSES: u32 = Cause::ALL.len() as u32;

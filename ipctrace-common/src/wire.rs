@@ -1,0 +1,319 @@
+//! The records that the programs put on the ring.
+//!
+//! Every record begins with a [`Header`]; `kind` says which structure follows. Integers are in the byte order of the
+//! machine, padding is explicit, and nothing here has a bit pattern that is not valid, so that decoding is a check of
+//! the length and a copy.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal;)*) => {
+        /// Which record it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Kind { $($(#[$doc])* $variant = $number,)* }
+        impl Kind {
+            /// The kind with that number on the wire.
+            pub const fn from_wire(number: u8) -> Option<Kind> {
+                match number { $($number => Some(Kind::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// [`Channel`]: a channel seen for the first time.
+    Channel = 1;
+    /// [`Op`]: bytes or a message sent or received.
+    Op = 2;
+    /// [`Signal`]: a signal generated, delivered or taken.
+    Signal = 3;
+    /// [`Process`]: fork, exec or exit.
+    Process = 4;
+    /// [`Handoff`]: a descriptor sent or received.
+    Handoff = 5;
+}
+
+/// Begins every record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    /// [`Kind`].
+    pub kind: u8,
+    /// [`crate::Mechanism`]; 0 where none applies.
+    pub mechanism: u8,
+    /// The record's own flags ([`op_flag`], [`signal_phase`], …).
+    pub flags: u16,
+    /// CPU on which the record was made.
+    pub cpu: u32,
+    /// Number of the record among those of its CPU, lost ones included: a gap is a loss.
+    pub sequence: u64,
+    /// When the record was made: `bpf_ktime_get_boot_ns`, ns since boot, suspend included.
+    pub time: u64,
+}
+
+/// Who did it, as at that moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Task {
+    /// Process: thread group id in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread, likewise.
+    pub tid: u32,
+    /// Start of the process (its first thread), ns since boot. 0 if it could not be read.
+    pub start: u64,
+    /// Identity of its group in the unified control group hierarchy. 0 if it could not be read.
+    pub cgroup: u64,
+    /// Real user id in the initial user namespace; `u32::MAX` if it could not be read.
+    pub uid: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+    /// Command name of the process (its first thread), NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Names one queue of bytes or messages, in one direction.
+///
+/// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
+/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Key {
+    /// Inode number, or address.
+    pub id: u64,
+    /// Device or namespace, or [`Key::SOCKET`].
+    pub space: u64,
+}
+
+impl Key {
+    /// `space` of a key whose `id` is the address of a socket.
+    pub const SOCKET: u64 = 1 << 63;
+}
+
+/// Flags of an [`Op`].
+pub mod op_flag {
+    /// The receiving side; else the sending side.
+    pub const RECEIVE: u16 = 1 << 0;
+    /// The beginning of the call was not seen (it began before tracing did): `enter` is 0, and `bytes` counts what
+    /// the kernel's books show to have been moved since the channel was first seen.
+    pub const STRADDLES_START: u16 = 1 << 1;
+    /// `pos_enter` and `pos_exit` are valid.
+    pub const POSITIONS: u16 = 1 << 2;
+    /// `pos_locked` is valid: the call waited for the object's lock, and this was the position once it held it.
+    pub const LOCKED: u16 = 1 << 3;
+    /// `before` is valid.
+    pub const SEQUENCED: u16 = 1 << 4;
+    /// `from` is valid: the very message taken was seen.
+    pub const FROM: u16 = 1 << 5;
+    /// The tail of the record begins with the destination's socket address ([`super::Op::address_len`] bytes).
+    pub const ADDRESS: u16 = 1 << 6;
+    /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
+    pub const SPLICED: u16 = 1 << 7;
+}
+
+/// One call's effect on one channel: what it put in or took out.
+///
+/// Followed by `address_len` bytes of `struct sockaddr`, then `payload_len` bytes of payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Op {
+    /// `time` is the end of the call.
+    pub header: Header,
+    /// The caller.
+    pub task: Task,
+    /// The channel. `id` is 0 for a datagram sent by address: the receiver's record tells where it went.
+    pub key: Key,
+    /// Beginning of the call, same clock as `header.time`.
+    pub enter: u64,
+    /// Bytes moved: what the call returned; for messages of `recvmmsg` and `sendmmsg` what it wrote to `msg_len`.
+    pub bytes: u64,
+    /// Messages: whole length of the message as sent, of which `bytes` were received.
+    pub message_len: u64,
+    /// What had been moved through this end of the channel before, as the kernel's books have it: bytes for streams,
+    /// messages for messages. A gap between records is a loss.
+    pub before: u64,
+    /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
+    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`).
+    pub pos_enter: u64,
+    /// The same once the lock was held.
+    pub pos_locked: u64,
+    /// The same at exit.
+    pub pos_exit: u64,
+    /// Sockets: address of the sending `struct sock`: the caller's own, or that of the message received. 0 if none.
+    pub sender_sock: u64,
+    /// Sockets: inode of the sending socket; 0 if it has none (closed) or unknown.
+    pub sender_inode: u64,
+    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown.
+    pub receiver_inode: u64,
+    /// Calls that this record stands for (`sendmmsg` on a stream: its messages).
+    pub messages: u32,
+    /// Length of the socket address that follows.
+    pub address_len: u32,
+    /// Length of the payload that follows.
+    pub payload_len: u32,
+    /// Descriptor that the call named.
+    pub fd: i32,
+}
+
+/// A channel that the programs see for the first time (or again, after user space made them forget it).
+///
+/// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Channel {
+    /// `mechanism` says what it is; `time` when.
+    pub header: Header,
+    /// The caller that touched it.
+    pub task: Task,
+    /// The channel.
+    pub key: Key,
+    /// What was in it at that moment: bytes for streams, messages for messages. `u64::MAX`: could not be read.
+    pub queued: u64,
+    /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none.
+    pub write_pos: u64,
+    /// Position of the next byte to be read; 0 if it has none.
+    pub read_pos: u64,
+    /// Inode of the receiving socket, as in [`Op`].
+    pub receiver_inode: u64,
+    /// Length of the name that follows.
+    pub name_len: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+/// `flags` of a [`Signal`].
+pub mod signal_phase {
+    /// `task` sent it to `target`.
+    pub const GENERATE: u16 = 1;
+    /// `task` got it.
+    pub const DELIVER: u16 = 2;
+    /// `task` took it with `sigwait` and its like.
+    pub const TAKE: u16 = 3;
+}
+
+/// Which form of signal information the kernel passed (`include/linux/sched/signal.h`).
+pub mod signal_info {
+    /// A `struct kernel_siginfo`.
+    pub const FULL: u32 = 0;
+    /// `SEND_SIG_NOINFO`: from the kernel, although the receiver sees `SI_USER`.
+    pub const NO_INFO: u32 = 1;
+    /// `SEND_SIG_PRIV`: from the kernel, seen as `SI_KERNEL`.
+    pub const PRIVATE: u32 = 2;
+}
+
+/// `TRACE_SIGNAL_*` of `include/trace/events/signal.h`.
+pub mod signal_result {
+    /// Queued.
+    pub const DELIVERED: u32 = 0;
+    /// The receiver ignores it.
+    pub const IGNORED: u32 = 1;
+    /// One of its kind was pending already.
+    pub const ALREADY_PENDING: u32 = 2;
+    /// A real-time signal that did not fit the queue: the sender got EAGAIN.
+    pub const OVERFLOW_FAIL: u32 = 3;
+    /// Queued without its information, for lack of memory.
+    pub const LOSE_INFO: u32 = 4;
+}
+
+/// A signal at one point of its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Signal {
+    /// `flags` is a [`signal_phase`].
+    pub header: Header,
+    /// The current task: sender when generated (unless the kernel is), receiver when delivered or taken.
+    pub task: Task,
+    /// The task it is for, when generated; else the same as `task`.
+    pub target: Task,
+    /// Signal number.
+    pub signal: u32,
+    /// `si_code`.
+    pub code: i32,
+    /// `si_value` where the code carries one.
+    pub value: u64,
+    /// [`signal_info`].
+    pub info: u32,
+    /// [`signal_result`], when generated.
+    pub result: u32,
+    /// 1 if for the process, 0 if for one thread, when generated.
+    pub group: u32,
+    /// 1 if the target blocked it, when generated.
+    pub blocked: u32,
+    /// `signal_struct.group_exit_code`, when delivered: the signal that is ending the process, if any.
+    pub exit_code: u32,
+    /// 1 if the handler is SIG_IGN, when delivered.
+    pub ignored: u32,
+    /// Name of the target's controlling terminal, NUL-padded; empty if none.
+    pub tty: [u8; 16],
+}
+
+/// `flags` of a [`Process`].
+pub mod process_event {
+    /// A new process; `other` is its parent.
+    pub const FORK: u16 = 1;
+    /// A new program in the process.
+    pub const EXEC: u16 = 2;
+    /// The last thread of the process ended.
+    pub const EXIT: u16 = 3;
+}
+
+/// A process begins, changes its program or ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Process {
+    /// `flags` is a [`process_event`].
+    pub header: Header,
+    /// The process.
+    pub task: Task,
+    /// Its parent, at fork.
+    pub parent: Task,
+    /// wait(2) status, at exit.
+    pub exit_code: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+/// A descriptor passed over a unix socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Handoff {
+    /// `mechanism` is the channel's; `flags` as in [`op_flag`].
+    pub header: Header,
+    /// The caller.
+    pub task: Task,
+    /// The channel it went over.
+    pub key: Key,
+    /// As in [`Op`].
+    pub sender_sock: u64,
+    /// As in [`Op`].
+    pub sender_inode: u64,
+    /// As in [`Op`].
+    pub receiver_inode: u64,
+    /// Address of the `struct file` passed: the same in the sender's and the receiver's table.
+    pub file: u64,
+    /// The object behind it.
+    pub object_inode: u64,
+    /// The device of that object's file system.
+    pub object_device: u64,
+    /// Inode of the peer, if it is a connected socket.
+    pub object_peer_inode: u64,
+    /// Descriptor number in the caller's table.
+    pub fd: i32,
+    /// [`crate::Mechanism`] of that object; 0 if it is none.
+    pub object_mechanism: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 24);
+    assert!(size_of::<Task>() == 48);
+    assert!(size_of::<Op>() == 184);
+    assert!(size_of::<Channel>() == 128);
+    assert!(size_of::<Signal>() == 176);
+    assert!(size_of::<Process>() == 128);
+    assert!(size_of::<Handoff>() == 152);
+};
+
+/// Longest name in a [`Channel`]: a path.
+pub const NAME_MAX: usize = 4096;
+/// Longest socket address in an [`Op`]: `struct sockaddr_storage`.
+pub const ADDRESS_MAX: usize = 128;

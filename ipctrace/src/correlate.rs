@@ -1,0 +1,1 @@
+//! Joins sends to receives.

@@ -1,0 +1,7 @@
+//! The collector of ipctrace: attach -> ring -> decode -> correlate -> model -> render.
+//!
+//! `docs/architecture.md` tells the way of a record through these modules.
+
+pub mod correlate;
+pub mod decode;
+pub mod model;

@@ -1,0 +1,2 @@
+//! Placeholder until the door is built.
+fn main() {}
