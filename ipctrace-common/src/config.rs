@@ -1,12 +1,14 @@
 //! What user space decides before the programs are loaded: offsets in this kernel's structures, and switches.
 
+use zerocopy::{Immutable, IntoBytes};
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
         ///
         /// The programs read them as constants: they are written into read-only data that is frozen before load, so
         /// the verifier knows their values.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
         #[repr(C)]
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
@@ -157,7 +159,7 @@ offsets! {
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Registers {
     /// The number, still there when the call returns.
@@ -169,7 +171,7 @@ pub struct Registers {
 }
 
 /// Everything that the programs are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Config {
     /// Offsets in this kernel's structures.
@@ -184,6 +186,8 @@ pub struct Config {
     pub payload: u32,
     /// Size of `struct pipe_buffer`.
     pub pipe_buffer_size: u32,
+    /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
+    pub has_loop: u32,
 }
 
 impl Config {
@@ -195,6 +199,7 @@ impl Config {
         mechanisms: 0,
         payload: 0,
         pipe_buffer_size: 0,
+        has_loop: 0,
     };
 }
 

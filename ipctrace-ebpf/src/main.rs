@@ -1,3 +1,42 @@
-//! The programs.
+//! The eBPF programs of ipctrace.
+//!
+//! Each program is two functions: an outer one, which skips the tracer itself and counts what goes wrong under a
+//! numbered cause, and an inner `try_…`. `docs/architecture.md` tells how they work together.
 #![no_std]
 #![no_main]
+#![expect(internal_features, reason = "atomic adds that return a value, see kernel::add")]
+#![feature(core_intrinsics)]
+#![expect(unreachable_pub, reason = "the attribute macros of aya-ebpf want programs to be pub")]
+
+mod channel;
+mod config;
+mod emit;
+mod handoff;
+mod inflight;
+mod kernel;
+mod lock;
+mod message;
+mod object;
+mod payload;
+mod pipe;
+mod process;
+mod repeat;
+mod ring;
+mod signal;
+mod skb;
+mod straddle;
+mod syscall;
+mod task;
+mod unix;
+
+/// Helpers that read kernel memory are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Not reached: nothing here panics, and the verifier would refuse a program that could loop.
+    loop {}
+}

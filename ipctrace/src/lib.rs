@@ -2,6 +2,8 @@
 //!
 //! `docs/architecture.md` tells the way of a record through these modules.
 
+pub mod attach;
 pub mod correlate;
 pub mod decode;
+pub mod kernel;
 pub mod model;

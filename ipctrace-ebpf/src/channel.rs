@@ -1,0 +1,248 @@
+//! The books of every channel: what was put in and taken out since it was first seen.
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, PerCpuArray};
+use ipctrace_common::wire::{self, Key, Kind, NAME_MAX};
+use ipctrace_common::{Cause, Mechanism};
+
+use crate::config::offset;
+use crate::emit::has_messages;
+use crate::inflight::{self, InFlight, Side};
+use crate::kernel::{Result, add, read};
+use crate::repeat::{Repeat, repeat};
+use crate::{object, pipe, ring, task, unix};
+
+/// The books of one channel: bytes of a stream, messages otherwise.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Books {
+    /// Put in since the channel was first seen.
+    pub(crate) sent: u64,
+    /// Taken out since then.
+    pub(crate) taken: u64,
+    /// What was in it then.
+    pub(crate) queued: u64,
+}
+
+/// Channels seen so far. User space removes those that it has forgotten.
+#[map]
+static CHANNELS: HashMap<Key, Books> = HashMap::with_max_entries(65_536, 0);
+
+/// A `Channel` record with room for its name.
+#[repr(C)]
+struct Named {
+    fixed: wire::Channel,
+    name: [u8; NAME_MAX + 256],
+}
+
+#[map]
+static CHANNEL_DESK: PerCpuArray<Named> = PerCpuArray::with_max_entries(1, 0);
+
+/// Flag of bpf_map_update_elem: fail if the key is there.
+const BPF_NOEXIST: u64 = 1;
+
+/// The books of a channel.
+#[inline(always)]
+pub(crate) fn books(key: &Key) -> Option<*mut Books> {
+    CHANNELS.get_ptr_mut(key)
+}
+
+/// Opens the books of a channel at first sight and tells user space what it is and holds.
+///
+/// `taken_before`: what a call that began before we looked has just taken out, and so belongs to what was queued.
+#[inline(always)]
+pub(crate) fn open(tid: u32, call: &InFlight, index: usize, taken_before: u64) {
+    let side = &call.sides[index];
+    if side.mechanism != 0 && side.key.id != 0 && CHANNELS.get_ptr(side.key).is_none() {
+        announce(tid, index as u32, taken_before);
+    }
+}
+
+/// The slow half of [`open`], for a side of the call in flight of thread `tid`. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let side = unsafe { &(*call).sides[(index & 1) as usize] };
+    if let Err(cause) = try_announce(side, taken_before) {
+        // Its records will carry no `before`.
+        ring::count(cause);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
+    let queued = queued(side).saturating_add(taken_before);
+    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued }, BPF_NOEXIST) {
+        Ok(()) => {}
+        // -EEXIST: another CPU was first, and tells of it.
+        Err(-17) => return Ok(()),
+        Err(_) => return Err(Cause::MapFull),
+    }
+    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
+    // do not interrupt each other on one CPU.
+    let record = unsafe { &mut *desk };
+    let name_len = name(side, &mut record.name);
+    // SAFETY: both places are fields of a valid record.
+    unsafe {
+        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, 0, ring::now());
+        task::describe_current(&raw mut record.fixed.task);
+    }
+    record.fixed.key = side.key;
+    record.fixed.queued = queued;
+    let pipe = is_pipe(side);
+    record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { 0 };
+    record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { 0 };
+    record.fixed.receiver_inode = if side.receive != 0 { side.own_inode } else { side.peer_inode };
+    record.fixed.reserved = 0;
+    let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
+    record.fixed.name_len = name_len as u32;
+    let len = size_of::<wire::Channel>() + name_len;
+    // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
+    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
+    Ok(())
+}
+
+/// Whether the object is a `struct pipe_inode_info`.
+#[inline(always)]
+fn is_pipe(side: &Side) -> bool {
+    side.mechanism == Mechanism::Pipe as u8 || side.mechanism == Mechanism::Fifo as u8
+}
+
+/// What is in the channel now.
+#[inline(always)]
+pub(crate) fn queued(side: &Side) -> u64 {
+    if is_pipe(side) {
+        return pipe::queued(side.object);
+    }
+    let owner = if side.receive != 0 { side.object } else { side.peer };
+    unix::queued(owner, has_messages(side.mechanism))
+}
+
+/// Enters `amount` into the books; gives what had been entered before, if the channel has books.
+#[inline(always)]
+pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
+    let books = books(&side.key)?;
+    // SAFETY: a valid pointer into the map's value.
+    Some(unsafe { add(if side.receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent }, amount) })
+}
+
+/// Writes the channel's name and gives its length; 0 if it has none.
+#[inline(always)]
+fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
+    if side.mechanism == Mechanism::Pipe as u8 {
+        return 0;
+    }
+    if side.mechanism == Mechanism::Fifo as u8 {
+        return object::file(side.fd as u32).map_or(0, |file| path(file, place));
+    }
+    let (receiver, sender) =
+        if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };
+    match bound_name(receiver, place) {
+        Ok(0) | Err(_) => bound_name(sender, place).unwrap_or(0),
+        Ok(len) => len,
+    }
+}
+
+/// The name that a unix socket is bound to, without its address family.
+#[inline(always)]
+fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
+    /// `sun_path`, and one NUL more.
+    const PATH: usize = 109;
+    if sock == 0 {
+        return Ok(0);
+    }
+    let address: u64 = read(sock, offset!(unix_addr))?;
+    if address == 0 {
+        return Ok(0);
+    }
+    let len: i32 = read(address, offset!(unix_address_len))?;
+    // SAFETY: the place is longer than that; the helper checks the source.
+    let status = unsafe {
+        bpf_probe_read_kernel(
+            place.as_mut_ptr().cast(),
+            PATH as u32,
+            (address + offset!(unix_address_name) as u64 + 2) as *const _,
+        )
+    };
+    if status != 0 {
+        return Err(Cause::ReadFailed);
+    }
+    Ok((len as usize).saturating_sub(2).min(PATH))
+}
+
+/// Climbs from a file to the root of its mount namespace.
+struct Climb {
+    dentry: u64,
+    mount: u64,
+    place: *mut u8,
+    len: usize,
+    done: bool,
+}
+
+impl Repeat for Climb {
+    const LIMIT: u32 = 256;
+    const PLAIN_LIMIT: u32 = 24;
+
+    #[inline(always)]
+    fn turn(&mut self, _index: u32) -> bool {
+        self.step().unwrap_or(true)
+    }
+}
+
+impl Climb {
+    /// One component, or the step over a mount point; `true` at the end.
+    #[inline(always)]
+    fn step(&mut self) -> Result<bool> {
+        let parent: u64 = read(self.dentry, offset!(dentry_parent))?;
+        let root: u64 = read(self.mount + offset!(mount_mnt) as u64, offset!(vfsmount_root))?;
+        if self.dentry == root || self.dentry == parent {
+            let above: u64 = read(self.mount, offset!(mount_parent))?;
+            if above == self.mount {
+                self.done = true;
+                return Ok(true);
+            }
+            self.dentry = read(self.mount, offset!(mount_mountpoint))?;
+            self.mount = above;
+            return Ok(false);
+        }
+        let name: u64 = read(self.dentry, offset!(dentry_name))?;
+        if self.len >= NAME_MAX {
+            return Ok(true);
+        }
+        // SAFETY: `len` is below NAME_MAX, and the place is 256 bytes longer than that: the longest name and its NUL fit.
+        let copied =
+            unsafe { bpf_probe_read_kernel_str(self.place.add(self.len).cast(), 256, name as *const _) };
+        if copied < 0 {
+            return Err(Cause::ReadFailed);
+        }
+        self.len += (copied as usize) & 0x1ff;
+        self.dentry = parent;
+        Ok(false)
+    }
+}
+
+/// The path of an open file from the root of its mount namespace, last component first, each ended by NUL. Gives its
+/// length; 0 if it could not be found whole.
+///
+/// User space turns it around. Walking dentries rather than asking /proc later finds the name of a file whose process is
+/// gone already. `prepend_path`, fs/d_path.c.
+#[inline(never)]
+fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+    let mount: u64 = read(file, offset!(file_mnt)).unwrap_or(0);
+    let mut climb = Climb {
+        dentry: read(file, offset!(file_dentry)).unwrap_or(0),
+        mount: mount - offset!(mount_mnt) as u64,
+        place: place.as_mut_ptr(),
+        len: 0,
+        done: false,
+    };
+    repeat(&mut climb);
+    if climb.done { climb.len } else { 0 }
+}

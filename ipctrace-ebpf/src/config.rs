@@ -1,0 +1,64 @@
+//! What user space has written into read-only data before load. The verifier knows these values as constants.
+
+use ipctrace_common::Config;
+use ipctrace_common::config::{Offsets, Registers};
+use ipctrace_common::syscall::TABLE;
+
+/// Written by the loader; see [`Config`].
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config::ZERO;
+
+/// From system call number to [`ipctrace_common::syscall::Class`]; 0 is no IPC.
+#[unsafe(no_mangle)]
+static CLASSES: [u8; TABLE] = [0; TABLE];
+
+/// One field of [`CONFIG`]. The volatile read keeps the compiler from using the zeros it sees.
+macro_rules! setting {
+    ($($name:ident: $type:ty = $place:expr;)*) => {$(
+        #[inline(always)]
+        pub(crate) fn $name() -> $type {
+            // SAFETY: a read of an initialised static that nothing writes while the programs run.
+            unsafe { core::ptr::read_volatile(&raw const $place) }
+        }
+    )*};
+}
+
+setting! {
+    own_tgid: u32 = CONFIG.own_tgid;
+    mechanisms: u32 = CONFIG.mechanisms;
+    payload: u32 = CONFIG.payload;
+    pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
+    has_loop: u32 = CONFIG.has_loop;
+}
+
+/// Where the arguments of system calls are.
+#[inline(always)]
+pub(crate) fn registers() -> *const Registers {
+    &raw const CONFIG.registers
+}
+
+/// The offset that stands at byte `place` of [`Offsets`], as the verifier's constant. Use through [`offset!`].
+#[inline(always)]
+pub(crate) fn offset_at(place: usize) -> usize {
+    assert!(place <= size_of::<Offsets>() - size_of::<u32>());
+    // SAFETY: within an initialised static that consists of u32; `place` is an offset_of, so aligned.
+    unsafe { core::ptr::read_volatile((&raw const CONFIG.offsets).cast::<u8>().add(place).cast::<u32>()) as usize }
+}
+
+/// The offset of one member in this kernel.
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::config::offset_at(core::mem::offset_of!(ipctrace_common::config::Offsets, $field))
+    };
+}
+pub(crate) use offset;
+
+/// What system call `number` is to us; 0 is nothing.
+#[inline(always)]
+pub(crate) fn class(number: u64) -> u8 {
+    if number >= TABLE as u64 {
+        return 0;
+    }
+    // SAFETY: the index is below the length of the table.
+    unsafe { core::ptr::read_volatile((&raw const CLASSES).cast::<u8>().add(number as usize)) }
+}

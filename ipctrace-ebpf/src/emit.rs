@@ -1,0 +1,133 @@
+//! Records of what calls put in and took out.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use ipctrace_common::config::PAYLOAD_MAX;
+use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
+use ipctrace_common::{Cause, Mechanism};
+
+use crate::inflight::{self, InFlight, Side};
+use crate::{channel, config, payload, pipe, ring, task};
+
+/// An `Op` record with room for its variable parts.
+#[repr(C)]
+struct Long {
+    fixed: wire::Op,
+    tail: [u8; ADDRESS_MAX + PAYLOAD_MAX as usize * 2],
+}
+
+#[map]
+static OP_DESK: PerCpuArray<Long> = PerCpuArray::with_max_entries(1, 0);
+
+/// What a mechanism's books count.
+#[inline(always)]
+fn amount(mechanism: u8, bytes: u64) -> u64 {
+    if has_messages(mechanism) { 1 } else { bytes }
+}
+
+/// Whether the mechanism keeps messages apart.
+#[inline(always)]
+pub(crate) fn has_messages(mechanism: u8) -> bool {
+    mechanism == Mechanism::UnixDgram as u8 || mechanism == Mechanism::UnixSeqpacket as u8
+}
+
+/// Writes a record of what `call.moved` says was moved through side `index` of the call in flight of thread `tid`.
+#[inline(always)]
+pub(crate) fn op(tid: u32, call: &InFlight, index: usize) {
+    let side = &call.sides[index];
+    // Socket addresses and payload make a record that is copied once more; without them it is made in place.
+    if call.moved.address != 0 || (config::payload() != 0 && call.moved.user != 0) {
+        emit_long(tid, index as u32);
+        return;
+    }
+    let Some(mut entry) = ring::reserve::<wire::Op>() else {
+        // The books go on: the next record shows how much is missing.
+        channel::enter(side, amount(side.mechanism, call.moved.bytes));
+        return;
+    };
+    // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
+    unsafe { fill(entry.as_mut_ptr(), call, side) };
+    ring::submit(entry);
+}
+
+/// The same with what follows the fixed part. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
+    let (Some(call), Some(desk)) = (inflight::get(tid), OP_DESK.get_ptr_mut(0)) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &*call };
+    let side = &call.sides[(index & 1) as usize];
+    let moved = &call.moved;
+    // SAFETY: this CPU's valid, aligned place; programs on sys_exit and consume_skb come here, the latter from within
+    // system calls only, so that none interrupts another that is writing.
+    let record = unsafe { &mut *desk };
+    // SAFETY: as above.
+    unsafe { fill(&raw mut record.fixed, call, side) };
+    let mut len = 0usize;
+    if moved.address != 0 {
+        let wanted = (moved.address_len as usize).min(ADDRESS_MAX);
+        if payload::copy(&mut record.tail, 0, moved.address, wanted).is_ok() {
+            record.fixed.header.flags |= op_flag::ADDRESS;
+            record.fixed.address_len = wanted as u32;
+            len = wanted;
+        } else {
+            ring::count(Cause::ReadFailed);
+        }
+    }
+    if config::payload() != 0 && moved.user != 0 {
+        let captured = payload::capture(&mut record.tail, len, call.class, moved);
+        record.fixed.payload_len = captured as u32;
+        len += captured;
+    }
+    let total = size_of::<wire::Op>() + len.min(ADDRESS_MAX + PAYLOAD_MAX as usize);
+    // SAFETY: `total` is at most the size of the record, which is initialised memory of a map.
+    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), total) });
+    0
+}
+
+/// Fills in the fixed part.
+///
+/// # Safety
+/// `op` must be valid for a write.
+#[inline(always)]
+unsafe fn fill(op: *mut wire::Op, call: &InFlight, side: &Side) {
+    let moved = &call.moved;
+    let mut flags = side.flags | moved.flags;
+    let receive = side.receive != 0;
+    let before = channel::enter(side, amount(side.mechanism, moved.bytes));
+    if before.is_some() {
+        flags |= op_flag::SEQUENCED;
+    }
+    let positions = flags & op_flag::POSITIONS != 0;
+    let pos_exit = if positions { pipe::position(side.object, receive).unwrap_or(0) } else { 0 };
+    // SAFETY: valid by contract.
+    unsafe {
+        ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, flags, ring::now());
+        task::describe_current(&raw mut (*op).task);
+        (*op).key = side.key;
+        (*op).enter = call.enter;
+        (*op).bytes = moved.bytes;
+        (*op).message_len = moved.len;
+        (*op).before = before.unwrap_or(0);
+        (*op).pos_enter = side.pos_enter;
+        (*op).pos_locked = side.pos_locked;
+        (*op).pos_exit = pos_exit;
+        if receive {
+            let from = flags & op_flag::FROM != 0;
+            (*op).sender_sock = if from { call.taken.sock } else { side.peer };
+            (*op).sender_inode = if from { call.taken.inode } else { side.peer_inode };
+            (*op).receiver_inode = side.own_inode;
+        } else {
+            (*op).sender_sock = side.object;
+            (*op).sender_inode = side.own_inode;
+            (*op).receiver_inode = side.peer_inode;
+        }
+        (*op).messages = moved.messages;
+        (*op).address_len = 0;
+        (*op).payload_len = 0;
+        (*op).fd = side.fd;
+    }
+}

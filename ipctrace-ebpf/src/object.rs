@@ -1,0 +1,92 @@
+//! The object behind a descriptor, at the time of the call.
+
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::op_flag;
+
+use crate::config::{mechanisms, offset};
+use crate::inflight::Side;
+use crate::kernel::{Result, load, read};
+use crate::{pipe, task, unix};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFIFO: u16 = 0o010_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// Which way a call moves data, seen from the descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Into the object.
+    Send,
+    /// Out of it.
+    Receive,
+}
+
+impl Side {
+    /// No channel.
+    pub(crate) const NONE: Side = Side {
+        mechanism: 0,
+        receive: 0,
+        flags: 0,
+        fd: -1,
+        key: ipctrace_common::wire::Key { id: 0, space: 0 },
+        object: 0,
+        own_inode: 0,
+        peer: 0,
+        peer_inode: 0,
+        pos_enter: 0,
+        pos_locked: 0,
+    };
+}
+
+/// The `struct file` behind a descriptor of the current task; 0 if it is not open.
+///
+/// `struct fdtable`, include/linux/fdtable.h.
+#[inline(always)]
+pub(crate) fn file(fd: u32) -> Result<u64> {
+    // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
+    // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
+    let (slots, limit): (u64, u32) = unsafe {
+        let files: *const u8 = load(task::current(), offset!(task_files));
+        let table: *const u8 = load(files, offset!(files_fdt));
+        (load(table, offset!(fdt_fd)), load(table, offset!(fdt_max_fds)))
+    };
+    if fd >= limit { Ok(0) } else { read(slots, fd as usize * 8) }
+}
+
+/// Whether a mechanism is traced.
+#[inline(always)]
+pub(crate) fn is_on(mechanism: Mechanism) -> bool {
+    mechanisms() & mechanism.bit() != 0
+}
+
+/// Describes the channel behind `fd` in `side`; `mechanism` stays 0 if it is none that is traced.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<()> {
+    side.mechanism = 0;
+    let file = file(fd)?;
+    if file == 0 {
+        return Ok(());
+    }
+    side.fd = fd as i32;
+    describe(file, direction, side)
+}
+
+/// Describes the channel that an open file is.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Result<()> {
+    let inode: u64 = read(file, offset!(file_inode))?;
+    let mode: u16 = read(inode, offset!(inode_mode))?;
+    side.receive = u8::from(direction == Direction::Receive);
+    side.flags = if direction == Direction::Receive { op_flag::RECEIVE } else { 0 };
+    match mode & S_IFMT {
+        S_IFIFO => pipe::describe(file, inode, side),
+        S_IFSOCK => unix::describe(file, inode, side),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,44 @@
+//! Loops that the verifier can see the end of.
+//!
+//! It walks through a plain loop turn by turn, and again on every path that leads to it; the body of a `bpf_loop` (Linux
+//! 5.17) it walks through once. On kernels without it loops are plain and shorter.
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::bpf_loop;
+
+use crate::config;
+
+/// The state of a loop, kept on the stack, and its body.
+pub(crate) trait Repeat {
+    /// Most turns.
+    const LIMIT: u32;
+    /// The same where the loop is a plain one.
+    const PLAIN_LIMIT: u32;
+
+    /// One turn; `true` ends the loop.
+    fn turn(&mut self, index: u32) -> bool;
+}
+
+/// Runs the loop until its body ends it, or to its limit.
+#[inline(always)]
+pub(crate) fn repeat<R: Repeat>(state: &mut R) {
+    if config::has_loop() != 0 {
+        // SAFETY: `step` has the signature that bpf_loop calls, and the state outlives the call.
+        unsafe {
+            let step: extern "C" fn(u32, *mut R) -> i64 = step::<R>;
+            bpf_loop(R::LIMIT, step as *mut c_void, (&raw mut *state).cast(), 0);
+        }
+    } else {
+        for index in 0..R::PLAIN_LIMIT {
+            if state.turn(index) {
+                break;
+            }
+        }
+    }
+}
+
+/// What bpf_loop calls; 1 ends the loop.
+extern "C" fn step<R: Repeat>(index: u32, state: *mut R) -> i64 {
+    // SAFETY: `repeat` passes its caller's state, which lives on the stack and is not used meanwhile.
+    i64::from(unsafe { &mut *state }.turn(index))
+}

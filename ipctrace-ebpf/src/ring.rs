@@ -1,0 +1,115 @@
+//! The ring to user space, and the count of what did not get there.
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use ipctrace_common::loss::CAUSES;
+use ipctrace_common::wire::{Header, Kind};
+use ipctrace_common::Cause;
+
+use crate::kernel::add;
+
+/// Records for user space. The loader sets the size.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// How often each [`Cause`] made us lose something, per CPU.
+#[map]
+static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(CAUSES, 0);
+
+/// How many records each CPU made, lost ones included.
+#[map]
+static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// User space looks at the ring at short intervals by itself; it is woken early once this much waits for it, so that a
+/// record does not cost a wake-up.
+const WAKE_AT: u64 = 256 << 10;
+
+/// Counts a loss.
+#[inline(always)]
+pub(crate) fn count(cause: Cause) {
+    if let Some(counter) = LOSSES.get_ptr_mut(cause as u32) {
+        // SAFETY: the map gave a valid, aligned pointer to this CPU's counter; the add is atomic because an interrupt may
+        // count at the same moment.
+        unsafe { add(counter, 1) };
+    }
+}
+
+/// Nanoseconds since boot.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Writes the header of a record that is about to be put on the ring, and so gives it its number.
+///
+/// # Safety
+/// `place` must be valid for a write.
+#[inline(always)]
+pub(crate) unsafe fn begin(place: *mut Header, kind: Kind, mechanism: u8, flags: u16, time: u64) {
+    // SAFETY: `place` is valid by contract.
+    unsafe {
+        (*place).kind = kind as u8;
+        (*place).mechanism = mechanism;
+        (*place).flags = flags;
+        (*place).cpu = bpf_get_smp_processor_id();
+        (*place).sequence = number();
+        (*place).time = time;
+    }
+}
+
+/// The next record number of this CPU.
+#[inline(always)]
+fn number() -> u64 {
+    match SEQUENCE.get_ptr_mut(0) {
+        // SAFETY: as in `count`.
+        Some(counter) => unsafe { add(counter, 1) },
+        None => 0,
+    }
+}
+
+/// Room for a record, or a counted loss (which takes a number, so that the gap shows).
+#[inline(always)]
+pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
+    let entry = EVENTS.reserve::<T>(0);
+    if entry.is_none() {
+        lose();
+    }
+    entry
+}
+
+/// Hands a record over.
+#[inline(always)]
+pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
+    entry.submit(wake_up());
+}
+
+/// Puts a record of variable length on the ring.
+#[inline(always)]
+pub(crate) fn output(record: &[u8]) {
+    if EVENTS.output::<[u8]>(record, wake_up()).is_err() {
+        // Its header took a number already.
+        count(Cause::RingFull);
+    }
+}
+
+/// Counts a record for which there was no room.
+#[inline(always)]
+fn lose() {
+    let _ = number();
+    count(Cause::RingFull);
+}
+
+/// Whether to wake user space.
+#[inline(always)]
+fn wake_up() -> u64 {
+    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}

@@ -1,0 +1,96 @@
+//! Calls that began before tracing did.
+//!
+//! When the hooks are in place the collector looks for threads that sit in a system call and enters them here; each is
+//! taken out when its call ends. What such a call had moved by the time its channel was first seen is part of what was
+//! queued then; the rest is what the channel's books do not explain otherwise.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap};
+use ipctrace_common::Cause;
+use ipctrace_common::syscall::Class;
+use ipctrace_common::wire::op_flag;
+
+use crate::emit::{self, has_messages};
+use crate::inflight::{self, Side, Taken};
+use crate::kernel::Result;
+use crate::{channel, ring, syscall};
+
+/// Threads in a call that began before tracing.
+#[map]
+static STRADDLERS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
+
+/// 1 while there may be any: without it every call that is no IPC would cost a lookup.
+#[map]
+static STRADDLING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether there may be any.
+#[inline(always)]
+pub(crate) fn any() -> bool {
+    // SAFETY: a u32 in a map, written by user space in one store.
+    STRADDLING.get_ptr(0).is_some_and(|flag| unsafe { core::ptr::read_volatile(flag) } != 0)
+}
+
+/// The end of a call that is not in flight: perhaps one of them. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32 {
+    if STRADDLERS.get_ptr(tid).is_none() {
+        return 0;
+    }
+    let _ = STRADDLERS.remove(tid);
+    let (Some(class), true) = (Class::from_wire(class as u8), returned > 0) else {
+        return 0;
+    };
+    if let Err(cause) = try_straddled(tid, class, fd, returned as u64) {
+        ring::count(cause);
+    }
+    inflight::end(tid);
+    0
+}
+
+#[inline(always)]
+fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
+    let desk = inflight::desk().ok_or(Cause::MapFull)?;
+    // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
+    let call = unsafe { &mut *desk };
+    call.sides = [Side::NONE, Side::NONE];
+    syscall::side_of(fd, class, &mut call.sides[0])?;
+    let side = &mut call.sides[0];
+    if side.mechanism == 0 || side.key.id == 0 {
+        return Ok(());
+    }
+    // Positions at its begin are not known.
+    side.flags = (side.flags | op_flag::STRADDLES_START) & !op_flag::POSITIONS;
+    let receive = side.receive != 0;
+    let messages = has_messages(side.mechanism);
+    call.class = class as u8;
+    call.enter = 0;
+    call.index = 0;
+    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.moved = syscall::plain(returned);
+    inflight::begin(tid, call)?;
+    let known = channel::books(&call.sides[0].key).is_some();
+    channel::open(tid, call, 0, if !receive { 0 } else if messages { 1 } else { returned });
+    if !receive {
+        if messages && !known {
+            // It is among what is queued now.
+            return Ok(());
+        }
+        if !messages {
+            call.moved = syscall::plain(since_first_seen(&call.sides[0])?.min(returned));
+        }
+    }
+    if call.moved.bytes != 0 {
+        emit::op(tid, call, 0);
+    }
+    Ok(())
+}
+
+/// Bytes put into a stream since it was first seen that no other record explains.
+#[inline(always)]
+fn since_first_seen(side: &Side) -> Result<u64> {
+    let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
+    // SAFETY: a valid pointer into the map; each field is read in one load.
+    let (sent, taken, queued) = unsafe { ((*books).sent, (*books).taken, (*books).queued) };
+    Ok((taken + channel::queued(side)).saturating_sub(queued + sent))
+}

@@ -1,0 +1,353 @@
+//! The programs on `sys_enter` and `sys_exit`, through which all data goes.
+
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::Cause;
+use ipctrace_common::Mechanism;
+use ipctrace_common::syscall::Class;
+use ipctrace_common::wire::op_flag;
+
+use crate::config::{self, offset, registers};
+use crate::emit::{self, has_messages};
+use crate::inflight::{self, InFlight, Moved, Side, Taken};
+use crate::kernel::{Result, load};
+use crate::message::{self, MMSGHDR, MsgHdr};
+use crate::object::{self, Direction};
+use crate::{channel, handoff, ring, signal, straddle, task};
+
+/// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
+const TAKES_NOTHING: u64 = 0x2 | 0x2000;
+/// `FMODE_WRITE`, include/linux/fs.h.
+const FMODE_WRITE: u32 = 0x2;
+
+/// Argument `index` (from 0) of the system call.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+pub(crate) unsafe fn argument(regs: *const u8, index: usize) -> u64 {
+    // SAFETY: points into an initialised static; then, by contract, a typed pointer with an offset of this kernel.
+    unsafe {
+        let place = core::ptr::read_volatile((&raw const (*registers()).argument).cast::<u32>().add(index));
+        load(regs, place as usize)
+    }
+}
+
+/// hook: tp_btf/sys_enter `void (struct pt_regs *regs, long id)` — include/trace/events/syscalls.h
+#[btf_tracepoint(function = "sys_enter")]
+pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
+    let class = config::class(ctx.arg::<u64>(1));
+    if class == 0 {
+        return 0;
+    }
+    let ids = task::pid_tgid();
+    if task::is_tracer(ids) {
+        return 0;
+    }
+    let Some(class) = Class::from_wire(class) else {
+        return 0;
+    };
+    if let Err(cause) = try_enter(ctx.arg::<*const u8>(0), class, ids as u32) {
+        ring::count(cause);
+    }
+    0
+}
+
+/// Describes the call and remembers it, if it works on a channel.
+#[inline(always)]
+fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
+    if is_compat() {
+        return Err(Cause::CompatCall);
+    }
+    // SAFETY: `regs` is the tracepoint's first argument.
+    let argument = |index| unsafe { argument(regs, index) };
+    let Some(desk) = inflight::desk() else {
+        return Ok(());
+    };
+    // SAFETY: this CPU's valid, aligned place; the program cannot be interrupted by itself.
+    let call = unsafe { &mut *desk };
+    call.class = class as u8;
+    call.user = argument(1);
+    call.count = argument(2);
+    call.address = 0;
+    call.sides[0].mechanism = 0;
+    call.sides[1].mechanism = 0;
+    // What is decided here goes through memory, so that the verifier does not follow each class by itself from here on.
+    let (first, second) = match class {
+        Class::Read | Class::Readv => (Some(Direction::Receive), None),
+        Class::Recvmsg if argument(2) & TAKES_NOTHING != 0 => return Ok(()),
+        Class::Recvfrom | Class::Recvmmsg if argument(3) & TAKES_NOTHING != 0 => return Ok(()),
+        Class::Recvmsg | Class::Recvfrom | Class::Recvmmsg => (Some(Direction::Receive), None),
+        Class::Write | Class::Writev | Class::Sendmsg | Class::Sendmmsg => (Some(Direction::Send), None),
+        Class::Sendto => {
+            call.address = argument(4);
+            call.address_len = argument(5);
+            (Some(Direction::Send), None)
+        }
+        Class::Splice => (Some(Direction::Receive), Some((argument(2), Direction::Send))),
+        Class::Tee => (None, Some((argument(1), Direction::Send))),
+        Class::Vmsplice => (Some(vmsplice_direction(argument(0) as u32)?), None),
+        Class::Sendfile => (Some(Direction::Send), Some((argument(1), Direction::Receive))),
+        Class::Sigwait => {
+            call.sides[0].mechanism = Mechanism::Signal as u8;
+            call.sides[0].key.id = 0;
+            (None, None)
+        }
+    };
+    if let Some(direction) = first {
+        object::resolve(argument(0) as u32, direction, &mut call.sides[0])?;
+    }
+    if let Some((fd, direction)) = second {
+        object::resolve(fd as u32, direction, &mut call.sides[1])?;
+    }
+    if call.sides[0].mechanism == 0 && call.sides[1].mechanism == 0 {
+        return Ok(());
+    }
+    call.index = 0;
+    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.enter = ring::now();
+    inflight::begin(tid, call)?;
+    channel::open(tid, call, 0, 0);
+    channel::open(tid, call, 1, 0);
+    Ok(())
+}
+
+/// Whether this is a 32-bit call, whose numbers and arguments differ: `in_ia32_syscall`, arch/x86.
+#[inline(always)]
+fn is_compat() -> bool {
+    // SAFETY: points into an initialised static.
+    let mask = unsafe { core::ptr::read_volatile(&raw const (*registers()).compat) };
+    // SAFETY: the current task, a constant offset of this kernel.
+    mask != 0 && unsafe { load::<u32>(task::current(), offset!(task_thread_info_status)) } & mask != 0
+}
+
+/// A pipe's write end takes from the caller's memory, its read end gives: vmsplice(2).
+#[inline(always)]
+fn vmsplice_direction(fd: u32) -> Result<Direction> {
+    let file = object::file(fd)?;
+    let mode: u32 = if file == 0 { 0 } else { crate::kernel::read(file, offset!(file_mode))? };
+    Ok(if mode & FMODE_WRITE != 0 { Direction::Send } else { Direction::Receive })
+}
+
+/// hook: tp_btf/sys_exit `void (struct pt_regs *regs, long ret)` — include/trace/events/syscalls.h
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    let regs = ctx.arg::<*const u8>(0);
+    // SAFETY: the tracepoint's first argument, at an offset of this kernel; the static is initialised.
+    let number: u64 =
+        unsafe { load(regs, core::ptr::read_volatile(&raw const (*registers()).number) as usize) };
+    let class = config::class(number);
+    if class == 0 {
+        return 0;
+    }
+    let ids = task::pid_tgid();
+    let returned: i64 = ctx.arg(1);
+    let tid = ids as u32;
+    let Some(call) = inflight::get(tid) else {
+        if straddle::any() && !task::is_tracer(ids) {
+            // SAFETY: `regs` is the tracepoint's first argument.
+            straddle::straddled(tid, u32::from(class), unsafe { argument(regs, 0) } as u32, returned);
+        }
+        return 0;
+    };
+    if returned >= 0 {
+        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+        exited(tid, unsafe { &mut *call }, returned as u64);
+    }
+    inflight::end(tid);
+    0
+}
+
+/// Tells what the call did.
+#[inline(always)]
+fn exited(tid: u32, call: &mut InFlight, returned: u64) {
+    match Class::from_wire(call.class) {
+        Some(Class::Splice | Class::Tee | Class::Sendfile) => {
+            call.moved = Moved { flags: op_flag::SPLICED, ..plain(returned) };
+        }
+        Some(
+            Class::Read
+            | Class::Readv
+            | Class::Write
+            | Class::Writev
+            | Class::Sendto
+            | Class::Recvfrom
+            | Class::Vmsplice,
+        ) => {
+            call.moved = Moved {
+                user: call.user,
+                count: call.count,
+                address: call.address,
+                address_len: call.address_len,
+                ..plain(returned)
+            };
+        }
+        Some(Class::Sendmsg | Class::Recvmsg | Class::Sendmmsg | Class::Recvmmsg | Class::Sigwait) => {
+            exited_slowly(tid, returned);
+            return;
+        }
+        None => return,
+    }
+    one(tid, call, 0);
+    one(tid, call, 1);
+}
+
+/// The same for calls whose result is in the caller's memory. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn exited_slowly(tid: u32, returned: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    if let Err(cause) = try_exited_slowly(tid, unsafe { &mut *call }, returned) {
+        ring::count(cause);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()> {
+    let class = call.class;
+    if class == Class::Sigwait as u8 {
+        signal::taken(call.user, returned as u32);
+        return Ok(());
+    }
+    if class == Class::Sendmmsg as u8 || class == Class::Recvmmsg as u8 {
+        let receive = class == Class::Recvmmsg as u8;
+        return messages(tid, call, returned as u32, receive);
+    }
+    let header = MsgHdr::read(call.user)?;
+    call.moved = Moved {
+        user: call.user,
+        address: header.name,
+        address_len: header.name_len,
+        ..plain(returned)
+    };
+    one(tid, call, 0);
+    handoff::passed(&call.sides[0], header.control, header.control_len)
+}
+
+/// One call that moved so many bytes.
+#[inline(always)]
+pub(crate) fn plain(bytes: u64) -> Moved {
+    Moved {
+        bytes,
+        len: bytes,
+        messages: 1,
+        flags: 0,
+        reserved: 0,
+        address: 0,
+        address_len: 0,
+        user: 0,
+        count: 0,
+    }
+}
+
+/// Tells of one message, or one run of bytes, through one side.
+#[inline(always)]
+pub(crate) fn one(tid: u32, call: &mut InFlight, index: usize) {
+    let side = &mut call.sides[index];
+    let moved = &mut call.moved;
+    if side.mechanism == 0 {
+        return;
+    }
+    let receive = side.receive != 0;
+    if has_messages(side.mechanism) {
+        if receive {
+            if call.taken.sock != 0 {
+                moved.flags |= op_flag::FROM;
+                moved.len = call.taken.len;
+            } else if moved.bytes == 0 {
+                // Nothing was taken: the end of a connection, not an empty message.
+                return;
+            }
+        }
+    } else if moved.bytes == 0 || side.key.id == 0 {
+        return;
+    }
+    // Only datagrams go where an address says; where that is, the receiver's record tells.
+    if receive || side.mechanism != Mechanism::UnixDgram as u8 || moved.address_len == 0 {
+        moved.address = 0;
+    }
+    if moved.address != 0 {
+        side.key.id = 0;
+        side.key.space = 0;
+        side.peer_inode = 0;
+    }
+    emit::op(tid, call, index);
+}
+
+/// sendmmsg(2) and recvmmsg(2): each message by itself; on a stream their sum.
+#[inline(always)]
+fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<()> {
+    if !has_messages(call.sides[0].mechanism) {
+        let sum = message::each::<message::AddUp>(tid, count)?;
+        call.moved = Moved { messages: count, ..plain(sum) };
+        one(tid, call, 0);
+        return Ok(());
+    }
+    if !receive {
+        return message::each::<SendOne>(tid, count).map(|_| ());
+    }
+    // Those before the last were told of when the next one was taken: [`crate::skb`].
+    if call.index < count {
+        message_received(tid);
+    }
+    Ok(())
+}
+
+/// Tells of one message of sendmmsg.
+struct SendOne;
+
+impl message::Visit for SendOne {
+    #[inline(always)]
+    fn visit(tid: u32, call: &mut InFlight, index: u32, bytes: u64) -> Result<()> {
+        let user = call.user + u64::from(index) * MMSGHDR;
+        let header = MsgHdr::read(user)?;
+        call.moved = Moved { user, address: header.name, address_len: header.name_len, ..plain(bytes) };
+        // Where one message goes says nothing of the next.
+        let side = call.sides[0];
+        one(tid, call, 0);
+        call.sides[0].key = side.key;
+        call.sides[0].peer_inode = side.peer_inode;
+        Ok(())
+    }
+}
+
+/// One message of recvmmsg, which is in `taken` of the call in flight. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn message_received(tid: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    let index = call.index;
+    match message::moved(call.user, index) {
+        Ok(bytes) => {
+            call.moved = Moved { user: call.user + u64::from(index) * MMSGHDR, ..plain(bytes) };
+            one(tid, call, 0);
+        }
+        Err(cause) => ring::count(cause),
+    }
+    call.index = index + 1;
+    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    0
+}
+
+/// Fills a side for a call whose begin was not seen.
+#[inline(always)]
+pub(crate) fn side_of(fd: u32, class: Class, side: &mut Side) -> Result<()> {
+    match class {
+        Class::Read | Class::Readv | Class::Recvfrom | Class::Recvmsg | Class::Recvmmsg => {
+            object::resolve(fd, Direction::Receive, side)
+        }
+        Class::Write | Class::Writev | Class::Sendto | Class::Sendmsg | Class::Sendmmsg => {
+            object::resolve(fd, Direction::Send, side)
+        }
+        // Calls between two descriptors, or none: not followed across the start.
+        Class::Splice | Class::Tee | Class::Vmsplice | Class::Sendfile | Class::Sigwait => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! Who the current task is.
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_get_current_uid_gid,
+};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use ipctrace_common::wire::Task;
+
+use crate::config::{offset, own_tgid};
+use crate::kernel::{load, read};
+
+/// The current `struct task_struct`, whose type the verifier knows.
+#[inline(always)]
+pub(crate) fn current() -> *const u8 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task_btf() as *const u8 }
+}
+
+/// Whether the current task belongs to the tracer, whose own doings are never reported.
+#[inline(always)]
+pub(crate) fn is_tracer(pid_tgid: u64) -> bool {
+    (pid_tgid >> 32) as u32 == own_tgid()
+}
+
+/// Thread group id in the upper, thread id in the lower half.
+#[inline(always)]
+pub(crate) fn pid_tgid() -> u64 {
+    bpf_get_current_pid_tgid()
+}
+
+/// Writes the identity of the current task. The process is that of its first thread: its start and its name.
+///
+/// # Safety
+/// `place` must be valid for a write.
+#[inline(always)]
+pub(crate) unsafe fn describe_current(place: *mut Task) {
+    let ids = pid_tgid();
+    let task = current();
+    // SAFETY: `place` is valid by contract; `task` has BTF type task_struct, `group_leader` is a task_struct pointer in
+    // it, and the offsets are those of the running kernel. The helpers have no preconditions.
+    unsafe {
+        let leader: *const u8 = load(task, offset!(task_group_leader));
+        (*place).tgid = (ids >> 32) as u32;
+        (*place).tid = ids as u32;
+        (*place).start = load(leader, offset!(task_start));
+        (*place).cgroup = bpf_get_current_cgroup_id();
+        (*place).uid = bpf_get_current_uid_gid() as u32;
+        (*place).reserved = 0;
+        let comm = (&raw mut (*place).comm).cast::<u64>();
+        *comm = load(leader, offset!(task_comm));
+        *comm.add(1) = load(leader, offset!(task_comm) + 8);
+    }
+}
+
+/// Writes the identity of a task that is not the current one. What cannot be read is left as "unknown".
+///
+/// # Safety
+/// `place` must be valid for a write.
+#[inline(always)]
+pub(crate) unsafe fn describe(task: u64, place: *mut Task) {
+    let leader: u64 = read(task, offset!(task_group_leader)).unwrap_or(task);
+    // SAFETY: `place` is valid by contract.
+    unsafe {
+        (*place).tgid = read(task, offset!(task_tgid)).unwrap_or(0);
+        (*place).tid = read(task, offset!(task_pid)).unwrap_or(0);
+        (*place).start = read(leader, offset!(task_start)).unwrap_or(0);
+        (*place).cgroup = cgroup(task);
+        (*place).uid = read::<u64>(task, offset!(task_cred))
+            .and_then(|cred| read(cred, offset!(cred_uid)))
+            .unwrap_or(u32::MAX);
+        (*place).reserved = 0;
+        (*place).comm = read(leader, offset!(task_comm)).unwrap_or([0; 16]);
+    }
+}
+
+/// Identity of a task's group in the unified hierarchy; 0 if it cannot be read.
+#[inline(always)]
+fn cgroup(task: u64) -> u64 {
+    read::<u64>(task, offset!(task_cgroups))
+        .and_then(|set| read::<u64>(set, offset!(css_set_dfl_cgrp)))
+        .and_then(|group| read::<u64>(group, offset!(cgroup_kn)))
+        .and_then(|node| read::<u64>(node, offset!(kernfs_node_id)))
+        .unwrap_or(0)
+}

@@ -1,0 +1,112 @@
+//! Unix domain sockets: `struct unix_sock`, include/net/af_unix.h, net/unix/af_unix.c.
+
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::Key;
+
+use crate::config::offset;
+use crate::inflight::Side;
+use crate::kernel::{Result, read};
+use crate::object::is_on;
+use crate::repeat::{Repeat, repeat};
+
+const AF_UNIX: u16 = 1;
+const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
+const SOCK_SEQPACKET: u16 = 5;
+
+/// Fills in a socket's side of a call, if it is a unix socket that is traced.
+#[inline(always)]
+pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
+    let socket: u64 = read(file, offset!(file_private_data))?;
+    let sock: u64 = read(socket, offset!(socket_sk))?;
+    if sock == 0 || read::<u16>(sock, offset!(sock_family))? != AF_UNIX {
+        return Ok(());
+    }
+    let mechanism = match read::<u16>(sock, offset!(sock_type))? {
+        SOCK_STREAM => Mechanism::UnixStream,
+        SOCK_DGRAM => Mechanism::UnixDgram,
+        SOCK_SEQPACKET => Mechanism::UnixSeqpacket,
+        _ => return Ok(()),
+    };
+    if !is_on(mechanism) {
+        return Ok(());
+    }
+    side.mechanism = mechanism as u8;
+    side.object = sock;
+    side.own_inode = read(inode, offset!(inode_ino))?;
+    side.peer = read(sock, offset!(unix_peer))?;
+    side.peer_inode = if side.peer == 0 { 0 } else { inode_of(side.peer)? };
+    side.pos_enter = 0;
+    side.pos_locked = 0;
+    let owner = if side.receive != 0 { sock } else { side.peer };
+    side.key = if owner == 0 { Key { id: 0, space: 0 } } else { Key { id: owner, space: Key::SOCKET } };
+    Ok(())
+}
+
+/// Inode of a socket; 0 if it is closed or not accepted yet.
+#[inline(always)]
+pub(crate) fn inode_of(sock: u64) -> Result<u64> {
+    let socket: u64 = read(sock, offset!(sock_socket))?;
+    if socket == 0 {
+        return Ok(0);
+    }
+    // SOCK_INODE, include/net/sock.h.
+    let inode = socket - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64;
+    read(inode, offset!(inode_ino))
+}
+
+/// Whether a buffer belongs to a unix socket.
+#[inline(always)]
+pub(crate) fn is_unix(sock: u64) -> bool {
+    read::<u16>(sock, offset!(sock_family)) == Ok(AF_UNIX)
+}
+
+/// Adds up a receive queue.
+struct Count {
+    /// The list's head, which closes the ring of buffers.
+    queue: u64,
+    buffer: u64,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Repeat for Count {
+    const LIMIT: u32 = 16_384;
+    const PLAIN_LIMIT: u32 = 64;
+
+    #[inline(always)]
+    fn turn(&mut self, _index: u32) -> bool {
+        if self.buffer == self.queue {
+            return true;
+        }
+        // unix_skb_len, net/unix/af_unix.c.
+        let len = read::<u32>(self.buffer, offset!(skb_len)).unwrap_or(0);
+        let consumed = read::<u32>(self.buffer, offset!(skb_cb) + offset!(unix_cb_consumed)).unwrap_or(0);
+        self.bytes += u64::from(len.saturating_sub(consumed));
+        self.messages += 1;
+        match read(self.buffer, offset!(skb_next)) {
+            Ok(next) => {
+                self.buffer = next;
+                false
+            }
+            Err(_) => true,
+        }
+    }
+}
+
+/// What waits in a socket's receive queue: messages, or bytes of a stream not read yet. `u64::MAX` if that could not be
+/// read.
+#[inline(never)]
+pub(crate) fn queued(sock: u64, messages: bool) -> u64 {
+    let queue = sock + offset!(sock_receive_queue) as u64;
+    let buffer: u64 = read(queue, offset!(skb_next)).unwrap_or(0);
+    let mut count = Count { queue, buffer, messages: 0, bytes: 0 };
+    repeat(&mut count);
+    if count.buffer != queue {
+        u64::MAX
+    } else if messages {
+        count.messages
+    } else {
+        count.bytes
+    }
+}

@@ -1,0 +1,127 @@
+//! Loads the programs into the kernel and attaches them, as a [`Plan`] says.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::BtfTracePoint;
+use aya::{Btf, Ebpf, EbpfLoader};
+use ipctrace_common::wire::Key;
+use ipctrace_common::{Cause, Hook};
+use zerocopy::IntoBytes;
+
+use crate::kernel::{Plan, syscalls};
+
+/// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
+pub struct Attached {
+    ebpf: Ebpf,
+    /// Records come here.
+    pub ring: RingBuf<MapData>,
+    losses: PerCpuArray<MapData, u64>,
+    channels: KernelMap<MapData, KernelKey, [u64; 3]>,
+    reported: HashMap<Cause, u64>,
+    /// Hooks that could not be attached, and why.
+    pub failed: Vec<(Hook, String)>,
+}
+
+/// [`Key`] as a kernel map's key.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct KernelKey([u64; 2]);
+
+// SAFETY: two integers without padding, for which every bit pattern is valid.
+unsafe impl aya::Pod for KernelKey {}
+
+/// Loads `object` and attaches what the plan names.
+///
+/// # Errors
+/// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached.
+pub fn attach(object: &[u8], plan: &Plan, ring_bytes: u32) -> Result<Attached> {
+    let classes = syscalls::table(plan.config.mechanisms);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("CONFIG", plan.config.as_bytes(), true)
+        .override_global("CLASSES", classes.as_slice(), true)
+        .map_max_entries("EVENTS", ring_bytes)
+        .load(object)
+        .context("loading the eBPF maps")?;
+    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+    let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
+    let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
+    let mut failed = Vec::new();
+    for hook in &plan.hooks {
+        let t = std::time::Instant::now();
+        if let Err(error) = start(&mut ebpf, *hook, &btf) {
+            if hook.needed_by() != 0 {
+                return Err(error);
+            }
+            failed.push((*hook, format!("{error:#}")));
+        }
+        eprintln!("{hook:?} {:?}", t.elapsed());
+    }
+    Ok(Attached { ebpf, ring, losses, channels, reported: HashMap::new(), failed })
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
+}
+
+fn start(ebpf: &mut Ebpf, hook: Hook, btf: &Btf) -> Result<()> {
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(hook.program())
+        .with_context(|| format!("the eBPF object has no program {}", hook.program()))?
+        .try_into()?;
+    program
+        .load(hook.tracepoint(), btf)
+        .with_context(|| format!("loading the program {}", hook.program()))?;
+    program.attach().with_context(|| format!("attaching to the tracepoint {}", hook.tracepoint()))?;
+    Ok(())
+}
+
+impl Attached {
+    /// What the kernel lost since the last call, by cause.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub fn losses(&mut self) -> Result<Vec<(Cause, u64)>> {
+        let mut news = Vec::new();
+        for cause in Cause::ALL {
+            let total: u64 = self.losses.get(&(*cause as u32), 0)?.iter().sum();
+            let known = self.reported.entry(*cause).or_default();
+            if total > *known {
+                news.push((*cause, total - *known));
+                *known = total;
+            }
+        }
+        Ok(news)
+    }
+
+    /// Lets the kernel forget channels that the collector has forgotten.
+    pub fn forget(&mut self, keys: &[Key]) {
+        for key in keys {
+            // One that is gone already is as good.
+            let _ = self.channels.remove(&KernelKey([key.id, key.space]));
+        }
+    }
+
+    /// Tells the programs that these threads sit in calls that began before the hooks were there.
+    ///
+    /// # Errors
+    /// If the maps cannot be written.
+    pub fn straddlers(&mut self, threads: &[u32]) -> Result<()> {
+        if threads.is_empty() {
+            return Ok(());
+        }
+        let mut map: KernelMap<_, u32, u32> = KernelMap::try_from(
+            self.ebpf.map_mut("STRADDLERS").context("the eBPF object has no map STRADDLERS")?,
+        )?;
+        for thread in threads {
+            map.insert(thread, 1, 0)?;
+        }
+        let mut flag: Array<_, u32> = Array::try_from(
+            self.ebpf.map_mut("STRADDLING").context("the eBPF object has no map STRADDLING")?,
+        )?;
+        flag.set(0, 1, 0)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,10 @@
+//! What the running kernel is like and what follows from it, in three steps: gather facts ([`facts`]), decide by a
+//! pure rule ([`plan`]), then load and attach accordingly ([`crate::attach`]).
+
+mod btf;
+pub mod facts;
+pub mod plan;
+pub mod syscalls;
+
+pub use facts::Facts;
+pub use plan::Plan;

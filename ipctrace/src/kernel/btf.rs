@@ -1,0 +1,80 @@
+//! Places in kernel structures, from the kernel's own type information.
+
+use btf_rs::{Btf, BtfType, Type};
+
+/// Offset in bytes of `path`, which is `struct.member` with any number of members of members, and members of unnamed
+/// structures and unions found as C finds them. `None` if this kernel has no such thing.
+pub(super) fn offset(btf: &Btf, path: &str) -> Option<u32> {
+    let mut parts = path.split('.');
+    let mut id = structure(btf, parts.next()?)?;
+    let mut offset = 0;
+    for name in parts {
+        let (bits, inner) = member(btf, id, name)?;
+        offset += bits;
+        id = inner;
+    }
+    (offset % 8 == 0).then_some(offset / 8)
+}
+
+/// Size of a structure in bytes.
+pub(super) fn size(btf: &Btf, name: &str) -> Option<u32> {
+    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
+        Type::Struct(found) => u32::try_from(found.size()).ok(),
+        _ => None,
+    })
+}
+
+/// Whether the kernel has a BTF tracepoint of that name.
+pub(super) fn has_tracepoint(btf: &Btf, name: &str) -> bool {
+    btf.resolve_ids_by_name(&format!("btf_trace_{name}")).is_ok_and(|ids| !ids.is_empty())
+}
+
+/// Whether the kernel has the eBPF helper with that name in `enum bpf_func_id`.
+pub(super) fn has_helper(btf: &Btf, name: &str) -> bool {
+    btf.resolve_types_by_name("bpf_func_id").is_ok_and(|found| {
+        found.iter().any(|found| match found {
+            Type::Enum(found) => {
+                found.members.iter().any(|member| btf.resolve_name(member).is_ok_and(|member| member == name))
+            }
+            _ => false,
+        })
+    })
+}
+
+/// The id of a structure with members (not a forward declaration).
+fn structure(btf: &Btf, name: &str) -> Option<u32> {
+    btf.resolve_ids_by_name(name).ok()?.into_iter().find(
+        |id| matches!(btf.resolve_type_by_id(*id), Ok(Type::Struct(found)) if !found.members.is_empty()),
+    )
+}
+
+/// Offset in bits and type of a member, looked for in unnamed members too.
+fn member(btf: &Btf, id: u32, name: &str) -> Option<(u32, u32)> {
+    let (Type::Struct(outer) | Type::Union(outer)) = plain(btf, id)? else {
+        return None;
+    };
+    for member in &outer.members {
+        let found = btf.resolve_name(member).unwrap_or_default();
+        let inner = member.get_type_id()?;
+        if found == name {
+            return Some((member.bit_offset(), inner));
+        }
+        if found.is_empty()
+            && let Some((bits, inner)) = self::member(btf, inner, name)
+        {
+            return Some((member.bit_offset() + bits, inner));
+        }
+    }
+    None
+}
+
+/// The type behind typedefs and qualifiers.
+fn plain(btf: &Btf, mut id: u32) -> Option<Type> {
+    loop {
+        match btf.resolve_type_by_id(id).ok()? {
+            Type::Typedef(found) => id = found.get_type_id()?,
+            Type::Const(found) | Type::Volatile(found) | Type::Restrict(found) => id = found.get_type_id()?,
+            found => return Some(found),
+        }
+    }
+}

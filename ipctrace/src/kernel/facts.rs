@@ -1,0 +1,102 @@
+//! What is known of the running kernel. Gathering decides nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use btf_rs::{Backend, Btf};
+use ipctrace_common::Hook;
+use ipctrace_common::config::{Offsets, Registers};
+
+use super::{btf, syscalls};
+
+/// Where kernels show their type information.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Facts about a kernel and what this process may do with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `uname -r`.
+    pub release: String,
+    /// Offsets by `struct.member` path; those that this kernel does not have are absent.
+    pub offsets: BTreeMap<&'static str, u32>,
+    /// Size of `struct pipe_buffer`.
+    pub pipe_buffer_size: Option<u32>,
+    /// Whether programs may call bpf_loop.
+    pub has_loop: bool,
+    /// Where system call arguments are; `None` if the type information does not say.
+    pub registers: Option<Registers>,
+    /// BTF tracepoints that we have a use for and that this kernel has.
+    pub tracepoints: Vec<Hook>,
+    /// Why there is no type information, if there is none.
+    pub no_btf: Option<String>,
+    /// Kernel lockdown mode, if the kernel tells one: `none`, `integrity`, `confidentiality`.
+    pub lockdown: Option<String>,
+    /// Effective capabilities of this process.
+    pub capabilities: u64,
+}
+
+impl Facts {
+    /// Looks at the running kernel.
+    pub fn gather() -> Facts {
+        let mut facts = Facts {
+            release: nix::sys::utsname::uname()
+                .map(|name| name.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            lockdown: lockdown(),
+            capabilities: capabilities(),
+            ..Facts::default()
+        };
+        if !Path::new(BTF).exists() {
+            facts.no_btf = Some(format!("{BTF} does not exist"));
+            return facts;
+        }
+        match Btf::from_file_with_backend(BTF, Backend::Mmap) {
+            Ok(types) => facts.read(&types),
+            Err(error) => facts.no_btf = Some(format!("{BTF}: {error}")),
+        }
+        facts
+    }
+
+    fn read(&mut self, types: &Btf) {
+        for (path, _) in Offsets::PATHS {
+            if let Some(offset) = btf::offset(types, path) {
+                self.offsets.insert(path, offset);
+            }
+        }
+        self.pipe_buffer_size = btf::size(types, "pipe_buffer");
+        self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
+        self.registers = registers(types);
+        self.tracepoints = Hook::ALL
+            .iter()
+            .copied()
+            .filter(|hook| btf::has_tracepoint(types, hook.tracepoint()))
+            .collect();
+    }
+}
+
+/// The registers of system calls, as this architecture passes them.
+fn registers(types: &Btf) -> Option<Registers> {
+    let mut argument = [0; 6];
+    for (place, path) in argument.iter_mut().zip(syscalls::ARGUMENTS) {
+        *place = btf::offset(types, path.0)? + path.1;
+    }
+    Some(Registers { number: btf::offset(types, syscalls::NUMBER)?, argument, compat: syscalls::COMPAT })
+}
+
+/// The mode in brackets: `none [integrity] confidentiality`.
+fn lockdown() -> Option<String> {
+    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (_, rest) = text.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+/// `CapEff` of /proc/self/status.
+fn capabilities() -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0)
+}

@@ -1,0 +1,117 @@
+//! What can be traced, decided from facts alone.
+
+use ipctrace_common::config::{Config, Offsets};
+use ipctrace_common::{Hook, Mechanism};
+
+use super::Facts;
+
+/// CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, include/uapi/linux/capability.h.
+const CAP_BPF: u64 = 1 << 39;
+const CAP_PERFMON: u64 = 1 << 38;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// Why nothing can be traced, with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not enough privileges.
+    #[error("tracing needs root, or the capabilities CAP_BPF and CAP_PERFMON: run it with sudo")]
+    NotPermitted,
+    /// The kernel tells nothing of its types.
+    #[error(
+        "the kernel offers no type information ({0}): it must be built with CONFIG_DEBUG_INFO_BTF=y, as the kernels of all large distributions are"
+    )]
+    NoBtf(String),
+    /// Kernel memory may not be read.
+    #[error(
+        "kernel lockdown is in mode confidentiality, which forbids programs to read kernel memory: boot with lockdown=integrity or without lockdown"
+    )]
+    Lockdown,
+    /// Nothing that was asked for is possible.
+    #[error("none of the chosen mechanisms can be traced on this kernel: `ipctrace doctor` tells why")]
+    NothingLeft,
+}
+
+/// What is done on this kernel.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the programs are told.
+    pub config: Config,
+    /// The programs that are loaded and attached, in this order.
+    pub hooks: Vec<Hook>,
+    /// Every mechanism, with the reason if it is off.
+    pub mechanisms: Vec<(Mechanism, Result<(), String>)>,
+}
+
+impl Plan {
+    /// Decides for the mechanisms in `wanted`.
+    ///
+    /// # Errors
+    /// [`Refusal`] if nothing can be traced at all.
+    pub fn new(facts: &Facts, wanted: &[Mechanism], own_tgid: u32, payload: u32) -> Result<Plan, Refusal> {
+        if facts.capabilities & CAP_SYS_ADMIN == 0
+            && facts.capabilities & (CAP_BPF | CAP_PERFMON) != CAP_BPF | CAP_PERFMON
+        {
+            return Err(Refusal::NotPermitted);
+        }
+        if facts.lockdown.as_deref() == Some("confidentiality") {
+            return Err(Refusal::Lockdown);
+        }
+        if let Some(reason) = &facts.no_btf {
+            return Err(Refusal::NoBtf(reason.clone()));
+        }
+        let mut offsets = Offsets::ZERO;
+        for (path, place) in Offsets::PATHS {
+            if let Some(offset) = facts.offsets.get(path) {
+                *place(&mut offsets) = *offset;
+            }
+        }
+        let mechanisms: Vec<_> = Mechanism::ALL
+            .iter()
+            .map(|mechanism| (*mechanism, Self::decide(facts, *mechanism, wanted)))
+            .collect();
+        let on: u32 =
+            mechanisms.iter().filter(|(_, state)| state.is_ok()).map(|(mechanism, _)| mechanism.bit()).sum();
+        if on == 0 {
+            return Err(Refusal::NothingLeft);
+        }
+        let hooks = Hook::ALL
+            .iter()
+            .copied()
+            .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
+            .collect();
+        let config = Config {
+            offsets,
+            registers: facts.registers.unwrap_or_default(),
+            own_tgid,
+            mechanisms: on,
+            payload,
+            pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
+            has_loop: u32::from(facts.has_loop),
+        };
+        Ok(Plan { config, hooks, mechanisms })
+    }
+
+    /// Whether one mechanism can be traced.
+    fn decide(facts: &Facts, mechanism: Mechanism, wanted: &[Mechanism]) -> Result<(), String> {
+        let mut needed = Hook::ALL.iter().filter(|hook| hook.needed_by() & mechanism.bit() != 0).peekable();
+        if needed.peek().is_none() {
+            return Err("not traced by this version".to_owned());
+        }
+        for hook in needed {
+            if !facts.tracepoints.contains(hook) {
+                return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
+            }
+        }
+        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| !facts.offsets.contains_key(path)) {
+            return Err(format!("this kernel has no {path}"));
+        }
+        if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
+            return Err("the kernel's type information is incomplete".to_owned());
+        }
+        if !wanted.contains(&mechanism) {
+            return Err("not chosen".to_owned());
+        }
+        Ok(())
+    }
+}

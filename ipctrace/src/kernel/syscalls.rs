@@ -1,0 +1,83 @@
+//! System call numbers and registers: all that differs between architectures.
+
+use ipctrace_common::syscall::{Class, TABLE};
+use ipctrace_common::Mechanism;
+use libc::c_long;
+
+/// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
+#[cfg(target_arch = "x86_64")]
+pub(super) const ARGUMENTS: [(&str, u32); 6] = [
+    ("pt_regs.di", 0),
+    ("pt_regs.si", 0),
+    ("pt_regs.dx", 0),
+    ("pt_regs.r10", 0),
+    ("pt_regs.r8", 0),
+    ("pt_regs.r9", 0),
+];
+/// Where the number of the call is, at its begin and at its end.
+#[cfg(target_arch = "x86_64")]
+pub(super) const NUMBER: &str = "pt_regs.orig_ax";
+/// `TS_COMPAT`, arch/x86/include/asm/thread_info.h.
+#[cfg(target_arch = "x86_64")]
+pub(super) const COMPAT: u32 = 2;
+
+/// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
+#[cfg(target_arch = "aarch64")]
+pub(super) const ARGUMENTS: [(&str, u32); 6] = [
+    ("pt_regs.orig_x0", 0),
+    ("pt_regs.regs", 8),
+    ("pt_regs.regs", 16),
+    ("pt_regs.regs", 24),
+    ("pt_regs.regs", 32),
+    ("pt_regs.regs", 40),
+];
+/// Where the number of the call is, at its begin and at its end.
+#[cfg(target_arch = "aarch64")]
+pub(super) const NUMBER: &str = "pt_regs.syscallno";
+/// 32-bit tasks are told apart by their personality there; their calls are not seen.
+#[cfg(target_arch = "aarch64")]
+pub(super) const COMPAT: u32 = 0;
+
+/// The calls that move data, what they do, and which mechanisms have a use for them.
+const CALLS: &[(c_long, Class, u32)] = &[
+    (libc::SYS_read, Class::Read, BYTES),
+    (libc::SYS_write, Class::Write, BYTES),
+    (libc::SYS_readv, Class::Readv, BYTES),
+    (libc::SYS_writev, Class::Writev, BYTES),
+    (libc::SYS_preadv2, Class::Readv, BYTES),
+    (libc::SYS_pwritev2, Class::Writev, BYTES),
+    (libc::SYS_sendto, Class::Sendto, SOCKETS),
+    (libc::SYS_sendmsg, Class::Sendmsg, SOCKETS),
+    (libc::SYS_sendmmsg, Class::Sendmmsg, SOCKETS),
+    (libc::SYS_recvfrom, Class::Recvfrom, SOCKETS),
+    (libc::SYS_recvmsg, Class::Recvmsg, SOCKETS),
+    (libc::SYS_recvmmsg, Class::Recvmmsg, SOCKETS),
+    (libc::SYS_splice, Class::Splice, BYTES),
+    (libc::SYS_tee, Class::Tee, PIPES),
+    (libc::SYS_vmsplice, Class::Vmsplice, PIPES),
+    (libc::SYS_sendfile, Class::Sendfile, BYTES),
+    (libc::SYS_rt_sigtimedwait, Class::Sigwait, Mechanism::Signal.bit()),
+];
+
+const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+const SOCKETS: u32 =
+    Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+const BYTES: u32 = PIPES | SOCKETS;
+
+/// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
+pub fn table(mechanisms: u32) -> [u8; TABLE] {
+    let mut table = [0; TABLE];
+    for (number, class, needed_by) in CALLS {
+        if needed_by & mechanisms != 0
+            && let Some(entry) = usize::try_from(*number).ok().and_then(|number| table.get_mut(number))
+        {
+            *entry = *class as u8;
+        }
+    }
+    table
+}
+
+/// Whether a thread in system call `number` may be moving data.
+pub fn moves_data(number: i64) -> bool {
+    CALLS.iter().any(|(known, ..)| i64::from(*known) == number)
+}
