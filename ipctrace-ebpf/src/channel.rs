@@ -10,7 +10,7 @@ use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
-use crate::repeat::{Repeat, repeat};
+use crate::repeat::{Repeat, opaque, repeat};
 use crate::{object, pipe, ring, task, unix};
 
 /// The books of one channel: bytes of a stream, messages otherwise.
@@ -235,12 +235,16 @@ impl Climb {
 /// gone already. `prepend_path`, fs/d_path.c.
 #[inline(never)]
 fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    let mount: u64 = read(file, offset!(file_mnt)).unwrap_or(0);
+    let (Ok(mount), Ok(dentry)) =
+        (read::<u64>(file, offset!(file_mnt)), read::<u64>(file, offset!(file_dentry)))
+    else {
+        return 0;
+    };
     let mut climb = Climb {
-        dentry: read(file, offset!(file_dentry)).unwrap_or(0),
+        dentry,
         mount: mount - offset!(mount_mnt) as u64,
         place: place.as_mut_ptr(),
-        len: 0,
+        len: opaque(0) as usize,
         done: false,
     };
     repeat(&mut climb);

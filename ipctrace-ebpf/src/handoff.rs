@@ -4,10 +4,10 @@ use ipctrace_common::Cause;
 use ipctrace_common::wire::{self, Kind};
 
 use crate::config::offset;
-use crate::inflight::Side;
+use crate::inflight::{self, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::{self, Direction};
-use crate::repeat::{Repeat, repeat};
+use crate::repeat::{Repeat, opaque, repeat};
 use crate::{ring, task};
 
 const SOL_SOCKET: u32 = 1;
@@ -19,16 +19,16 @@ const HEADER: u64 = 16;
 /// # Errors
 /// If the buffer could not be read.
 #[inline(always)]
-pub(crate) fn passed(side: &Side, control: u64, control_len: u64) -> Result<()> {
-    if side.mechanism == 0 || control == 0 || control_len < HEADER {
+pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
+    if control == 0 || control_len < HEADER {
         return Ok(());
     }
-    let mut find = Find { control, control_len, at: 0, array: 0, count: 0, failed: false };
+    let mut find = Find { control, control_len, at: opaque(0), array: 0, count: 0, failed: false };
     repeat(&mut find);
     if find.failed {
         return Err(Cause::ReadFailed);
     }
-    let mut tell = Tell { side: core::ptr::from_ref(side), array: find.array, count: find.count };
+    let mut tell = Tell { tid, array: find.array, count: find.count };
     repeat(&mut tell);
     Ok(())
 }
@@ -72,7 +72,7 @@ impl Repeat for Find {
 
 /// Tells of each descriptor.
 struct Tell {
-    side: *const Side,
+    tid: u32,
     array: u64,
     count: u64,
 }
@@ -89,8 +89,7 @@ impl Repeat for Tell {
         }
         match read_user::<i32>(self.array, index as usize * 4) {
             Ok(fd) => {
-                // SAFETY: `passed` set it from a reference that outlives the loop.
-                one(unsafe { &*self.side }, fd);
+                handed_over(self.tid, fd as u32);
                 false
             }
             Err(cause) => {
@@ -101,13 +100,19 @@ impl Repeat for Tell {
     }
 }
 
-/// One descriptor.
-#[inline(always)]
-fn one(side: &Side, fd: i32) {
-    let file = object::file(fd as u32).unwrap_or(0);
+/// Tells of one descriptor that the call in flight passes. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn handed_over(tid: u32, fd: u32) -> i32 {
+    let file = object::file(fd).unwrap_or(0);
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
     if file == 0 {
-        return;
+        return 0;
     }
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let side = unsafe { &(*call).sides[0] };
     let mut object = Side::NONE;
     if let Err(cause) = object::describe(file, Direction::Send, &mut object) {
         ring::count(cause);
@@ -115,7 +120,7 @@ fn one(side: &Side, fd: i32) {
     let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
     let super_block: u64 = read(inode, offset!(inode_sb)).unwrap_or(0);
     let Some(mut entry) = ring::reserve::<wire::Handoff>() else {
-        return;
+        return 0;
     };
     let record = entry.as_mut_ptr();
     let receive = side.receive != 0;
@@ -131,8 +136,9 @@ fn one(side: &Side, fd: i32) {
         (*record).object_inode = read(inode, offset!(inode_ino)).unwrap_or(0);
         (*record).object_device = u64::from(read::<u32>(super_block, offset!(sb_dev)).unwrap_or(0));
         (*record).object_peer_inode = object.peer_inode;
-        (*record).fd = fd;
+        (*record).fd = fd as i32;
         (*record).object_mechanism = u32::from(object.mechanism);
     }
     ring::submit(entry);
+    0
 }

@@ -6,7 +6,7 @@ use ipctrace_common::Cause;
 
 use crate::inflight::{self, InFlight};
 use crate::kernel::{Result, read_user};
-use crate::repeat::{Repeat, repeat};
+use crate::repeat::{Repeat, opaque, repeat};
 
 /// Size of `struct mmsghdr`.
 pub(crate) const MMSGHDR: u64 = 64;
@@ -105,7 +105,7 @@ impl<V: Visit> Repeat for Walk<V> {
 /// [`Cause::ReadFailed`] if one could not be read: it and those behind it are not visited.
 #[inline(always)]
 pub(crate) fn each<V: Visit>(tid: u32, count: u32) -> Result<u64> {
-    let mut walk = Walk::<V> { sum: 0, tid, count, done: 0, visitor: PhantomData };
+    let mut walk = Walk::<V> { sum: opaque(0), tid, count, done: opaque(0) as u32, visitor: PhantomData };
     repeat(&mut walk);
     if walk.done == count { Ok(walk.sum) } else { Err(Cause::ReadFailed) }
 }

@@ -7,7 +7,7 @@ use crate::config::{offset, pipe_buffer_size};
 use crate::inflight::Side;
 use crate::kernel::{Result, read};
 use crate::object::is_on;
-use crate::repeat::{Repeat, repeat};
+use crate::repeat::{Repeat, opaque, repeat};
 
 /// File system of anonymous pipes, include/uapi/linux/magic.h.
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
@@ -87,9 +87,12 @@ impl Repeat for Count {
 /// How many bytes are in a pipe; `u64::MAX` if that could not be read.
 #[inline(never)]
 pub(crate) fn queued(pipe: u64) -> u64 {
-    let head: u32 = read(pipe, offset!(pipe_head)).unwrap_or(0);
-    let slot: u32 = read(pipe, offset!(pipe_tail)).unwrap_or(1);
-    let mut count = Count { pipe, slot, head, sum: 0 };
+    let (Ok(head), Ok(slot)) =
+        (read::<u32>(pipe, offset!(pipe_head)), read::<u32>(pipe, offset!(pipe_tail)))
+    else {
+        return u64::MAX;
+    };
+    let mut count = Count { pipe, slot, head, sum: opaque(0) };
     repeat(&mut count);
     if count.slot == count.head { count.sum } else { u64::MAX }
 }

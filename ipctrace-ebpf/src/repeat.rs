@@ -5,6 +5,8 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 
 use crate::config;
 
@@ -41,4 +43,24 @@ pub(crate) fn repeat<R: Repeat>(state: &mut R) {
 extern "C" fn step<R: Repeat>(index: u32, state: *mut R) -> i64 {
     // SAFETY: `repeat` passes its caller's state, which lives on the stack and is not used meanwhile.
     i64::from(unsafe { &mut *state }.turn(index))
+}
+
+/// See [`opaque`].
+#[map]
+static OPAQUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The same value, of which the verifier knows nothing.
+///
+/// A sum that starts at a known number has other bounds in every turn, and the verifier follows each by itself; from
+/// nothing it learns nothing, and is done after two.
+#[inline(always)]
+pub(crate) fn opaque(value: u64) -> u64 {
+    match OPAQUE.get_ptr_mut(0) {
+        // SAFETY: a valid, aligned pointer into the map.
+        Some(place) => unsafe {
+            core::ptr::write_volatile(place, value);
+            core::ptr::read_volatile(place)
+        },
+        None => value,
+    }
 }

@@ -81,7 +81,7 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
         }
     }
     if call.moved.bytes != 0 {
-        emit::op(tid, call, 0);
+        emit::emit_slowly(tid, 0);
     }
     Ok(())
 }

@@ -224,8 +224,11 @@ fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()>
         address_len: header.name_len,
         ..plain(returned)
     };
-    one(tid, call, 0);
-    handoff::passed(&call.sides[0], header.control, header.control_len)
+    one_slowly(tid, call);
+    if call.sides[0].mechanism == 0 {
+        return Ok(());
+    }
+    handoff::passed(tid, header.control, header.control_len)
 }
 
 /// One call that moved so many bytes.
@@ -244,13 +247,29 @@ pub(crate) fn plain(bytes: u64) -> Moved {
     }
 }
 
-/// Tells of one message, or one run of bytes, through one side.
+/// Tells of one message, or one run of bytes, through one side, if there is anything to tell.
 #[inline(always)]
-pub(crate) fn one(tid: u32, call: &mut InFlight, index: usize) {
+fn one(tid: u32, call: &mut InFlight, index: usize) {
+    if prepare(call, index) {
+        emit::op(tid, call, index);
+    }
+}
+
+/// The same where the verifier would otherwise have too many paths to follow.
+#[inline(always)]
+fn one_slowly(tid: u32, call: &mut InFlight) {
+    if prepare(call, 0) {
+        emit::emit_slowly(tid, 0);
+    }
+}
+
+/// Whether there is anything to tell of one side; makes `moved` and the side fit it.
+#[inline(always)]
+fn prepare(call: &mut InFlight, index: usize) -> bool {
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {
-        return;
+        return false;
     }
     let receive = side.receive != 0;
     if has_messages(side.mechanism) {
@@ -260,11 +279,11 @@ pub(crate) fn one(tid: u32, call: &mut InFlight, index: usize) {
                 moved.len = call.taken.len;
             } else if moved.bytes == 0 {
                 // Nothing was taken: the end of a connection, not an empty message.
-                return;
+                return false;
             }
         }
     } else if moved.bytes == 0 || side.key.id == 0 {
-        return;
+        return false;
     }
     // Only datagrams go where an address says; where that is, the receiver's record tells.
     if receive || side.mechanism != Mechanism::UnixDgram as u8 || moved.address_len == 0 {
@@ -275,7 +294,7 @@ pub(crate) fn one(tid: u32, call: &mut InFlight, index: usize) {
         side.key.space = 0;
         side.peer_inode = 0;
     }
-    emit::op(tid, call, index);
+    true
 }
 
 /// sendmmsg(2) and recvmmsg(2): each message by itself; on a stream their sum.
@@ -284,7 +303,7 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
     if !has_messages(call.sides[0].mechanism) {
         let sum = message::each::<message::AddUp>(tid, count)?;
         call.moved = Moved { messages: count, ..plain(sum) };
-        one(tid, call, 0);
+        one_slowly(tid, call);
         return Ok(());
     }
     if !receive {
@@ -308,7 +327,7 @@ impl message::Visit for SendOne {
         call.moved = Moved { user, address: header.name, address_len: header.name_len, ..plain(bytes) };
         // Where one message goes says nothing of the next.
         let side = call.sides[0];
-        one(tid, call, 0);
+        one_slowly(tid, call);
         call.sides[0].key = side.key;
         call.sides[0].peer_inode = side.peer_inode;
         Ok(())
@@ -328,7 +347,7 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
     match message::moved(call.user, index) {
         Ok(bytes) => {
             call.moved = Moved { user: call.user + u64::from(index) * MMSGHDR, ..plain(bytes) };
-            one(tid, call, 0);
+            one_slowly(tid, call);
         }
         Err(cause) => ring::count(cause),
     }

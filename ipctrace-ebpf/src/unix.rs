@@ -7,7 +7,7 @@ use crate::config::offset;
 use crate::inflight::Side;
 use crate::kernel::{Result, read};
 use crate::object::is_on;
-use crate::repeat::{Repeat, repeat};
+use crate::repeat::{Repeat, opaque, repeat};
 
 const AF_UNIX: u16 = 1;
 const SOCK_STREAM: u16 = 1;
@@ -99,8 +99,10 @@ impl Repeat for Count {
 #[inline(never)]
 pub(crate) fn queued(sock: u64, messages: bool) -> u64 {
     let queue = sock + offset!(sock_receive_queue) as u64;
-    let buffer: u64 = read(queue, offset!(skb_next)).unwrap_or(0);
-    let mut count = Count { queue, buffer, messages: 0, bytes: 0 };
+    let Ok(buffer) = read::<u64>(queue, offset!(skb_next)) else {
+        return u64::MAX;
+    };
+    let mut count = Count { queue, buffer, messages: opaque(0), bytes: opaque(0) };
     repeat(&mut count);
     if count.buffer != queue {
         u64::MAX

@@ -50,14 +50,12 @@ pub fn attach(object: &[u8], plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
     let mut failed = Vec::new();
     for hook in &plan.hooks {
-        let t = std::time::Instant::now();
         if let Err(error) = start(&mut ebpf, *hook, &btf) {
             if hook.needed_by() != 0 {
                 return Err(error);
             }
             failed.push((*hook, format!("{error:#}")));
         }
-        eprintln!("{hook:?} {:?}", t.elapsed());
     }
     Ok(Attached { ebpf, ring, losses, channels, reported: HashMap::new(), failed })
 }
