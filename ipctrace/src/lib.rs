@@ -5,5 +5,9 @@
 pub mod attach;
 pub mod correlate;
 pub mod decode;
+pub mod feedback;
 pub mod kernel;
+pub mod lineage;
 pub mod model;
+pub mod object;
+pub mod straddlers;

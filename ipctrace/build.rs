@@ -1,0 +1,65 @@
+//! Builds the eBPF programs with nightly and leaves the object where the library includes it from.
+//!
+//! What it needs, `cargo xtask setup` installs.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let workspace = manifest.parent().ok_or("the crate stands in the workspace")?;
+    for source in ["ipctrace-ebpf", "ipctrace-common", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={}", workspace.join(source).display());
+    }
+    for tool in ["bpf-linker", "rustup"] {
+        if !runs(tool) {
+            return Err(format!(
+                "{tool}, which building the eBPF programs takes, is not there: `cargo xtask build` sets it up and builds"
+            )
+            .into());
+        }
+    }
+    let target_dir = out.join("ebpf");
+    compile(workspace, &target_dir)?;
+    fs::copy(target_dir.join("bpfel-unknown-none/release/ipctrace-ebpf"), out.join("ipctrace-ebpf"))?;
+    Ok(())
+}
+
+fn runs(tool: &str) -> bool {
+    let status = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn compile(workspace: &Path, target_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    // The object carries type information (BTF): function signatures for the verifier, line numbers for its log. Version 3
+    // of the instruction set has atomic adds that return a value, and 32-bit arithmetic.
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2",
+        "-Ctarget-cpu=v3",
+        "-Clink-arg=--btf",
+    ]
+    .join("\x1f");
+    let output = Command::new("rustup")
+        .args(["run", "nightly", "cargo", "build", "--package", "ipctrace-ebpf", "--release"])
+        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
+        .arg(target_dir)
+        .current_dir(workspace)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        // These name the stable toolchain that runs this script.
+        .env_remove("RUSTC")
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("building the eBPF programs failed:\n{}", String::from_utf8_lossy(&output.stderr)).into())
+}
