@@ -3,13 +3,15 @@
 //! Pure: it knows nothing of aya, tokio or the terminal, and cannot panic on what it is given.
 
 use bytes::Bytes;
+use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Kind};
 use zerocopy::FromBytes;
 
 /// A record as the kernel made it, its variable parts cut out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A channel seen for the first time, and its name (empty: none).
+    /// A channel seen for the first time, and its name (empty: none): a path, or the bytes of a socket address behind the
+    /// family.
     Channel(wire::Channel, Bytes),
     /// A call's effect on a channel.
     Op(Box<Op>),
@@ -52,38 +54,97 @@ pub enum Malformed {
 ///
 /// # Errors
 /// [`Malformed`] if the bytes are shorter than the record they claim to be, or of no known kind.
-pub fn decode(mut bytes: Bytes) -> Result<Record, Malformed> {
+pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
     let kind = *bytes.first().ok_or(Malformed::Short { found: 0, needed: size_of::<wire::Header>() })?;
     Ok(match Kind::from_wire(kind).ok_or(Malformed::Kind(kind))? {
         Kind::Channel => {
-            let fixed: wire::Channel = fixed(&mut bytes)?;
-            Record::Channel(fixed, tail(&mut bytes, fixed.name_len)?)
+            let (fixed, rest) = fixed::<wire::Channel>(bytes)?;
+            let (name, _) = tail(rest, fixed.name_len)?;
+            let is_path = Mechanism::from_wire(fixed.header.mechanism) == Some(Mechanism::Fifo);
+            Record::Channel(fixed, if is_path { path(&name) } else { name })
         }
         Kind::Op => {
-            let fixed: wire::Op = fixed(&mut bytes)?;
-            let address = tail(&mut bytes, fixed.address_len)?;
-            let payload = tail(&mut bytes, fixed.payload_len)?;
+            let (fixed, rest) = fixed::<wire::Op>(bytes)?;
+            let (address, rest) = tail(rest, fixed.address_len)?;
+            let (payload, _) = tail(rest, fixed.payload_len)?;
             Record::Op(Box::new(Op { fixed, address, payload }))
         }
-        Kind::Signal => Record::Signal(Box::new(fixed(&mut bytes)?)),
-        Kind::Process => Record::Process(Box::new(fixed(&mut bytes)?)),
-        Kind::Handoff => Record::Handoff(Box::new(fixed(&mut bytes)?)),
+        Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
+        Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
+        Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
     })
 }
 
-/// Splits the fixed part off the front.
-fn fixed<T: FromBytes>(bytes: &mut Bytes) -> Result<T, Malformed> {
-    let (value, _) = T::read_from_prefix(bytes)
-        .map_err(|_| Malformed::Short { found: bytes.len(), needed: size_of::<T>() })?;
-    let _ = bytes.split_to(size_of::<T>());
-    Ok(value)
+/// The fixed part, copied, and what follows it.
+fn fixed<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), Malformed> {
+    T::read_from_prefix(bytes)
+        .map_err(|_| Malformed::Short { found: bytes.len(), needed: size_of::<T>() })
 }
 
-/// Splits a variable part off the front.
-fn tail(bytes: &mut Bytes, len: u32) -> Result<Bytes, Malformed> {
+/// A variable part, copied, and what follows it.
+fn tail(bytes: &[u8], len: u32) -> Result<(Bytes, &[u8]), Malformed> {
     let len = len as usize;
-    if bytes.len() < len {
-        return Err(Malformed::Short { found: bytes.len(), needed: len });
+    let (tail, rest) =
+        bytes.split_at_checked(len).ok_or(Malformed::Short { found: bytes.len(), needed: len })?;
+    Ok((if len == 0 { Bytes::new() } else { Bytes::copy_from_slice(tail) }, rest))
+}
+
+/// A path from its components, which come from the kernel last first, each ended by NUL.
+fn path(components: &[u8]) -> Bytes {
+    let mut path = Vec::with_capacity(components.len() + 1);
+    for component in components.split(|byte| *byte == 0).rev().filter(|component| !component.is_empty()) {
+        path.push(b'/');
+        path.extend_from_slice(component);
     }
-    Ok(bytes.split_to(len))
+    path.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn channel(mechanism: Mechanism, name: &[u8]) -> Vec<u8> {
+        let mut fixed = wire::Channel { name_len: name.len() as u32, ..wire::Channel::default() };
+        fixed.header.kind = Kind::Channel as u8;
+        fixed.header.mechanism = mechanism as u8;
+        [fixed.as_bytes(), name].concat()
+    }
+
+    #[test]
+    fn a_path_is_put_together_from_its_components() {
+        let bytes = channel(Mechanism::Fifo, b"jobs\0run\0var\0");
+        let Ok(Record::Channel(_, name)) = decode(&bytes) else {
+            panic!("not a channel: {:?}", decode(&bytes));
+        };
+        assert_eq!(&name[..], b"/var/run/jobs");
+    }
+
+    #[test]
+    fn a_name_that_is_no_path_is_left_as_it_is() {
+        let Ok(Record::Channel(_, name)) = decode(&channel(Mechanism::UnixStream, b"\0abstract\xff")) else {
+            panic!("not a channel");
+        };
+        assert_eq!(&name[..], b"\0abstract\xff");
+    }
+
+    #[test]
+    fn what_is_cut_short_is_refused() {
+        let bytes = channel(Mechanism::UnixStream, b"name");
+        for len in 0..bytes.len() {
+            assert!(matches!(decode(&bytes[..len]), Err(Malformed::Short { .. })), "{len} bytes");
+        }
+        assert_eq!(decode(&[0xee; 300]), Err(Malformed::Kind(0xee)));
+    }
+
+    #[test]
+    fn payload_and_address_are_told_apart() {
+        let mut fixed = wire::Op { address_len: 3, payload_len: 2, ..wire::Op::default() };
+        fixed.header.kind = Kind::Op as u8;
+        let Ok(Record::Op(op)) = decode(&[fixed.as_bytes(), b"abcde", b"padding"].concat()) else {
+            panic!("not an op");
+        };
+        assert_eq!((&op.address[..], &op.payload[..]), (&b"abc"[..], &b"de"[..]));
+    }
 }

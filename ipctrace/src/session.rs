@@ -1,0 +1,230 @@
+//! A trace from its first line to its last: takes events, lets those pass that were asked for, and shows them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use ipctrace_common::Cause;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::filter::Filter;
+use crate::flows::Flows;
+use crate::model::{Event, Lost};
+use crate::output::{self, Output};
+use crate::render::{Hello, Renderer, Totals};
+use crate::tracer::{self, Tracer};
+
+/// How long a record may lie in the ring before it is looked at, while there is little in it.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// What a session is made of.
+pub struct Parts {
+    /// Where events come from.
+    pub tracer: Tracer,
+    /// Which of them are shown.
+    pub filter: Filter,
+    /// How.
+    pub renderer: Box<dyn Renderer>,
+    /// Where.
+    pub output: Output,
+    /// Stop after so many events.
+    pub limit: Option<u64>,
+    /// Keep every event that passes, for who compares them.
+    pub keep: bool,
+    /// Follow the children of this process.
+    pub parent: Option<u32>,
+}
+
+/// A running session.
+pub struct Session {
+    parts: Parts,
+    readable: AsyncFd<OwnedFd>,
+    flows: Flows,
+    lost: BTreeMap<Cause, u64>,
+    events: Vec<Event>,
+    kept: Vec<Event>,
+    shown: u64,
+    started: Instant,
+}
+
+/// Why following events came to an end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended<T> {
+    /// What was waited for happened.
+    Done(T),
+    /// As many events were shown as were asked for.
+    Limit,
+    /// Nobody reads the output any more.
+    ReaderGone,
+}
+
+/// Whether to go on.
+enum Pump {
+    /// The ring is empty.
+    Idle,
+    /// There may be more in it.
+    More,
+    Limit,
+    ReaderGone,
+}
+
+impl Session {
+    /// Begins: says hello.
+    ///
+    /// # Errors
+    /// If the output or the ring cannot be used.
+    pub fn begin(parts: Parts, hello: &Hello) -> Result<Session> {
+        let readable = AsyncFd::with_interest(parts.tracer.readable()?, Interest::READABLE)
+            .context("watching the ring buffer")?;
+        let mut session = Session {
+            parts,
+            readable,
+            flows: Flows::default(),
+            lost: BTreeMap::new(),
+            events: Vec::new(),
+            kept: Vec::new(),
+            shown: 0,
+            started: Instant::now(),
+        };
+        let Parts { renderer, output, .. } = &mut session.parts;
+        let said = renderer.hello(hello, output);
+        said.and_then(|()| io::Write::flush(output)).or_else(ignore_gone)?;
+        Ok(session)
+    }
+
+    /// Shows events until `until` is done, or until there is nothing more to show or nobody to show it to.
+    ///
+    /// # Errors
+    /// If the kernel's counters cannot be read.
+    pub async fn follow<T>(&mut self, until: impl Future<Output = T>) -> Result<Ended<T>> {
+        tokio::pin!(until);
+        let mut glance = tokio::time::interval(GLANCE);
+        glance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut until => return Ok(Ended::Done(done)),
+                ready = self.readable.readable() => ready.context("waiting for the ring buffer")?.clear_ready(),
+                _ = glance.tick() => {}
+            }
+            loop {
+                match self.pump()? {
+                    Pump::Idle => break,
+                    // Signals and deadlines have their turn however much there is to do.
+                    Pump::More => tokio::task::yield_now().await,
+                    Pump::Limit => return Ok(Ended::Limit),
+                    Pump::ReaderGone => return Ok(Ended::ReaderGone),
+                }
+                if let std::task::Poll::Ready(done) = futures_poll_once(until.as_mut()).await {
+                    return Ok(Ended::Done(done));
+                }
+            }
+        }
+    }
+
+    fn pump(&mut self) -> Result<Pump> {
+        let more = self.parts.tracer.take(&mut self.events)?;
+        self.show(more)
+    }
+
+    /// Shows what was taken.
+    fn show(&mut self, more: bool) -> Result<Pump> {
+        for fork in self.parts.tracer.forks() {
+            if Some(fork.parent.0) == self.parts.parent {
+                self.parts.filter.found_family(fork.child);
+            }
+            self.parts.filter.forked(fork.parent, fork.child);
+        }
+        if let Some(losses) = self.parts.output.take_losses() {
+            if let Some(report) = &losses.report {
+                log::error!("{report}");
+            }
+            self.events.push(Event::Lost(Lost {
+                time: tracer::now(),
+                cause: Cause::WriteFailed,
+                count: losses.count,
+            }));
+        }
+        let mut state = if more { Pump::More } else { Pump::Idle };
+        let Parts { filter, renderer, output, limit, keep, .. } = &mut self.parts;
+        for event in self.events.drain(..) {
+            if let Event::Lost(lost) = &event {
+                *self.lost.entry(lost.cause).or_default() += lost.count;
+            }
+            if !filter.event(&event) {
+                continue;
+            }
+            if limit.is_some_and(|limit| self.shown >= limit) {
+                state = Pump::Limit;
+                break;
+            }
+            self.flows.add(&event);
+            self.shown += u64::from(!matches!(event, Event::Lost(_)));
+            let written = renderer.event(&event, output);
+            if *keep {
+                self.kept.push(event);
+            }
+            if let Err(error) = written {
+                ignore_gone(error)?;
+                state = Pump::ReaderGone;
+                break;
+            }
+        }
+        if limit.is_some_and(|limit| self.shown >= limit) {
+            state = Pump::Limit;
+        }
+        if !more && output.send().is_err() {
+            state = Pump::ReaderGone;
+        }
+        Ok(state)
+    }
+
+    /// Ends: takes what is left, shows the summary if wanted, and says goodbye. Gives the totals, and the events if they
+    /// were to be kept.
+    ///
+    /// # Errors
+    /// If the kernel's counters cannot be read, or the output fails other than by losing records.
+    pub fn end(mut self, ended_by_limit: bool, summary: bool) -> Result<(Totals, Vec<Event>)> {
+        if !ended_by_limit {
+            self.parts.tracer.finish(&mut self.events)?;
+            self.show(false)?;
+        }
+        let time = tracer::now();
+        let Parts { renderer, output, .. } = &mut self.parts;
+        if summary {
+            let flows = self.flows.into_sorted();
+            renderer.flows(time, &flows, output).or_else(ignore_gone)?;
+        }
+        io::Write::flush(output).or_else(ignore_gone)?;
+        if let Some(losses) = output.take_losses() {
+            if let Some(report) = &losses.report {
+                log::error!("{report}");
+            }
+            *self.lost.entry(Cause::WriteFailed).or_default() += losses.count;
+        }
+        let totals = Totals {
+            time,
+            events: self.shown,
+            lost: self.lost.into_iter().collect(),
+            duration: self.started.elapsed(),
+        };
+        renderer.end(&totals, output).or_else(ignore_gone)?;
+        io::Write::flush(output).or_else(ignore_gone)?;
+        Ok((totals, self.kept))
+    }
+}
+
+/// That nobody reads the output any more is no error.
+fn ignore_gone(error: io::Error) -> io::Result<()> {
+    if output::is_reader_gone(&error) { Ok(()) } else { Err(error) }
+}
+
+/// Looks once whether a future is done.
+async fn futures_poll_once<T>(
+    mut future: std::pin::Pin<&mut (impl Future<Output = T> + ?Sized)>,
+) -> std::task::Poll<T> {
+    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context))).await
+}

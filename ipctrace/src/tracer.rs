@@ -1,0 +1,158 @@
+//! A running trace: takes records from the ring and gives events.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ipctrace_common::Cause;
+use ipctrace_common::wire::process_event;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::attach::{self, Attached};
+use crate::correlate::{Correlator, Limits};
+use crate::decode::{self, Record};
+use crate::feedback::Feedback;
+use crate::kernel::Plan;
+use crate::model::Event;
+use crate::object::OBJECT;
+use crate::straddlers;
+
+/// How often the kernel's loss counters are read, and the correlator is told that time has passed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Records taken in one go before the caller is given a chance to look at signals and deadlines.
+const BATCH: usize = 16_384;
+
+/// Room for records between kernel and collector.
+pub const RING_BYTES: u32 = 32 << 20;
+
+/// A new process, both by `(pid, start)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// Who made it.
+    pub parent: (u32, u64),
+    /// The new one.
+    pub child: (u32, u64),
+}
+
+/// A running trace.
+pub struct Tracer {
+    attached: Attached,
+    correlator: Correlator,
+    feedback: Feedback,
+    forks: Vec<Fork>,
+    ticked: u64,
+    evicted: u64,
+}
+
+impl Tracer {
+    /// Attaches the programs. From here on nothing is missed.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn start(plan: &Plan, feedback: Feedback) -> Result<Tracer> {
+        let mut attached = attach::attach(OBJECT, plan, RING_BYTES)?;
+        attached.straddlers(&straddlers::find())?;
+        let correlator = Correlator::new(Limits::default());
+        Ok(Tracer { attached, correlator, feedback, forks: Vec::new(), ticked: now(), evicted: 0 })
+    }
+
+    /// A descriptor that is readable when the ring has filled up somewhat.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn readable(&self) -> Result<OwnedFd> {
+        // SAFETY: the ring lives as long as self, so its descriptor is open.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.attached.ring.as_raw_fd()) };
+        ring.try_clone_to_owned().context("duplicating the descriptor of the ring buffer")
+    }
+
+    /// Appends the events of what is in the ring; says whether there may be more.
+    ///
+    /// # Errors
+    /// If the kernel's counters cannot be read.
+    pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+        let mut taken = 0;
+        while taken < BATCH
+            && let Some(item) = self.attached.ring.next()
+        {
+            taken += 1;
+            match decode::decode(&item) {
+                Ok(record) => {
+                    self.forks.extend(fork(&record));
+                    if !self.feedback.hides(&record) {
+                        self.correlator.push(record, events);
+                    }
+                }
+                Err(error) => {
+                    log::warn!("{error}");
+                    self.correlator.lost(now(), Cause::Malformed, 1, events);
+                }
+            }
+        }
+        let now = now();
+        if now.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
+            self.ticked = now;
+            self.tick(now, events)?;
+        }
+        Ok(taken == BATCH)
+    }
+
+    fn tick(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
+        for (cause, count) in self.attached.losses()? {
+            self.correlator.lost(now, cause, count, events);
+        }
+        let evicted = self.correlator.evicted();
+        if evicted > self.evicted {
+            self.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);
+            self.evicted = evicted;
+        }
+        self.correlator.tick(now, events);
+        self.attached.forget(&self.correlator.take_forgotten());
+        Ok(())
+    }
+
+    /// Takes what is left and settles what is open.
+    ///
+    /// # Errors
+    /// If the kernel's counters cannot be read.
+    pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        while self.take(events)? {}
+        let now = now();
+        self.tick(now, events)?;
+        self.correlator.finish(now, events);
+        Ok(())
+    }
+
+    /// The forks among the records taken since the last call. A fork comes before anything its child does.
+    pub fn forks(&mut self) -> std::vec::Drain<'_, Fork> {
+        self.forks.drain(..)
+    }
+
+    /// Records left out because our own output made them.
+    pub fn hidden(&self) -> u64 {
+        self.feedback.hidden()
+    }
+
+    /// Hooks that could not be attached although the kernel has them.
+    pub fn failed_hooks(&self) -> &[(ipctrace_common::Hook, String)] {
+        &self.attached.failed
+    }
+}
+
+/// The fork that a record tells of, if it does.
+fn fork(record: &Record) -> Option<Fork> {
+    let Record::Process(process) = record else {
+        return None;
+    };
+    (process.header.flags == process_event::FORK).then(|| Fork {
+        parent: (process.parent.tgid, process.parent.start),
+        child: (process.task.tgid, process.task.start),
+    })
+}
+
+/// Nanoseconds since boot, suspend included: the clock of the kernel's records.
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}

@@ -1,0 +1,152 @@
+//! `cargo xtask test`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{as_root, line, read, run};
+use crate::setup::Ready;
+use crate::{build, setup, workspace};
+
+/// What `test` takes.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Totals over all suites.
+#[derive(Default)]
+struct Totals {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// If a step other than a test fails.
+pub(crate) fn test(arguments: &Arguments) -> Result<ExitCode> {
+    let ready = setup::ready()?;
+    let mut totals = Totals::default();
+    let outcome = steps(&ready, arguments, &mut totals);
+    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    outcome?;
+    Ok(if totals.failed == 0 && totals.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()> {
+    step("formatting");
+    run(cargo().args(["fmt", "--all", "--check"])).context("repeat with `cargo fmt --all`")?;
+    step("lints");
+    run(ready.tools(cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"])))?;
+    step("lints of the eBPF programs");
+    run(ready.tools(&mut ebpf_lints()))?;
+    step("unit and end-to-end tests");
+    let binary = build::build(&build::Arguments { release: true })?;
+    for suite in suites(ready)? {
+        run_suite(&suite, &binary, arguments, totals)?;
+    }
+    step("nothing of ours is left in the kernel");
+    leftovers()
+}
+
+fn step(name: &str) {
+    println!("== {name}");
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace::root());
+    command
+}
+
+/// clippy for the eBPF crate, on nightly and for its own target.
+fn ebpf_lints() -> Command {
+    let mut command = Command::new("rustup");
+    command
+        .args(["run", "nightly", "cargo", "check", "--package", "ipctrace-ebpf"])
+        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
+        .arg(workspace::target().join("ebpf-check"))
+        .current_dir(workspace::root())
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Dwarnings\x1f--cfg=bpf_target_arch=\"x86_64\"")
+        .env_remove("RUSTC")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    command
+}
+
+/// A test executable.
+struct Suite {
+    name: String,
+    executable: PathBuf,
+}
+
+/// Builds all tests and says where they are. Only they run as root, cargo does not.
+fn suites(ready: &Ready) -> Result<Vec<Suite>> {
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
+    let messages = read(ready.tools(&mut command))?;
+    let mut found = Vec::new();
+    for message in messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        if message["profile"]["test"] == true
+            && let (Some(name), Some(executable)) =
+                (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            found.push(Suite { name: name.to_owned(), executable: executable.into() });
+        }
+    }
+    if found.is_empty() {
+        bail!("{} built no tests", line(&command));
+    }
+    Ok(found)
+}
+
+/// Runs one test executable and adds up what it says. A test that cannot run prints a line `SKIP name: reason`.
+fn run_suite(suite: &Suite, binary: &Path, arguments: &Arguments, totals: &mut Totals) -> Result<()> {
+    let mut command = as_root(&suite.executable);
+    command
+        .args(arguments.filter.as_deref())
+        .args(["--test-threads=1", "--nocapture"])
+        .env("IPCTRACE", binary)
+        .current_dir(workspace::root())
+        .stdout(Stdio::piped());
+    let output = command
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .with_context(|| format!("starting {}", line(&command)))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let skipped = text.lines().filter(|line| line.contains("SKIP ")).count() as u32;
+    let count = |what: &str| {
+        text.lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("test result:"))
+            .and_then(|result| result.split([';', '.']).find(|part| part.trim_end().ends_with(what)))
+            .and_then(|part| part.trim().split(' ').next()?.parse::<u32>().ok())
+    };
+    let (passed, failed) = (count(" passed").unwrap_or(0), count(" failed").unwrap_or(0));
+    totals.passed += passed.saturating_sub(skipped);
+    totals.skipped += skipped;
+    totals.failed += failed;
+    for line in text.lines().filter(|line| line.contains("SKIP ")) {
+        println!("{line}");
+    }
+    println!("   {}: {passed} passed, {failed} failed", suite.name);
+    if !output.status.success() {
+        totals.failed = totals.failed.max(1);
+        print!("{text}");
+        println!("repeat with: IPCTRACE={} {}", binary.display(), line(&command));
+    }
+    Ok(())
+}
+
+/// Fails if a program of ours is still loaded.
+fn leftovers() -> Result<()> {
+    let listing = read(as_root(workspace::target().join("release/ipctrace")).args(["doctor", "--leftovers"]))?;
+    let listing = listing.trim();
+    if listing.is_empty() {
+        return Ok(());
+    }
+    bail!("programs are still loaded:\n{listing}");
+}
