@@ -1,1 +1,282 @@
-//! Joins sends to receives.
+//! Joins sends to receives: records in the order of the ring go in, events come out.
+//!
+//! Pure: no clock, no I/O. Time is what the records say, and what the caller passes to [`Correlator::tick`]. One
+//! module serves one [`Shape`]; `docs/architecture.md` has the rules.
+
+mod call;
+mod context;
+mod handoff;
+mod intern;
+mod join;
+mod message;
+mod naming;
+mod order;
+mod position;
+mod put;
+mod range;
+mod sequence;
+mod signal;
+mod stream;
+mod take;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use ipctrace_common::wire::{self, op_flag, process_event};
+use ipctrace_common::{Cause, Mechanism, Shape};
+
+use crate::decode::{self, Record};
+use crate::model::{Event, Lost};
+
+use call::Call;
+use context::Context;
+use handoff::Handoffs;
+use intern::Procs;
+use message::Messages;
+use signal::Signals;
+use stream::Stream;
+
+/// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Queues of bytes or messages known at once. The eighth that was used longest ago makes room.
+    pub streams: usize,
+    /// Sends, and waiting calls of each side, held for one stream.
+    pub ranges: usize,
+    /// Messages sent and not yet received, and receives that wait for their send, in all.
+    pub messages: usize,
+    /// Signals generated and not yet delivered.
+    pub signals: usize,
+    /// Threads whose identity is kept at hand.
+    pub processes: usize,
+}
+
+impl Default for Limits {
+    /// Enough for a busy host, in the order of a hundred megabytes should all be reached.
+    fn default() -> Limits {
+        Limits { streams: 65_536, ranges: 65_536, messages: 131_072, signals: 65_536, processes: 65_536 }
+    }
+}
+
+/// Joins sends to receives.
+#[derive(Debug)]
+pub struct Correlator {
+    limits: Limits,
+    procs: Procs,
+    streams: HashMap<wire::Key, Stream>,
+    messages: Messages,
+    signals: Signals,
+    handoffs: Handoffs,
+    /// The latest time seen.
+    now: u64,
+    /// When losses were last reported.
+    loss: Option<u64>,
+    evicted: u64,
+    forgotten: Vec<wire::Key>,
+}
+
+/// A [`Context`] made of the correlator's parts, its other parts left free to be borrowed.
+macro_rules! context {
+    ($self:ident, $out:ident) => {
+        Context {
+            now: $self.now,
+            loss: $self.loss,
+            limits: &$self.limits,
+            evicted: &mut $self.evicted,
+            out: $out,
+        }
+    };
+}
+
+impl Correlator {
+    /// A correlator that has seen nothing.
+    pub fn new(limits: Limits) -> Correlator {
+        Correlator {
+            limits,
+            procs: Procs::default(),
+            streams: HashMap::new(),
+            messages: Messages::default(),
+            signals: Signals::default(),
+            handoffs: Handoffs::default(),
+            now: 0,
+            loss: None,
+            evicted: 0,
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// One record, in the order of the ring. Events are appended to `out`.
+    pub fn push(&mut self, record: Record, out: &mut Vec<Event>) {
+        let time = match &record {
+            Record::Channel(channel, _) => channel.header.time,
+            Record::Op(op) => op.fixed.header.time,
+            Record::Signal(signal) => signal.header.time,
+            Record::Process(process) => process.header.time,
+            Record::Handoff(handoff) => handoff.header.time,
+        };
+        self.now = self.now.max(time);
+        let understood = match record {
+            Record::Channel(channel, name) => self.channel(&channel, &name, out),
+            Record::Op(op) => self.op(*op, out),
+            Record::Signal(signal) => self.signal(&signal, out),
+            Record::Process(process) => self.process(&process, out),
+            Record::Handoff(handoff) => self.handoff(*handoff, out),
+        };
+        if understood.is_none() {
+            out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
+        }
+    }
+
+    /// `None`: the record is of a mechanism that has no such records.
+    fn channel(&mut self, record: &wire::Channel, name: &Bytes, out: &mut Vec<Event>) -> Option<()> {
+        let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        match mechanism.shape() {
+            Shape::Stream => {
+                self.make_room(out);
+                let now = self.now;
+                let stream =
+                    self.streams.entry(record.key).or_insert_with(|| Stream::new(mechanism, record.key, now));
+                stream.opened(record, name, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Message => {
+                self.make_room(out);
+                self.messages.opened(mechanism, record, name, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+        }
+    }
+
+    fn op(&mut self, op: decode::Op, out: &mut Vec<Event>) -> Option<()> {
+        let fixed = &op.fixed;
+        let mechanism = Mechanism::from_wire(fixed.header.mechanism)?;
+        let who = self.procs.intern(&fixed.task, self.limits.processes);
+        match mechanism.shape() {
+            Shape::Stream => {
+                let (key, now) = (fixed.key, self.now);
+                let receive = fixed.header.flags & op_flag::RECEIVE != 0;
+                let inodes = (fixed.sender_inode, fixed.receiver_inode);
+                if self.streams.len() >= self.limits.streams && !self.streams.contains_key(&key) {
+                    self.make_room(out);
+                }
+                let stream = self.streams.entry(key).or_insert_with(|| Stream::new(mechanism, key, now));
+                stream.used = now;
+                stream.call(receive, inodes, Call::new(op, who), &mut context!(self, out));
+                Some(())
+            }
+            Shape::Message => {
+                self.make_room(out);
+                self.messages.push(mechanism, op, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+        }
+    }
+
+    fn signal(&mut self, record: &wire::Signal, out: &mut Vec<Event>) -> Option<()> {
+        let task = self.procs.intern(&record.task, self.limits.processes);
+        let target = self.procs.intern(&record.target, self.limits.processes);
+        self.signals.trim(self.limits.signals);
+        self.signals.push(record, task, target, &mut context!(self, out)).ok()
+    }
+
+    fn process(&mut self, record: &wire::Process, out: &mut Vec<Event>) -> Option<()> {
+        match record.header.flags {
+            process_event::FORK | process_event::EXEC => {}
+            process_event::EXIT => {
+                self.procs.forget(record.task.tid);
+                self.signals.exited(record.task.tgid, &mut context!(self, out));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
+        let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        let who = self.procs.intern(&record.task, self.limits.processes);
+        let stream = self.streams.get(&record.key).and_then(Stream::name);
+        let name = stream.or_else(|| self.messages.name(&record.key)).map(<[u8]>::to_vec);
+        let receive = record.header.flags & op_flag::RECEIVE != 0;
+        self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
+        Some(())
+    }
+
+    /// The kernel reported `count` losses of this cause since the last call; `now` is ns since boot.
+    ///
+    /// What is missing from now on, or has been missing for a while, may be one of them.
+    pub fn lost(&mut self, now: u64, cause: Cause, count: u64, out: &mut Vec<Event>) {
+        if count == 0 {
+            return;
+        }
+        self.now = self.now.max(now);
+        self.loss = Some(self.now);
+        out.push(Event::Lost(Lost { time: now, cause, count }));
+    }
+
+    /// Time has passed (call it about every 100 ms): settles what was held back for long enough.
+    pub fn tick(&mut self, now: u64, out: &mut Vec<Event>) {
+        self.now = self.now.max(now);
+        let mut context = context!(self, out);
+        for stream in self.streams.values_mut() {
+            if stream.holds() > 0 {
+                stream.settle(false, &mut context);
+            }
+        }
+        self.messages.tick(false, &mut context);
+        self.handoffs.join(false, &mut context);
+    }
+
+    /// The end: what nobody took becomes transfers `unread`, signals on their way are blocked or undelivered.
+    pub fn finish(&mut self, now: u64, out: &mut Vec<Event>) {
+        self.now = self.now.max(now);
+        let mut context = context!(self, out);
+        let mut streams: Vec<(wire::Key, Stream)> = self.streams.drain().collect();
+        streams.sort_unstable_by_key(|(key, _)| *key);
+        for (_, mut stream) in streams {
+            stream.finish(&mut context);
+        }
+        self.messages.finish(&mut context);
+        self.handoffs.finish(&mut context);
+        self.signals.finish(&mut context);
+    }
+
+    /// How many sends, receives and signals have been forgotten before they were matched, for want of room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Channels that are no longer known here: the kernel may forget its books of them too.
+    pub fn take_forgotten(&mut self) -> Vec<wire::Key> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// Forgets the eighth of all queues that was used longest ago, if there are too many.
+    fn make_room(&mut self, out: &mut Vec<Event>) {
+        if self.streams.len() + self.messages.len() < self.limits.streams {
+            return;
+        }
+        let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
+        let queues = self.messages.ages().map(|(key, used)| (used, key));
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).collect();
+        let part = (ages.len() / 8).max(1).min(ages.len());
+        if part < ages.len() {
+            ages.select_nth_unstable(part);
+        }
+        let mut context = context!(self, out);
+        for (_, key) in ages.into_iter().take(part) {
+            if let Some(mut stream) = self.streams.remove(&key) {
+                *context.evicted += stream.holds();
+                stream.finish(&mut context);
+            }
+            self.messages.forget(key, &mut context);
+            self.forgotten.push(key);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Descriptors passed over unix sockets: the same `struct file` at both ends.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ipctrace_common::{Mechanism, wire};
+
+use crate::model::{Channel, End, Event, Handoff, Proc, Why};
+
+use super::context::Context;
+use super::naming;
+
+/// One end of a hand-over that waits for the other.
+#[derive(Debug)]
+struct Half {
+    record: wire::Handoff,
+    who: Arc<Proc>,
+    mechanism: Mechanism,
+    name: Option<Vec<u8>>,
+    /// When it came.
+    since: u64,
+}
+
+/// The hand-overs of which one end has been seen.
+#[derive(Debug, Default)]
+pub(super) struct Handoffs {
+    /// Sent, by file.
+    sent: HashMap<u64, VecDeque<Half>>,
+    /// Received before the record of the sender came.
+    received: VecDeque<Half>,
+    count: usize,
+}
+
+/// What was passed.
+fn object(record: &wire::Handoff) -> Channel {
+    let (device, inode, peer) = (record.object_device, record.object_inode, record.object_peer_inode);
+    let known = u8::try_from(record.object_mechanism).ok().and_then(Mechanism::from_wire);
+    let id = match known {
+        Some(Mechanism::Pipe) => format!("pipe:[{inode}]"),
+        Some(Mechanism::Fifo) => naming::file("fifo", device, inode),
+        Some(
+            Mechanism::UnixStream
+            | Mechanism::UnixDgram
+            | Mechanism::UnixSeqpacket
+            | Mechanism::Tcp
+            | Mechanism::Udp,
+        ) if peer != 0 => naming::sockets(inode, peer),
+        Some(
+            Mechanism::UnixStream
+            | Mechanism::UnixDgram
+            | Mechanism::UnixSeqpacket
+            | Mechanism::Tcp
+            | Mechanism::Udp,
+        ) => format!("socket:[{inode}]"),
+        Some(
+            Mechanism::PosixMq
+            | Mechanism::SysvMsg
+            | Mechanism::SysvShm
+            | Mechanism::PosixShm
+            | Mechanism::Memfd
+            | Mechanism::SharedFile
+            | Mechanism::SharedAnon
+            | Mechanism::SysvSem
+            | Mechanism::Futex
+            | Mechanism::Eventfd
+            | Mechanism::Pty
+            | Mechanism::ProcessVm
+            | Mechanism::Signal,
+        )
+        | None => naming::file("file", device, inode),
+    };
+    Channel { id, name: None }
+}
+
+impl Handoffs {
+    /// One end. `name` is that of the channel, if it has one.
+    pub(super) fn push(
+        &mut self,
+        record: wire::Handoff,
+        mechanism: Mechanism,
+        receive: bool,
+        who: Arc<Proc>,
+        name: Option<Vec<u8>>,
+        context: &mut Context<'_>,
+    ) {
+        let half = Half { record, who, mechanism, name, since: context.now };
+        if self.count >= context.limits.messages {
+            *context.evicted += self.count as u64;
+            *self = Handoffs::default();
+        }
+        self.count += 1;
+        if receive {
+            self.received.push_back(half);
+        } else {
+            self.sent.entry(record.file).or_default().push_back(half);
+        }
+        self.join(false, context);
+    }
+
+    /// Joins what has come, and gives up what has waited for long enough.
+    pub(super) fn join(&mut self, force: bool, context: &mut Context<'_>) {
+        for _ in 0..self.received.len() {
+            let Some(taken) = self.received.pop_front() else { return };
+            match self.sender(&taken.record) {
+                Some(sent) => {
+                    self.count -= 2;
+                    let sender = End::Known(sent.who);
+                    let sender_inode = sent.record.sender_inode;
+                    let receiver = End::Known(Arc::clone(&taken.who));
+                    context.out.push(event(&taken, sender, receiver, sender_inode));
+                }
+                None if force || context.overdue(taken.since) => {
+                    self.count -= 1;
+                    let why = if context.loss.is_some() { Why::Lost } else { Why::BeforeStart };
+                    let receiver = End::Known(Arc::clone(&taken.who));
+                    context.out.push(event(&taken, End::Unknown(why), receiver, 0));
+                }
+                None => self.received.push_back(taken),
+            }
+        }
+    }
+
+    /// The first send of that file over that channel; a send by address has no channel yet.
+    fn sender(&mut self, record: &wire::Handoff) -> Option<Half> {
+        let sent = self.sent.get_mut(&record.file)?;
+        let index = sent.iter().position(|half| half.record.key == record.key || half.record.key.id == 0)?;
+        let half = sent.remove(index);
+        if sent.is_empty() {
+            self.sent.remove(&record.file);
+        }
+        half
+    }
+
+    /// The end: what was sent and not received.
+    pub(super) fn finish(&mut self, context: &mut Context<'_>) {
+        self.join(true, context);
+        let mut rest: Vec<Half> = self.sent.drain().flat_map(|(_, sent)| sent).collect();
+        rest.sort_by_key(|half| half.record.header.time);
+        self.count = 0;
+        for half in rest {
+            let sender = End::Known(Arc::clone(&half.who));
+            context.out.push(event(&half, sender, End::Unknown(Why::Unread), 0));
+        }
+    }
+}
+
+/// The event as the end `half` has it; `sender_inode` is what the other end knows of the sending socket.
+fn event(half: &Half, sender: End, receiver: End, sender_inode: u64) -> Event {
+    let record = &half.record;
+    let sending = if record.sender_inode == 0 { sender_inode } else { record.sender_inode };
+    Event::Handoff(Handoff {
+        time: record.header.time,
+        via: half.mechanism.name(),
+        channel: Arc::new(Channel {
+            id: naming::sockets(sending, record.receiver_inode),
+            name: half.name.clone(),
+        }),
+        sender,
+        receiver,
+        object: Arc::new(object(record)),
+    })
+}

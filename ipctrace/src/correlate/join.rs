@@ -1,0 +1,92 @@
+//! One receive cut at the borders of the sends under it.
+
+use std::sync::Arc;
+
+use ipctrace_common::Mechanism;
+
+use crate::model::{Channel, End, Event, Transfer, Why};
+
+use super::range::Range;
+
+/// The receiving end of a run of bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiver<'a> {
+    /// Who took them.
+    pub(super) who: &'a End,
+    /// When; `None`: nobody did, and the send's own time stands.
+    pub(super) time: Option<u64>,
+    /// Whether it is certain that it was these.
+    pub(super) exact: bool,
+}
+
+/// Makes one transfer of each run of bytes from the same sender.
+#[derive(Debug)]
+pub(super) struct Runs<'a> {
+    mechanism: Mechanism,
+    channel: &'a Arc<Channel>,
+    receiver: Receiver<'a>,
+    current: Option<Transfer>,
+}
+
+/// Whether two ends are the same process (mostly the same `Arc`) or unknown for the same reason.
+fn same(one: &End, two: &End) -> bool {
+    match (one, two) {
+        (End::Known(one), End::Known(two)) => Arc::ptr_eq(one, two) || one == two,
+        (End::Unknown(one), End::Unknown(two)) => one == two,
+        (End::Known(_), End::Unknown(_)) | (End::Unknown(_), End::Known(_)) => false,
+    }
+}
+
+impl<'a> Runs<'a> {
+    /// No run yet.
+    pub(super) fn new(mechanism: Mechanism, channel: &'a Arc<Channel>, receiver: Receiver<'a>) -> Runs<'a> {
+        Runs { mechanism, channel, receiver, current: None }
+    }
+
+    /// `count` bytes of `range` (as it was before they were taken) are next.
+    pub(super) fn add(&mut self, range: &Range, count: u64, out: &mut Vec<Event>) {
+        let exact = self.receiver.exact && range.exact;
+        // A send that stands for several calls is counted in full where it begins.
+        let messages = if range.taken == 0 { range.messages } else { 1 };
+        let known = range.sender.process().is_some() && self.receiver.who.process().is_some();
+        let latency = self.receiver.time.filter(|_| known).map(|time| time.saturating_sub(range.time));
+        if let Some(current) = &mut self.current
+            && current.exact == exact
+            && same(&current.sender, &range.sender)
+        {
+            current.bytes += count;
+            current.messages += messages;
+            current.latency = latency;
+            current.time = current.time.max(self.receiver.time.unwrap_or(range.time));
+            return;
+        }
+        let skipped = usize::try_from(range.taken).unwrap_or(usize::MAX);
+        let length =
+            range.payload.len().saturating_sub(skipped).min(usize::try_from(count).unwrap_or(usize::MAX));
+        let payload = (length > 0).then(|| range.payload.slice(skipped..skipped + length));
+        let transfer = Transfer {
+            time: self.receiver.time.unwrap_or(range.time),
+            mechanism: self.mechanism,
+            channel: Arc::clone(self.channel),
+            sender: range.sender.clone(),
+            receiver: self.receiver.who.clone(),
+            bytes: count,
+            messages,
+            latency,
+            exact,
+            truncated: false,
+            payload,
+            priority: None,
+            msg_type: None,
+        };
+        out.extend(self.current.replace(transfer).map(Event::Transfer));
+    }
+
+    /// The last run is over.
+    pub(super) fn end(self, out: &mut Vec<Event>) {
+        out.extend(self.current.map(Event::Transfer));
+    }
+}
+
+/// The end of what nobody took.
+pub(super) const UNREAD: End = End::Unknown(Why::Unread);

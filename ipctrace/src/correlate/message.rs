@@ -1,0 +1,474 @@
+//! Messages: each send is one whole, and one receive takes it (or the beginning of it).
+//!
+//! A receive says which socket sent the message that it took and how long it was, so the two are joined by that; what
+//! one socket sent to another arrives in order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{self, Key, op_flag};
+
+use crate::decode;
+use crate::model::{Channel, End, Event, Proc, Transfer, Why};
+
+use super::call::Recent;
+use super::context::Context;
+use super::naming::{self, Naming};
+
+/// A message that was sent and not yet received.
+#[derive(Debug)]
+struct Sent {
+    mechanism: Mechanism,
+    who: Arc<Proc>,
+    enter: u64,
+    time: u64,
+    bytes: u64,
+    /// The sending socket.
+    sock: u64,
+    sender_inode: u64,
+    /// Where it was sent to, if that is a name.
+    address: Option<Vec<u8>>,
+    payload: Bytes,
+}
+
+/// A receive.
+#[derive(Debug)]
+struct Taken {
+    who: Arc<Proc>,
+    enter: u64,
+    time: u64,
+    bytes: u64,
+    /// Whole length of the message.
+    length: u64,
+    /// The socket that sent it, if the message itself was seen.
+    from: Option<u64>,
+    sender_inode: u64,
+    /// How many were received from the queue before, if the books have it.
+    before: Option<u64>,
+    payload: Bytes,
+    /// When the record came.
+    since: u64,
+}
+
+/// The messages for one socket.
+#[derive(Debug)]
+struct Queue {
+    naming: Naming,
+    mechanism: Mechanism,
+    /// The kernel has said what was queued at first, or is not waited for any more.
+    open: bool,
+    born: u64,
+    /// Messages in it when it was first seen; `None` if unknown.
+    queued: Option<u64>,
+    /// Messages received of those.
+    early: u64,
+    /// Sent to this socket, in order.
+    sent: VecDeque<Sent>,
+    /// Receives whose send has not come.
+    waiting: VecDeque<Taken>,
+    /// End of the latest send that was received.
+    latest: u64,
+    receivers: Recent,
+    used: u64,
+}
+
+impl Queue {
+    fn new(mechanism: Mechanism, key: Key, now: u64) -> Queue {
+        Queue {
+            naming: Naming::new(mechanism, key),
+            mechanism,
+            open: false,
+            born: now,
+            queued: None,
+            early: 0,
+            sent: VecDeque::new(),
+            waiting: VecDeque::new(),
+            latest: 0,
+            receivers: Recent::default(),
+            used: now,
+        }
+    }
+}
+
+/// All messages under way.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    queues: HashMap<Key, Queue>,
+    /// Sent by address, by sending socket.
+    addressed: HashMap<u64, VecDeque<Sent>>,
+    /// Queues in which receives wait.
+    waiting: Vec<Key>,
+    count: usize,
+}
+
+/// Where the send of a receive is.
+struct Found {
+    /// In `addressed`, or else in the queue.
+    addressed: bool,
+    index: usize,
+    exact: bool,
+}
+
+impl Messages {
+    /// What the kernel says of a socket when it first sees it, or sees it again.
+    pub(super) fn opened(
+        &mut self,
+        mechanism: Mechanism,
+        record: &wire::Channel,
+        name: &[u8],
+        context: &mut Context<'_>,
+    ) {
+        self.renew(mechanism, record.key, record.receiver_inode, context);
+        let queue = self.queue(mechanism, record.key, context.now);
+        queue.naming.meet(0, record.receiver_inode);
+        queue.naming.named(name);
+        // Seen again: what the books count begins again, and what was queued then includes what is known.
+        let known = if queue.open { queue.sent.len() as u64 } else { 0 };
+        queue.open = true;
+        queue.early = 0;
+        queue.queued = (record.queued != u64::MAX).then(|| record.queued.saturating_sub(known));
+        self.settle(record.key, false, context);
+    }
+
+    /// One send or receive.
+    pub(super) fn push(
+        &mut self,
+        mechanism: Mechanism,
+        record: decode::Op,
+        who: Arc<Proc>,
+        context: &mut Context<'_>,
+    ) {
+        let op = &record.fixed;
+        let has = |flag: u16| op.header.flags & flag != 0;
+        if self.count >= context.limits.messages {
+            self.evict(context);
+        }
+        self.count += 1;
+        if op.key.id != 0 {
+            self.renew(mechanism, op.key, op.receiver_inode, context);
+        }
+        let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
+        let time = op.header.time;
+        if has(op_flag::RECEIVE) {
+            let key = op.key;
+            let taken = Taken {
+                who,
+                enter,
+                time,
+                bytes: op.bytes,
+                length: op.message_len.max(op.bytes),
+                from: (has(op_flag::FROM) && op.sender_sock != 0).then_some(op.sender_sock),
+                sender_inode: op.sender_inode,
+                before: has(op_flag::SEQUENCED).then_some(op.before),
+                payload: record.payload.clone(),
+                since: context.now,
+            };
+            let queue = self.queue(mechanism, key, context.now);
+            queue.naming.meet(0, op.receiver_inode);
+            queue.waiting.push_back(taken);
+            if !self.waiting.contains(&key) {
+                self.waiting.push(key);
+            }
+            self.settle(key, false, context);
+            return;
+        }
+        let sent = Sent {
+            mechanism,
+            who,
+            enter,
+            time,
+            bytes: op.bytes,
+            sock: op.sender_sock,
+            sender_inode: op.sender_inode,
+            address: naming::unix_address(&record.address),
+            payload: record.payload.clone(),
+        };
+        let sends = if op.key.id == 0 {
+            self.addressed.entry(op.sender_sock).or_default()
+        } else {
+            let queue = self.queue(mechanism, op.key, context.now);
+            queue.naming.meet(0, op.receiver_inode);
+            &mut queue.sent
+        };
+        // Records of two CPUs may have changed places.
+        let place = sends.iter().rposition(|other| other.time <= time).map_or(0, |index| index + 1);
+        sends.insert(place, sent);
+        for key in self.waiting.clone() {
+            self.settle(key, false, context);
+        }
+    }
+
+    fn queue(&mut self, mechanism: Mechanism, key: Key, now: u64) -> &mut Queue {
+        let queue = self.queues.entry(key).or_insert_with(|| Queue::new(mechanism, key, now));
+        queue.used = now;
+        queue
+    }
+
+    /// Name of the channel with that key, if it is known and has one.
+    pub(super) fn name(&self, key: &Key) -> Option<&[u8]> {
+        self.queues.get(key)?.naming.name()
+    }
+
+    /// If the socket is another one at the same address: what was sent to the old one is unread.
+    fn renew(&mut self, mechanism: Mechanism, key: Key, inode: u64, context: &mut Context<'_>) {
+        if self.queues.get(&key).is_some_and(|queue| queue.naming.is_other(inode)) {
+            self.close(key, context);
+            self.queue(mechanism, key, context.now);
+        }
+    }
+
+    /// Joins the waiting receives of a queue to their sends, as far as these have come.
+    fn settle(&mut self, key: Key, force: bool, context: &mut Context<'_>) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        if !queue.open {
+            if !force && !context.overdue(queue.born) {
+                return;
+            }
+            queue.open = true;
+        }
+        let mut waiting = std::mem::take(&mut queue.waiting);
+        while let Some(taken) = waiting.pop_front() {
+            if !self.receive(key, &taken, force, context) {
+                if let Some(queue) = self.queues.get_mut(&key) {
+                    queue.waiting.push_back(taken);
+                }
+                continue;
+            }
+            self.count -= 1;
+        }
+        if self.queues.get(&key).is_none_or(|queue| queue.waiting.is_empty()) {
+            self.waiting.retain(|other| *other != key);
+        }
+    }
+
+    /// Writes a receive if its send is known, or will not come. False: it waits.
+    fn receive(&mut self, key: Key, taken: &Taken, force: bool, context: &mut Context<'_>) -> bool {
+        let Some(queue) = self.queues.get_mut(&key) else { return true };
+        let early = match (queue.queued, taken.before) {
+            (Some(queued), Some(before)) => before < queued,
+            _ => false,
+        };
+        let found = if early { None } else { find(queue, &self.addressed, taken) };
+        let overlapped = queue.receivers.overlaps(taken.who.identity(), taken.enter);
+        match found {
+            Some(found) => {
+                let sends = if found.addressed {
+                    taken.from.and_then(|sock| self.addressed.get_mut(&sock))
+                } else {
+                    Some(&mut queue.sent)
+                };
+                let Some(sent) = sends.and_then(|sends| sends.remove(found.index)) else { return true };
+                self.count -= 1;
+                // Two receivers at once and another sender's equal message: either may have taken either.
+                let rivals = sends_of_others(queue, &sent);
+                queue.latest = queue.latest.max(sent.time);
+                queue.naming.meet(sent.sender_inode, 0);
+                let exact = found.exact && !(overlapped && rivals);
+                write(queue, End::Known(Arc::clone(&sent.who)), Some(&sent), taken, exact, context);
+            }
+            None if early || force || context.overdue(taken.since) => {
+                let before_start = early || (queue.queued.is_none_or(|queued| queue.early < queued));
+                let unexplained = early || context.loss.is_none();
+                let why = if before_start && unexplained { Why::BeforeStart } else { Why::Lost };
+                queue.early += 1;
+                queue.naming.meet(taken.sender_inode, 0);
+                write(queue, End::Unknown(why), None, taken, true, context);
+            }
+            None => return false,
+        }
+        if let Some(queue) = self.queues.get_mut(&key) {
+            queue.receivers.note(taken.who.identity(), taken.time);
+        }
+        true
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, force: bool, context: &mut Context<'_>) {
+        for key in self.waiting.clone() {
+            self.settle(key, force, context);
+        }
+        self.addressed.retain(|_, sends| !sends.is_empty());
+    }
+
+    /// Ends a queue: what is in it is unread.
+    fn close(&mut self, key: Key, context: &mut Context<'_>) {
+        self.settle(key, true, context);
+        let Some(mut queue) = self.queues.remove(&key) else { return };
+        let name = queue.naming.name().map(<[u8]>::to_vec);
+        for sent in std::mem::take(&mut queue.sent) {
+            self.count -= 1;
+            // A queue is first in, first out: one sent before another that was received is received too.
+            let overtaken = sent.time < queue.latest && context.loss.is_some();
+            let why = if overtaken { Why::Lost } else { Why::Unread };
+            context.out.push(left(sent, why, queue.naming.receiver(), name.clone()));
+        }
+    }
+
+    /// The end: what nobody took.
+    pub(super) fn finish(&mut self, context: &mut Context<'_>) {
+        self.tick(true, context);
+        let mut keys: Vec<Key> = self.queues.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.close(key, context);
+        }
+        let mut rest: Vec<Sent> = self.addressed.drain().flat_map(|(_, sends)| sends).collect();
+        rest.sort_by_key(|sent| sent.time);
+        for sent in rest {
+            let name = sent.address.clone();
+            context.out.push(left(sent, Why::Unread, 0, name));
+        }
+        self.count = 0;
+    }
+
+    /// Makes room: the older half of what is under way is forgotten.
+    fn evict(&mut self, context: &mut Context<'_>) {
+        let sends =
+            self.queues.values().flat_map(|queue| &queue.sent).chain(self.addressed.values().flatten());
+        let waits = self.queues.values().flat_map(|queue| &queue.waiting);
+        let mut times: Vec<u64> = sends.map(|sent| sent.time).chain(waits.map(|taken| taken.time)).collect();
+        let middle = times.len() / 2;
+        if times.is_empty() {
+            self.count = 0;
+            return;
+        }
+        let limit = *times.select_nth_unstable(middle).1;
+        let mut kept = 0;
+        for queue in self.queues.values_mut() {
+            queue.sent.retain(|sent| sent.time > limit);
+            queue.waiting.retain(|taken| taken.time > limit);
+            kept += queue.sent.len() + queue.waiting.len();
+        }
+        for sends in self.addressed.values_mut() {
+            sends.retain(|sent| sent.time > limit);
+            kept += sends.len();
+        }
+        self.addressed.retain(|_, sends| !sends.is_empty());
+        *context.evicted += (times.len() - kept) as u64;
+        self.count = kept;
+    }
+
+    /// How many queues are known.
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Queues and when each was last used.
+    pub(super) fn ages(&self) -> impl Iterator<Item = (Key, u64)> {
+        self.queues.iter().map(|(key, queue)| (*key, queue.used))
+    }
+
+    /// Makes room: a queue is closed.
+    pub(super) fn forget(&mut self, key: Key, context: &mut Context<'_>) {
+        if let Some(queue) = self.queues.get(&key) {
+            *context.evicted += (queue.sent.len() + queue.waiting.len()) as u64;
+            self.close(key, context);
+        }
+    }
+}
+
+/// Finds the send of a receive: sent to that very socket, or else by an address that may be its.
+fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) -> Option<Found> {
+    let fits = |sent: &Sent| match taken.from {
+        Some(sock) => sent.sock == sock && sent.bytes == taken.length && sent.mechanism == queue.mechanism,
+        None => sent.bytes >= taken.bytes,
+    };
+    let direct = queue.sent.iter().position(fits);
+    let empty = VecDeque::new();
+    let by_address = taken.from.and_then(|sock| addressed.get(&sock)).unwrap_or(&empty);
+    let here =
+        |sent: &Sent| fits(sent) && sent.address.is_some() && sent.address.as_deref() == queue.naming.name();
+    let named = by_address.iter().position(here);
+    match (direct, named) {
+        (Some(direct), Some(named)) if by_address[named].time < queue.sent[direct].time => {
+            Some(Found { addressed: true, index: named, exact: alone(by_address, named, here) })
+        }
+        (Some(direct), _) => {
+            Some(Found { addressed: false, index: direct, exact: alone(&queue.sent, direct, fits) })
+        }
+        (None, Some(named)) => {
+            Some(Found { addressed: true, index: named, exact: alone(by_address, named, here) })
+        }
+        (None, None) => {
+            // A name that is written otherwise than the socket was bound, or whose socket is not known by name.
+            let index = by_address.iter().position(fits)?;
+            let chosen = &by_address[index];
+            let rivals = by_address.iter().filter(|sent| fits(sent));
+            let certain = rivals.clone().all(|sent| sent.address == chosen.address)
+                && rivals.clone().all(|sent| sent.who.identity() == chosen.who.identity());
+            Some(Found { addressed: true, index, exact: certain })
+        }
+    }
+}
+
+/// Whether another process has sent an equal message through the same socket, not yet received.
+fn sends_of_others(queue: &Queue, sent: &Sent) -> bool {
+    queue.sent.iter().any(|other| {
+        other.sock == sent.sock && other.bytes == sent.bytes && other.who.identity() != sent.who.identity()
+    })
+}
+
+/// Whether no other process sent an equal message through the same socket at the same time.
+fn alone(sends: &VecDeque<Sent>, index: usize, fits: impl Fn(&Sent) -> bool) -> bool {
+    let chosen = &sends[index];
+    sends.iter().filter(|sent| fits(sent)).all(|sent| {
+        sent.who.identity() == chosen.who.identity() || sent.enter > chosen.time || sent.time < chosen.enter
+    })
+}
+
+/// Writes what was received, and what of the message did not fit and is gone.
+fn write(
+    queue: &mut Queue,
+    sender: End,
+    sent: Option<&Sent>,
+    taken: &Taken,
+    exact: bool,
+    context: &mut Context<'_>,
+) {
+    let length = sent.map_or(taken.length, |sent| sent.bytes.max(taken.bytes));
+    let payload = sent.map_or(&taken.payload, |sent| &sent.payload);
+    let channel = Arc::clone(queue.naming.channel());
+    let part = |bytes: u64, receiver: End, truncated: bool| Transfer {
+        time: taken.time,
+        mechanism: queue.mechanism,
+        channel: Arc::clone(&channel),
+        sender: sender.clone(),
+        latency: sent.filter(|_| !truncated).map(|sent| taken.time.saturating_sub(sent.time)),
+        receiver,
+        bytes,
+        messages: 1,
+        exact,
+        truncated,
+        payload: (!truncated && !payload.is_empty()).then(|| payload.clone()),
+        priority: None,
+        msg_type: None,
+    };
+    let received = part(taken.bytes, End::Known(Arc::clone(&taken.who)), false);
+    context.out.push(Event::Transfer(received));
+    if length > taken.bytes {
+        let rest = part(length - taken.bytes, End::Unknown(Why::Unread), true);
+        context.out.push(Event::Transfer(rest));
+    }
+}
+
+/// A message whose receiver is not known.
+fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Event {
+    let id = naming::sockets(sent.sender_inode, receiver_inode);
+    Event::Transfer(Transfer {
+        time: sent.time,
+        mechanism: sent.mechanism,
+        channel: Arc::new(Channel { id, name }),
+        sender: End::Known(sent.who),
+        receiver: End::Unknown(why),
+        bytes: sent.bytes,
+        messages: 1,
+        latency: None,
+        exact: true,
+        truncated: false,
+        payload: (!sent.payload.is_empty()).then_some(sent.payload),
+        priority: None,
+        msg_type: None,
+    })
+}

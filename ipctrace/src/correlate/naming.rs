@@ -1,0 +1,158 @@
+//! What users call a channel.
+
+use std::sync::Arc;
+
+use ipctrace_common::{Mechanism, wire};
+
+use crate::model::Channel;
+
+/// The address family of unix sockets.
+const AF_UNIX: u16 = 1;
+
+/// The id of a socket pair, as ss and lsof show its ends.
+pub(super) fn sockets(sender: u64, receiver: u64) -> String {
+    let end = |inode: u64| match inode {
+        0 => "socket:[?]".to_owned(),
+        inode => format!("socket:[{inode}]"),
+    };
+    format!("{}->{}", end(sender), end(receiver))
+}
+
+/// The id of something on a file system: the kernel's internal `dev_t` has 20 bits of minor number.
+pub(super) fn file(kind: &str, device: u64, inode: u64) -> String {
+    format!("{kind}:[{}:{}:{inode}]", device >> 20, device & 0xf_ffff)
+}
+
+/// A name as users write it: a pathname without its NUL, an abstract one with `@` for its leading NUL.
+pub(super) fn readable(name: &[u8]) -> Option<Vec<u8>> {
+    match name {
+        [] | [0] => None,
+        [0, rest @ ..] => Some([b"@", rest].concat()),
+        [path @ .., 0] => Some(path.to_vec()),
+        path => Some(path.to_vec()),
+    }
+}
+
+/// The name in a `struct sockaddr_un`, if it is one.
+pub(super) fn unix_address(address: &[u8]) -> Option<Vec<u8>> {
+    let (family, name) = address.split_first_chunk()?;
+    if u16::from_ne_bytes(*family) != AF_UNIX {
+        return None;
+    }
+    // A pathname ends at its first NUL, whatever length the caller gave.
+    match name {
+        [0, ..] => readable(name),
+        path => readable(super::intern::until_nul(path)),
+    }
+}
+
+/// What is known of a channel's ends and name.
+#[derive(Debug)]
+pub(super) struct Naming {
+    mechanism: Mechanism,
+    key: wire::Key,
+    sender: u64,
+    receiver: u64,
+    name: Option<Vec<u8>>,
+    channel: Option<Arc<Channel>>,
+}
+
+impl Naming {
+    /// A channel of which only its key is known.
+    pub(super) fn new(mechanism: Mechanism, key: wire::Key) -> Naming {
+        Naming { mechanism, key, sender: 0, receiver: 0, name: None, channel: None }
+    }
+
+    /// The receiving socket's inode as a record has it. True if this is another socket at the same address.
+    pub(super) fn is_other(&self, inode: u64) -> bool {
+        self.receiver != 0 && inode != self.receiver
+    }
+
+    /// The inodes of both sockets as a record has them; 0 is unknown.
+    pub(super) fn meet(&mut self, sender: u64, receiver: u64) {
+        if (sender != 0 && sender != self.sender) || (receiver != 0 && receiver != self.receiver) {
+            self.sender = if sender == 0 { self.sender } else { sender };
+            self.receiver = if receiver == 0 { self.receiver } else { receiver };
+            self.channel = None;
+        }
+    }
+
+    /// The name as a `Channel` record has it.
+    pub(super) fn named(&mut self, name: &[u8]) {
+        let name = readable(name);
+        if name.is_some() && name != self.name {
+            self.name = name;
+            self.channel = None;
+        }
+    }
+
+    /// The name, if it has one.
+    pub(super) fn name(&self) -> Option<&[u8]> {
+        self.name.as_deref()
+    }
+
+    /// The receiving socket's inode; 0 if unknown.
+    pub(super) fn receiver(&self) -> u64 {
+        self.receiver
+    }
+
+    /// The channel as it is known now.
+    pub(super) fn channel(&mut self) -> &Arc<Channel> {
+        let Naming { mechanism, key, sender, receiver, name, channel } = self;
+        channel.get_or_insert_with(|| {
+            let id = match mechanism {
+                Mechanism::Pipe => format!("pipe:[{}]", key.id),
+                Mechanism::Fifo => file("fifo", key.space, key.id),
+                Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket => {
+                    sockets(*sender, *receiver)
+                }
+                Mechanism::Tcp
+                | Mechanism::Udp
+                | Mechanism::PosixMq
+                | Mechanism::SysvMsg
+                | Mechanism::SysvShm
+                | Mechanism::PosixShm
+                | Mechanism::Memfd
+                | Mechanism::SharedFile
+                | Mechanism::SharedAnon
+                | Mechanism::SysvSem
+                | Mechanism::Futex
+                | Mechanism::Eventfd
+                | Mechanism::Pty
+                | Mechanism::ProcessVm
+                | Mechanism::Signal => format!("{}:{}:{}", mechanism.name(), key.space, key.id),
+            };
+            Arc::new(Channel { id, name: name.clone() })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_bytes() {
+        assert_eq!(readable(b""), None);
+        assert_eq!(readable(b"\0abs\0x").as_deref(), Some(&b"@abs\0x"[..]));
+        assert_eq!(readable(b"/tmp/\xff\0").as_deref(), Some(&b"/tmp/\xff"[..]));
+        let address = |name: &[u8]| [&AF_UNIX.to_ne_bytes()[..], name].concat();
+        assert_eq!(unix_address(&address(b"/a\0junk")).as_deref(), Some(&b"/a"[..]));
+        assert_eq!(unix_address(&address(b"\0a\0")).as_deref(), Some(&b"@a\0"[..]));
+        assert_eq!(unix_address(&[2, 0, 1]), None);
+        assert_eq!(unix_address(&[1]), None);
+    }
+
+    #[test]
+    fn ids_are_those_that_other_tools_show() {
+        let key = |id, space| wire::Key { id, space };
+        assert_eq!(Naming::new(Mechanism::Pipe, key(47, 13)).channel().id, "pipe:[47]");
+        assert_eq!(Naming::new(Mechanism::Fifo, key(9, 8 << 20 | 1)).channel().id, "fifo:[8:1:9]");
+        let mut socket = Naming::new(Mechanism::UnixStream, key(1, wire::Key::SOCKET));
+        socket.meet(52, 0);
+        assert_eq!(socket.channel().id, "socket:[52]->socket:[?]");
+        socket.meet(0, 53);
+        assert_eq!(socket.channel().id, "socket:[52]->socket:[53]");
+        assert!(socket.is_other(0) && socket.is_other(54) && !socket.is_other(53));
+    }
+}

@@ -1,0 +1,127 @@
+//! Positions in a pipe, and where a write that nobody disturbs moves them.
+//!
+//! A writer's position is `head << 32 | end of the last buffer`, a reader's `tail << 32 | start of the first buffer`.
+//! The kernel keeps a pipe as a ring of pages: a write puts the odd part of its length behind what the last page
+//! holds, if it fits there and the pipe is not empty, and the rest into new pages (`pipe_write` in `fs/pipe.c`).
+
+/// Bytes of a pipe buffer: the page size of the machines that ipctrace runs on.
+const PAGE: u64 = 4096;
+/// The part of a position that is an offset within a page.
+const OFFSET: u64 = 0xffff_ffff;
+
+/// Largest write that the kernel puts into a pipe in one piece, PIPE_BUF.
+pub(super) const ATOMIC: u64 = PAGE;
+
+/// A writer's position from its two halves. `head` wraps as the kernel's counter does.
+fn position(head: u64, end: u64) -> u64 {
+    (head & OFFSET) << 32 | end
+}
+
+/// Where a lone write of `bytes` that begins at `from` may end: behind the last buffer, and in new buffers.
+pub(super) fn ends(from: u64, bytes: u64) -> [Option<u64>; 2] {
+    if bytes == 0 {
+        return [Some(from), None];
+    }
+    let (head, end) = (from >> 32, from & OFFSET);
+    let (pages, part) = (bytes / PAGE, bytes % PAGE);
+    let merged = (part > 0 && head > 0 && end + part <= PAGE).then(|| match pages {
+        0 => position(head, end + part),
+        pages => position(head.wrapping_add(pages), PAGE),
+    });
+    let last = if part == 0 { PAGE } else { part };
+    [merged, Some(position(head.wrapping_add(bytes.div_ceil(PAGE)), last))]
+}
+
+/// Where the bytes of one write stand in the pipe, in the readers' terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Position of the first byte.
+    first: u64,
+    /// How many bytes stand in the page that was there before; the rest begins at the next page.
+    merged: u64,
+}
+
+impl Place {
+    /// The place of a lone write of `bytes` from one writer's position to another, if that is where it would end.
+    pub(super) fn between(from: u64, to: u64, bytes: u64) -> Option<Place> {
+        let [merged, fresh] = ends(from, bytes);
+        let (head, end) = (from >> 32, from & OFFSET);
+        if merged == Some(to) {
+            Some(Place { first: position(head.wrapping_sub(1), end), merged: bytes % PAGE })
+        } else if fresh == Some(to) {
+            Some(Place { first: position(head, 0), merged: 0 })
+        } else {
+            None
+        }
+    }
+
+    /// A reader's position with byte `offset` of the write next.
+    pub(super) fn at(self, offset: u64) -> u64 {
+        if offset < self.merged {
+            return self.first + offset;
+        }
+        let rest = offset - self.merged;
+        let page = (self.first >> 32).wrapping_add(u64::from(self.merged > 0)).wrapping_add(rest / PAGE);
+        position(page, rest % PAGE)
+    }
+
+    /// A reader's position with all `bytes` of the write taken and nothing behind them in their last page.
+    pub(super) fn past(self, bytes: u64) -> u64 {
+        match bytes {
+            0 => self.first,
+            bytes => position((self.at(bytes - 1) >> 32).wrapping_add(1), 0),
+        }
+    }
+
+    /// How many of the write's `bytes` a reader at `position` has behind it.
+    pub(super) fn before(self, position: u64, bytes: u64) -> u64 {
+        let (mut low, mut high) = (0, bytes);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.at(middle) < position { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_write_goes_behind_the_last_buffer_or_into_a_new_one() {
+        assert_eq!(ends(position(3, 100), 50), [Some(position(3, 150)), Some(position(4, 50))]);
+        assert_eq!(ends(position(3, 4090), 50), [None, Some(position(4, 50))]);
+        assert_eq!(ends(position(0, 0), 50), [None, Some(position(1, 50))]);
+    }
+
+    #[test]
+    fn a_large_write_puts_its_odd_part_first_when_that_fits() {
+        assert_eq!(ends(position(3, 100), 8292), [Some(position(5, 4096)), Some(position(6, 100))]);
+        assert_eq!(ends(position(3, 100), 8192), [None, Some(position(5, 4096))]);
+    }
+
+    #[test]
+    fn readers_find_each_byte_where_the_write_put_it() {
+        let place = Place::between(position(3, 100), position(5, 4096), 8292).unwrap();
+        assert_eq!(place.at(0), position(2, 100));
+        assert_eq!(place.at(99), position(2, 199));
+        assert_eq!(place.at(100), position(3, 0));
+        assert_eq!(place.at(4196), position(4, 0));
+        assert_eq!(place.past(8292), position(5, 0));
+        for offset in [0, 1, 99, 100, 101, 4195, 4196, 8291] {
+            assert_eq!(place.before(place.at(offset), 8292), offset);
+        }
+        assert_eq!(place.before(place.past(8292), 8292), 8292);
+    }
+
+    #[test]
+    fn a_write_that_was_not_alone_has_no_place() {
+        assert_eq!(Place::between(position(3, 100), position(3, 151), 50), None);
+    }
+
+    #[test]
+    fn the_head_wraps() {
+        assert_eq!(ends(position(u64::from(u32::MAX), 4096), 1)[1], Some(position(0, 1)));
+    }
+}

@@ -1,0 +1,115 @@
+//! One side of a stream in the order of the kernel's books.
+//!
+//! Every record says what its side had moved before it, so records that arrive in another order find their place, and
+//! one that does not arrive leaves a gap of known size.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::call::Call;
+use super::context::Context;
+
+/// The calls of one side.
+#[derive(Debug, Default)]
+pub(super) struct Sequencer {
+    /// What the books say before the next call.
+    next: u64,
+    /// Calls beyond a gap, by `before`.
+    early: BTreeMap<u64, Call>,
+    /// When the gap was first noticed.
+    since: u64,
+    /// Bytes that were given up before their call arrived: taken off the calls that come.
+    debt: u64,
+    /// Calls in order, none missing before them.
+    pub(super) ready: VecDeque<Call>,
+}
+
+impl Sequencer {
+    /// Takes a call in. `open` is false as long as the beginning of the books is not known.
+    pub(super) fn push(&mut self, mut call: Call, open: bool, now: u64) -> Arrived {
+        let before = call.before.unwrap_or(self.next);
+        if !open || before > self.next {
+            if self.early.is_empty() {
+                self.since = now;
+            }
+            let late = self.early.insert(before, call).is_some();
+            return if late { Arrived::Replaced } else { Arrived::Taken };
+        }
+        let stale = self.next - before;
+        if stale >= call.bytes {
+            return Arrived::Stale(call);
+        }
+        // A gap was declared lost too early: what of the call is behind it still counts.
+        call.trim(stale);
+        self.append(call);
+        if !self.early.is_empty() {
+            self.follow(now);
+        }
+        Arrived::Taken
+    }
+
+    /// Moves what has become continuous from `early` to `ready`.
+    pub(super) fn follow(&mut self, now: u64) {
+        while let Some(entry) = self.early.first_entry()
+            && *entry.key() <= self.next
+        {
+            let (before, mut call) = entry.remove_entry();
+            let stale = self.next - before;
+            if stale < call.bytes {
+                call.trim(stale);
+                self.append(call);
+            }
+            self.since = now;
+        }
+    }
+
+    fn append(&mut self, mut call: Call) {
+        self.next = self.next.saturating_add(call.bytes);
+        let owed = self.debt.min(call.bytes);
+        self.debt -= owed;
+        call.trim(owed);
+        if call.bytes > 0 {
+            self.ready.push_back(call);
+        }
+    }
+
+    /// Declares the first gap lost, if there is one and it is `due`. Says how large it was.
+    pub(super) fn skip(&mut self, due: bool, context: &Context<'_>) -> Option<u64> {
+        let (before, call) = self.early.first_key_value()?;
+        if !due && !context.overdue(self.since) {
+            return None;
+        }
+        let gap = before.saturating_sub(self.next);
+        let time = call.time;
+        self.append(Call::lost(gap, time));
+        self.next = self.next.max(*self.early.first_key_value()?.0);
+        self.follow(context.now);
+        Some(gap)
+    }
+
+    /// The books begin again at `next`.
+    pub(super) fn restart(&mut self, next: u64) {
+        self.next = next;
+        self.debt = 0;
+    }
+
+    /// What the other side has seen of `bytes` for which no call came.
+    pub(super) fn owe(&mut self, bytes: u64) {
+        self.debt = self.debt.saturating_add(bytes);
+    }
+
+    /// Calls held beyond a gap.
+    pub(super) fn held(&self) -> usize {
+        self.early.len()
+    }
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) enum Arrived {
+    /// It is in its place.
+    Taken,
+    /// It took the place of one that claimed the same: one of the two is wrong.
+    Replaced,
+    /// The books are beyond it already.
+    Stale(Call),
+}

@@ -1,0 +1,280 @@
+//! One direction of a stream: two sequences of bytes, put in and taken out, joined by offset.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ipctrace_common::{Mechanism, wire};
+
+use crate::model::{Channel, Why};
+
+use super::call::Call;
+use super::context::Context;
+use super::join::{Receiver, Runs, UNREAD};
+use super::naming::Naming;
+use super::put::{Mode, Progress, Put};
+use super::range::{Range, Ranges};
+use super::sequence::Arrived;
+use super::take::{Settled, Take};
+
+/// One queue of bytes.
+#[derive(Debug)]
+pub(super) struct Stream {
+    mechanism: Mechanism,
+    key: wire::Key,
+    naming: Naming,
+    /// When it was first touched.
+    born: u64,
+    /// The beginning of the kernel's books is known, or no longer waited for.
+    open: bool,
+    /// The books of the two sides may not agree: transfers are not exact until positions prove that they do.
+    doubt: bool,
+    put: Put,
+    ranges: Ranges,
+    take: Take,
+    /// How often the object began anew, as its senders, its receivers and both saw it.
+    generations: Generations,
+    /// When it was last used.
+    pub(super) used: u64,
+}
+
+/// Lives of one FIFO.
+#[derive(Debug, Default)]
+struct Generations {
+    put: u64,
+    take: u64,
+    both: u64,
+}
+
+impl Stream {
+    /// A stream that nothing is known of.
+    pub(super) fn new(mechanism: Mechanism, key: wire::Key, now: u64) -> Stream {
+        Stream {
+            mechanism,
+            key,
+            naming: Naming::new(mechanism, key),
+            born: now,
+            open: false,
+            doubt: false,
+            put: Put::default(),
+            ranges: Ranges::default(),
+            take: Take::default(),
+            generations: Generations::default(),
+            used: now,
+        }
+    }
+
+    /// What the kernel says of the channel when it first sees it, or sees it again.
+    pub(super) fn opened(&mut self, record: &wire::Channel, name: &Bytes, context: &mut Context<'_>) {
+        if self.open {
+            self.settle(true, context);
+        }
+        if self.naming.is_other(record.receiver_inode) {
+            self.renew(context);
+        }
+        self.naming.meet(0, record.receiver_inode);
+        self.naming.named(name);
+        let position = self.paged().then_some(record.write_pos);
+        if self.open {
+            self.put.restart(position);
+            self.take.restart();
+            self.trust(record, context);
+        } else {
+            self.open = true;
+            self.put.restart(position);
+            self.doubt |= record.queued == u64::MAX;
+            let queued = if record.queued == u64::MAX { 0 } else { record.queued };
+            self.ranges.push(Range::unknown(Why::BeforeStart, queued, record.header.time, true));
+        }
+        self.put.calls.follow(context.now);
+        self.take.calls.follow(context.now);
+        self.settle(false, context);
+    }
+
+    /// The kernel's books began again while the model has bytes unread: the kernel is right about how many.
+    fn trust(&mut self, record: &wire::Channel, context: &mut Context<'_>) {
+        if record.queued == u64::MAX {
+            self.doubt = true;
+            return;
+        }
+        let (model, kernel) = (self.ranges.left(), record.queued);
+        if kernel > model {
+            self.ranges.push(Range::unknown(Why::Lost, kernel - model, record.header.time, true));
+        }
+        if kernel < model {
+            let call = Call::lost(model - kernel, record.header.time);
+            let settled = Settled { call, exact: true, verified: false };
+            let channel = Arc::clone(self.naming.channel());
+            receive(self.mechanism, &channel, &mut self.doubt, settled, &mut self.ranges, context);
+        }
+        self.doubt |= kernel != model;
+    }
+
+    /// One call.
+    pub(super) fn call(&mut self, receive: bool, inodes: (u64, u64), call: Call, context: &mut Context<'_>) {
+        if self.naming.is_other(inodes.1) {
+            self.renew(context);
+        }
+        self.naming.meet(inodes.0, inodes.1);
+        if call.bytes == 0 {
+            return;
+        }
+        let calls = if receive { &mut self.take.calls } else { &mut self.put.calls };
+        match calls.push(call, self.open, context.now) {
+            Arrived::Taken => {}
+            Arrived::Replaced => *context.evicted += 1,
+            Arrived::Stale(mut call) => {
+                // Either its gap was given up, and others have its bytes, or the kernel's books began again and
+                // the record of that was lost.
+                if call.before == Some(0) {
+                    calls.restart(0);
+                    call.before = None;
+                    calls.push(call, true, context.now);
+                    self.doubt = true;
+                } else {
+                    *context.evicted += 1;
+                }
+            }
+        }
+        if self.open {
+            self.advance(false, context);
+        }
+    }
+
+    /// Another socket at the same address: its books begin with its own `Channel` record.
+    fn renew(&mut self, context: &mut Context<'_>) {
+        self.finish(context);
+        let key = self.key;
+        *self = Stream::new(self.mechanism, key, context.now);
+    }
+
+    fn paged(&self) -> bool {
+        matches!(self.mechanism, Mechanism::Pipe | Mechanism::Fifo)
+    }
+
+    /// Settles what time has decided; all that is left if `force`.
+    pub(super) fn settle(&mut self, force: bool, context: &mut Context<'_>) {
+        if !self.open {
+            if !force && !context.overdue(self.born) {
+                return;
+            }
+            // The Channel record is lost. The books began with 0, but what was queued then is not known.
+            self.open = true;
+            self.doubt = true;
+            self.put.calls.follow(context.now);
+            self.take.calls.follow(context.now);
+        }
+        loop {
+            let put_due = force || self.put.calls.held() > context.limits.ranges;
+            let take_due = force || self.take.calls.held() > context.limits.ranges;
+            let lost_put = self.put.calls.skip(put_due, context).is_some();
+            let lost_take = self.take.calls.skip(take_due, context).is_some();
+            self.doubt |= (lost_put || lost_take) && self.paged();
+            self.advance(force, context);
+            if !(lost_put || lost_take) {
+                break;
+            }
+        }
+    }
+
+    /// Joins the two sides as far as they go.
+    fn advance(&mut self, force: bool, context: &mut Context<'_>) {
+        let mode = Mode { paged: self.paged(), force };
+        loop {
+            let put = self.put.settle(mode, &mut self.ranges, context);
+            let channel = Arc::clone(self.naming.channel());
+            let (mechanism, doubt) = (self.mechanism, &mut self.doubt);
+            let take = self.take.settle(mode, &mut self.ranges, context, |settled, ranges, context| {
+                receive(mechanism, &channel, doubt, settled, ranges, context);
+            });
+            match (put, take) {
+                (Progress::Anew, _) => {
+                    self.generations.put += 1;
+                    self.anew(self.generations.put, context);
+                }
+                (_, Progress::Anew) => {
+                    self.generations.take += 1;
+                    self.anew(self.generations.take, context);
+                }
+                (_, Progress::Starved(since)) if force || context.explained(since) => self.feed(since),
+                (_, Progress::Starved(_)) if self.take.calls.ready.len() >= context.limits.ranges => {
+                    self.take.condense();
+                    if self.take.calls.ready.len() >= context.limits.ranges {
+                        *context.evicted += 1;
+                        self.feed(context.now);
+                    } else {
+                        break;
+                    }
+                }
+                (Progress::Done | Progress::Starved(_), Progress::Done | Progress::Starved(_)) => break,
+            }
+        }
+        if self.ranges.len() > context.limits.ranges {
+            *context.evicted += self.ranges.forget_half();
+        }
+    }
+
+    /// Lets the first waiting receive have bytes of an unknown sender, whose call, should it still come, has them
+    /// taken off.
+    fn feed(&mut self, time: u64) {
+        let Some(front) = self.take.calls.ready.front() else { return };
+        let missing = front.bytes.saturating_sub(self.ranges.left());
+        self.put.calls.owe(missing);
+        self.doubt |= self.paged();
+        self.ranges.push(Range::unknown(Why::Lost, missing, time, true));
+    }
+
+    /// One side saw the object begin anew, for the `seen`th time.
+    fn anew(&mut self, seen: u64, context: &mut Context<'_>) {
+        if self.mechanism != Mechanism::Fifo {
+            // A pipe that is resized numbers its buffers anew and keeps its bytes.
+            self.ranges.displace();
+        } else if seen > self.generations.both {
+            self.generations.both = seen;
+            self.flush(context);
+        }
+    }
+
+    /// Nobody will take what is in the stream.
+    fn flush(&mut self, context: &mut Context<'_>) {
+        let left = self.ranges.left();
+        let receiver = Receiver { who: &UNREAD, time: None, exact: true };
+        let mut runs = Runs::new(self.mechanism, self.naming.channel(), receiver);
+        self.ranges.take(left, |range, count| runs.add(range, count, context.out));
+        runs.end(context.out);
+    }
+
+    /// The end: everything still held is written.
+    pub(super) fn finish(&mut self, context: &mut Context<'_>) {
+        self.settle(true, context);
+        self.flush(context);
+    }
+
+    /// Its name, if it has one.
+    pub(super) fn name(&self) -> Option<&[u8]> {
+        self.naming.name()
+    }
+
+    /// How many things would be lost with it.
+    pub(super) fn holds(&self) -> u64 {
+        let calls = [&self.put.calls, &self.take.calls];
+        let held: usize = calls.iter().map(|calls| calls.held() + calls.ready.len()).sum();
+        (held + self.ranges.len()) as u64
+    }
+}
+
+/// A settled receive: its bytes leave the stream.
+fn receive(
+    mechanism: Mechanism,
+    channel: &Arc<Channel>,
+    doubt: &mut bool,
+    settled: Settled,
+    ranges: &mut Ranges,
+    context: &mut Context<'_>,
+) {
+    let Settled { call, exact, verified } = settled;
+    let receiver = Receiver { who: &call.who, time: Some(call.time), exact: exact && !*doubt };
+    let mut runs = Runs::new(mechanism, channel, receiver);
+    ranges.take(call.bytes, |range, count| runs.add(range, count, context.out));
+    runs.end(context.out);
+    *doubt &= !verified;
+}
