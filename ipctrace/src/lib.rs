@@ -7,7 +7,7 @@ pub mod correlate;
 pub mod decode;
 pub mod feedback;
 pub mod kernel;
-pub mod lineage;
 pub mod model;
 pub mod object;
 pub mod straddlers;
+pub mod tracer;

@@ -1,0 +1,43 @@
+//! Empty programs on the hooks: the least that any tracer on them can cost.
+
+use anyhow::{Context, Result};
+use aya::programs::{BtfTracePoint, TracePoint};
+use aya::{Btf, Ebpf, EbpfLoader};
+use ipctrace::object::OBJECT;
+
+/// System calls that carry data, as the per-call tracepoints name them.
+const CALLS: &[&str] = &[
+    "read", "write", "readv", "writev", "preadv2", "pwritev2", "sendto", "sendmsg", "sendmmsg", "recvfrom", "recvmsg",
+    "recvmmsg", "splice", "tee", "vmsplice", "sendfile64",
+];
+
+/// Attaches an empty program to `sys_enter` and `sys_exit`. It is there until the result is dropped.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn on_all_calls() -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+    let btf = Btf::from_sys_fs()?;
+    for (program, tracepoint) in [("floor_enter", "sys_enter"), ("floor_exit", "sys_exit")] {
+        let program: &mut BtfTracePoint = ebpf.program_mut(program).context("no such program")?.try_into()?;
+        program.load(tracepoint, &btf)?;
+        program.attach()?;
+    }
+    Ok(ebpf)
+}
+
+/// Attaches an empty program to the begin and end of each call that carries data, and of no other.
+///
+/// # Errors
+/// If the kernel refuses, or tracefs is not mounted.
+pub fn on_each_call() -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+    let program: &mut TracePoint = ebpf.program_mut("floor_call").context("no such program")?.try_into()?;
+    program.load()?;
+    for call in CALLS {
+        for phase in ["enter", "exit"] {
+            program.attach("syscalls", &format!("sys_{phase}_{call}"))?;
+        }
+    }
+    Ok(ebpf)
+}
