@@ -2,8 +2,16 @@
 //!
 //! `docs/architecture.md` tells the way of a record through these modules.
 
+pub mod args;
 pub mod attach;
+pub mod cgroup;
 pub mod correlate;
 pub mod decode;
+pub mod filter;
 pub mod kernel;
+pub mod message;
 pub mod model;
+pub mod options;
+pub mod output;
+pub mod render;
+pub mod terminal;
