@@ -130,7 +130,9 @@ pub(crate) fn queued(side: &Side) -> u64 {
 pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
     let books = books(&side.key)?;
     // SAFETY: a valid pointer into the map's value.
-    Some(unsafe { add(if side.receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent }, amount) })
+    Some(unsafe {
+        add(if side.receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent }, amount)
+    })
 }
 
 /// Writes the channel's name and gives its length; 0 if it has none.

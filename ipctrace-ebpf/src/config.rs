@@ -42,7 +42,9 @@ pub(crate) fn registers() -> *const Registers {
 pub(crate) fn offset_at(place: usize) -> usize {
     assert!(place <= size_of::<Offsets>() - size_of::<u32>());
     // SAFETY: within an initialised static that consists of u32; `place` is an offset_of, so aligned.
-    unsafe { core::ptr::read_volatile((&raw const CONFIG.offsets).cast::<u8>().add(place).cast::<u32>()) as usize }
+    unsafe {
+        core::ptr::read_volatile((&raw const CONFIG.offsets).cast::<u8>().add(place).cast::<u32>()) as usize
+    }
 }
 
 /// The offset of one member in this kernel.

@@ -53,7 +53,8 @@ impl Repeat for Find {
             return true;
         }
         let place = self.control + self.at;
-        let (Ok(len), Ok([level, kind])) = (read_user::<u64>(place, 0), read_user::<[u32; 2]>(place, 8)) else {
+        let (Ok(len), Ok([level, kind])) = (read_user::<u64>(place, 0), read_user::<[u32; 2]>(place, 8))
+        else {
             self.failed = true;
             return true;
         };

@@ -46,5 +46,9 @@ pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
 pub(crate) unsafe fn add(counter: *mut u64, amount: u64) -> u64 {
     // SAFETY: as the caller argues. The target has this instruction (BPF_ATOMIC | BPF_FETCH, Linux 5.12), though core
     // does not offer it there through AtomicU64.
-    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(counter, amount) }
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+            counter, amount,
+        )
+    }
 }

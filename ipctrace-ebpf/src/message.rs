@@ -88,7 +88,8 @@ impl<V: Visit> Repeat for Walk<V> {
         };
         // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
         let call = unsafe { &mut *call };
-        match moved(call.user, index).and_then(|bytes| V::visit(self.tid, call, index, bytes).map(|()| bytes)) {
+        match moved(call.user, index).and_then(|bytes| V::visit(self.tid, call, index, bytes).map(|()| bytes))
+        {
             Ok(bytes) => {
                 self.sum += bytes;
                 self.done += 1;

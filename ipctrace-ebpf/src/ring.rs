@@ -6,9 +6,9 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use ipctrace_common::Cause;
 use ipctrace_common::loss::CAUSES;
 use ipctrace_common::wire::{Header, Kind};
-use ipctrace_common::Cause;
 
 use crate::kernel::add;
 

@@ -2,8 +2,8 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use ipctrace_common::wire::{self, Kind, signal_info, signal_phase};
 use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{self, Kind, signal_info, signal_phase};
 
 use crate::config::offset;
 use crate::kernel::{read, read_user};

@@ -70,7 +70,18 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
     call.moved = syscall::plain(returned);
     inflight::begin(tid, call)?;
     let known = channel::books(&call.sides[0].key).is_some();
-    channel::open(tid, call, 0, if !receive { 0 } else if messages { 1 } else { returned });
+    channel::open(
+        tid,
+        call,
+        0,
+        if !receive {
+            0
+        } else if messages {
+            1
+        } else {
+            returned
+        },
+    );
     if !receive {
         if messages && !known {
             // It is among what is queued now.

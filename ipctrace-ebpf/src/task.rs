@@ -1,9 +1,9 @@
 //! Who the current task is.
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_get_current_uid_gid,
 };
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use ipctrace_common::wire::Task;
 
 use crate::config::{offset, own_tgid};

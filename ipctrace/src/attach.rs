@@ -11,6 +11,7 @@ use ipctrace_common::{Cause, Hook};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
+use crate::object::OBJECT;
 
 /// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
 pub struct Attached {
@@ -32,17 +33,17 @@ struct KernelKey([u64; 2]);
 // SAFETY: two integers without padding, for which every bit pattern is valid.
 unsafe impl aya::Pod for KernelKey {}
 
-/// Loads `object` and attaches what the plan names.
+/// Loads the programs and attaches what the plan names.
 ///
 /// # Errors
 /// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached.
-pub fn attach(object: &[u8], plan: &Plan, ring_bytes: u32) -> Result<Attached> {
+pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let classes = syscalls::table(plan.config.mechanisms);
     let mut ebpf = EbpfLoader::new()
         .override_global("CONFIG", plan.config.as_bytes(), true)
         .override_global("CLASSES", classes.as_slice(), true)
         .map_max_entries("EVENTS", ring_bytes)
-        .load(object)
+        .load(OBJECT)
         .context("loading the eBPF maps")?;
     let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
@@ -122,4 +123,48 @@ impl Attached {
         flag.set(0, 1, 0)?;
         Ok(())
     }
+}
+
+/// Loads and attaches every hook of the plan, detaches it at once, and tells how it went.
+pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
+    let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
+        let classes = syscalls::table(plan.config.mechanisms);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("CONFIG", plan.config.as_bytes(), true)
+            .override_global("CLASSES", classes.as_slice(), true)
+            .load(OBJECT)
+            .context("loading the eBPF maps")?;
+        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+        let tried = plan.hooks.iter().map(|hook| {
+            (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| first_line(&error)))
+        });
+        Ok(tried.collect())
+    };
+    attempt().unwrap_or_else(|error| {
+        plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect()
+    })
+}
+
+/// An error and its causes without the verifier's log, which can have thousands of lines.
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
+}
+
+/// Our programs that are loaded in the kernel now, whoever loaded them: id and name.
+///
+/// # Errors
+/// If the kernel does not let us look.
+pub fn loaded() -> Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for program in aya::programs::loaded_programs() {
+        // One that goes away while we look is none that stays.
+        let Ok(program) = program else {
+            continue;
+        };
+        let name = program.name_as_str().unwrap_or_default();
+        if Hook::ALL.iter().any(|hook| hook.program().starts_with(name) && !name.is_empty()) {
+            found.push((program.id(), name.to_owned()));
+        }
+    }
+    Ok(found)
 }

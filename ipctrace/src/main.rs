@@ -1,3 +1,32 @@
-//! The command line.
+//! The command line of ipctrace.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use ipctrace::args::{Cli, Command};
+use ipctrace::commands::{self, EXIT_IMPOSSIBLE};
+use ipctrace::options::{EXIT_USAGE, Usage};
+use ipctrace::stderr;
+
+fn main() -> ExitCode {
+    let command = Cli::parse().into_command();
+    stderr::init(command.verbose());
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(dispatch(command)));
+    outcome.unwrap_or_else(|error| {
+        log::error!("{}", ipctrace::message::chain(error.as_ref()));
+        ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_IMPOSSIBLE })
+    })
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Trace(arguments) => commands::trace::trace(arguments).await,
+        Command::Run(arguments) => commands::run::run(arguments).await,
+        Command::Demo(_) | Command::Workload { .. } => anyhow::bail!("demos are on their way"),
+        Command::Doctor(arguments) => commands::doctor::doctor(&arguments),
+    }
+}

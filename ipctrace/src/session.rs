@@ -77,7 +77,9 @@ impl Session {
     /// # Errors
     /// If the output or the ring cannot be used.
     pub fn begin(parts: Parts, hello: &Hello) -> Result<Session> {
-        let readable = AsyncFd::with_interest(parts.tracer.readable()?, Interest::READABLE)
+        let ring = parts.tracer.readable()?;
+        // SAFETY: an OwnedFd's descriptor stays open, and the same, for as long as it lives.
+        let readable = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .context("watching the ring buffer")?;
         let mut session = Session {
             parts,
@@ -195,7 +197,7 @@ impl Session {
         let time = tracer::now();
         let Parts { renderer, output, .. } = &mut self.parts;
         if summary {
-            let flows = self.flows.into_sorted();
+            let flows = self.flows.sorted();
             renderer.flows(time, &flows, output).or_else(ignore_gone)?;
         }
         io::Write::flush(output).or_else(ignore_gone)?;

@@ -14,7 +14,6 @@ use crate::decode::{self, Record};
 use crate::feedback::Feedback;
 use crate::kernel::Plan;
 use crate::model::Event;
-use crate::object::OBJECT;
 use crate::straddlers;
 
 /// How often the kernel's loss counters are read, and the correlator is told that time has passed.
@@ -51,7 +50,7 @@ impl Tracer {
     /// # Errors
     /// If the kernel refuses.
     pub fn start(plan: &Plan, feedback: Feedback) -> Result<Tracer> {
-        let mut attached = attach::attach(OBJECT, plan, RING_BYTES)?;
+        let mut attached = attach::attach(plan, RING_BYTES)?;
         attached.straddlers(&straddlers::find())?;
         let correlator = Correlator::new(Limits::default());
         Ok(Tracer { attached, correlator, feedback, forks: Vec::new(), ticked: now(), evicted: 0 })

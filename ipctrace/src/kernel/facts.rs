@@ -66,11 +66,8 @@ impl Facts {
         self.pipe_buffer_size = btf::size(types, "pipe_buffer");
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
         self.registers = registers(types);
-        self.tracepoints = Hook::ALL
-            .iter()
-            .copied()
-            .filter(|hook| btf::has_tracepoint(types, hook.tracepoint()))
-            .collect();
+        self.tracepoints =
+            Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();
     }
 }
 

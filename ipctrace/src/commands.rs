@@ -1,0 +1,112 @@
+//! The commands: what each does, from start to exit status.
+
+pub mod demo;
+pub mod doctor;
+pub mod run;
+pub mod trace;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
+
+use crate::cgroup::{Cgroups, Hierarchy};
+use crate::feedback::{self, Feedback};
+use crate::filter::{Filter, Selection};
+use crate::kernel::{Facts, Plan};
+use crate::options::Reporting;
+use crate::output::Output;
+use crate::render::{Clock, Coverage, Hello, Json, Renderer, Text};
+use crate::session::{Parts, Session};
+use crate::terminal::Terminal;
+use crate::tracer::{self, Tracer};
+use crate::{args, cgroup};
+
+/// A comparison failed.
+pub const EXIT_DIFFERENT: u8 = 1;
+/// Not permitted, or the kernel cannot do it.
+pub const EXIT_IMPOSSIBLE: u8 = 3;
+
+/// What a session differs in between commands.
+pub struct Wish {
+    /// What is shown.
+    pub selection: Selection,
+    /// How and where.
+    pub reporting: Reporting,
+    /// Follow the children of this process only.
+    pub children_only: bool,
+    /// Keep the events for the caller.
+    pub keep: bool,
+}
+
+/// Attaches the programs and begins the session. What can fail for reasons of the user's fails before anything is
+/// attached.
+///
+/// # Errors
+/// If tracing is not possible here, or the output cannot be opened.
+pub fn begin(wish: Wish) -> Result<Session> {
+    let Wish { selection, reporting, children_only, keep } = wish;
+    let own = std::process::id();
+    let facts = Facts::gather();
+    let mechanisms: Vec<_> = ipctrace_common::Mechanism::ALL
+        .iter()
+        .copied()
+        .filter(|mechanism| selection.mechanisms.contains(*mechanism))
+        .collect();
+    let plan = Plan::new(&facts, &mechanisms, own, reporting.payload)?;
+    let output = Output::open(reporting.output.as_ref()).with_context(|| match &reporting.output {
+        Some(path) => format!("opening {}", path.display()),
+        None => "opening standard output".to_owned(),
+    })?;
+    let mut feedback = Feedback::new(feedback::ancestors());
+    feedback.output(output.descriptor());
+    feedback.output(std::io::stdout());
+    feedback.output(std::io::stderr());
+    let cgroups: Arc<dyn Cgroups> = match Hierarchy::find() {
+        Ok(hierarchy) => Arc::new(hierarchy),
+        Err(error) => {
+            log::info!("no unified control group hierarchy: {error}");
+            Arc::new(cgroup::NoHierarchy)
+        }
+    };
+    let clock = Clock::measure().context("reading the clock")?;
+    let terminal = Terminal::of(output.descriptor());
+    let renderer: Box<dyn Renderer> = match reporting.format {
+        args::Format::Json => Box::new(Json::new(clock, Arc::clone(&cgroups), terminal.charset)),
+        args::Format::Text => Box::new(Text::new(clock, TimeZone::system(), terminal)),
+    };
+    let tracer = Tracer::start(&plan, feedback)?;
+    for (hook, error) in tracer.failed_hooks() {
+        log::warn!("without {}: {error}", hook.purpose());
+    }
+    let mut filter = Filter::new(selection, cgroups);
+    if children_only {
+        filter.follow_family();
+    }
+    let parts = Parts {
+        tracer,
+        filter,
+        renderer,
+        output,
+        limit: reporting.count,
+        keep,
+        parent: children_only.then_some(own),
+    };
+    Session::begin(parts, &hello(&facts, &plan))
+}
+
+fn hello(facts: &Facts, plan: &Plan) -> Hello {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let mechanisms = plan
+        .mechanisms
+        .iter()
+        .map(|(mechanism, state)| {
+            let coverage = match state {
+                Ok(()) => Coverage::On,
+                Err(reason) => Coverage::Off(reason.clone()),
+            };
+            (*mechanism, coverage)
+        })
+        .collect();
+    Hello { time: tracer::now(), kernel: facts.release.clone().into(), host, mechanisms }
+}

@@ -1,0 +1,87 @@
+//! `ipctrace doctor`: what this kernel and these privileges allow.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+use ipctrace_common::{Hook, Mechanism};
+
+use super::EXIT_IMPOSSIBLE;
+use crate::kernel::{Facts, Plan};
+use crate::{args, attach};
+
+/// Looks, tries each hook, and tells.
+///
+/// # Errors
+/// If standard output cannot be written to.
+pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
+    if arguments.leftovers {
+        return leftovers();
+    }
+    let facts = Facts::gather();
+    println!("kernel        {}", facts.release);
+    println!("lockdown      {}", facts.lockdown.as_deref().unwrap_or("none"));
+    println!(
+        "types (BTF)   {}",
+        facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed")
+    );
+    let plan = match Plan::new(&facts, Mechanism::ALL, std::process::id(), 0) {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            println!("tracing       off: {refusal}");
+            return Ok(ExitCode::from(EXIT_IMPOSSIBLE));
+        }
+    };
+    let attached = attach::try_hooks(&plan);
+    let failed = |hook: &Hook| attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err());
+    println!();
+    println!("{}", mechanisms(&plan, &failed));
+    println!();
+    println!("{}", hooks(&facts, &failed));
+    let works = plan.mechanisms.iter().any(|(mechanism, state)| state.is_ok() && missing(*mechanism, &failed).is_none());
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(EXIT_IMPOSSIBLE) })
+}
+
+/// The first hook that a mechanism needs and that does not work.
+fn missing(mechanism: Mechanism, failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
+    Hook::ALL
+        .iter()
+        .filter(|hook| hook.needed_by() & mechanism.bit() != 0)
+        .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.tracepoint())))
+}
+
+fn table(titles: [&str; 3]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(titles);
+    table
+}
+
+fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
+    let mut table = table(["mechanism", "state", "why"]);
+    for (mechanism, state) in &plan.mechanisms {
+        let reason = state.clone().err().or_else(|| missing(*mechanism, failed));
+        table.add_row([mechanism.name(), if reason.is_none() { "on" } else { "off" }, reason.as_deref().unwrap_or("")]);
+    }
+    table
+}
+
+fn hooks(facts: &Facts, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
+    let mut table = table(["hook", "state", "for"]);
+    for hook in Hook::ALL {
+        let state = if !facts.tracepoints.contains(hook) {
+            "this kernel has none".to_owned()
+        } else {
+            failed(hook).map_or_else(|| "works".to_owned(), |error| format!("fails: {error}"))
+        };
+        table.add_row([hook.tracepoint(), &state, hook.purpose()]);
+    }
+    table
+}
+
+/// Lists programs of ours that are loaded, one a line: none should be while no tracer runs.
+fn leftovers() -> Result<ExitCode> {
+    for (id, name) in attach::loaded()? {
+        println!("{id} {name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}

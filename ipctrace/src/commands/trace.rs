@@ -1,0 +1,53 @@
+//! `ipctrace trace`.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Wish, begin};
+use crate::args;
+use crate::options;
+use crate::session::Ended;
+
+/// Traces the whole host until it is told to stop.
+///
+/// # Errors
+/// Wrong usage, or what makes tracing impossible.
+pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
+    let selection = options::selection(arguments.show)?;
+    let reporting = options::reporting(arguments.report)?;
+    let (duration, asked) = (reporting.duration, reporting.summary);
+    // Before anything is attached, so that no signal finds its default action in place.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut session = begin(Wish { selection, reporting, children_only: false, keep: false })?;
+    let ended = session
+        .follow(async {
+            tokio::select! {
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                _ = hangup.recv() => false,
+                () = elapsed(duration) => false,
+            }
+        })
+        .await?;
+    let summary = asked || (ended == Ended::Done(true) && std::io::stdout().is_terminal());
+    let gone = ended == Ended::ReaderGone;
+    let (totals, _) = session.end(ended == Ended::Limit, summary && !gone)?;
+    if !gone {
+        log::warn!("{totals}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sleeps so long, or for ever.
+async fn elapsed(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
