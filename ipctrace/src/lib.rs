@@ -2,12 +2,20 @@
 //!
 //! `docs/architecture.md` tells the way of a record through these modules.
 
+pub mod args;
 pub mod attach;
+pub mod cgroup;
 pub mod correlate;
 pub mod decode;
 pub mod feedback;
+pub mod filter;
 pub mod kernel;
+pub mod message;
 pub mod model;
 pub mod object;
+pub mod options;
+pub mod output;
+pub mod render;
 pub mod straddlers;
+pub mod terminal;
 pub mod tracer;

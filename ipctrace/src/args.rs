@@ -1,0 +1,301 @@
+//! The command line as it is typed. What it means is in [`crate::options`].
+//!
+//! Help, man page and completions come from these definitions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Bytes of payload that plain `-x` captures.
+const PAYLOAD_DEFAULT: &str = "64";
+
+const EXAMPLES: &str = "\
+Examples:
+  ipctrace                             everything on this host, until Ctrl-C
+  ipctrace -m pipe,unix -d 10          pipes and unix sockets, for ten seconds
+  ipctrace -p 1234 -x                  what process 1234 exchanges, with the start of each message
+  ipctrace -n postgres -f json -o log  as NDJSON, to a file
+  ipctrace run -- make -j4             a command and all its descendants
+  ipctrace demo all                    see it work, and check it against what really happened
+
+Exit status: 0 done, 1 a comparison failed (demo), 2 wrong usage, 3 not permitted or the kernel cannot do it.
+With 'run', the exit status of the command; 128+N if signal N ended it.";
+
+const FIELDS: &str = "\
+Reading a line:
+  TIME MECH SENDER -> RECEIVER CHANNEL BYTES LATENCY, then names, circumstances and payload.
+  A process is name[pid], or name[pid/tid] if another thread than the first made the call. In parentheses stands why
+  there is none: (before-start) the bytes were there before tracing began, (kernel), (remote ADDRESS), (unread) nobody
+  took them, (lost) the record of the call was lost.
+  ~> in place of -> : calls of several processes overlapped so that the kernel does not show whose bytes came first.
+  Latency is the time from the end of the send to the end of the receive.
+  Bytes that a terminal could act on are shown as \\n, \\x1b, \\u{202e}.";
+
+/// Shows which process talks to which, over what, how much, and how long it takes
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "ipctrace",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{FIELDS}"),
+)]
+pub struct Cli {
+    /// What to do; without it, trace.
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The options of a trace, so that `ipctrace -p 1` works.
+    #[command(flatten)]
+    trace: Trace,
+}
+
+impl Cli {
+    /// What to do.
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Trace(self.trace))
+    }
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Trace the whole host, one line an event, until Ctrl-C (the default)
+    Trace(Trace),
+    /// Start a command and trace it and its descendants, from its first instruction until it ends
+    Run(Run),
+    /// Run bundled programs under the tracer and compare what they did with what was traced
+    Demo(Demo),
+    /// Say what this kernel and these privileges allow, mechanism by mechanism
+    Doctor(Doctor),
+    /// One process of a demonstration.
+    #[command(name = "__demo-workload", hide = true)]
+    Workload {
+        /// Which.
+        name: String,
+        /// What it is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// `ipctrace trace`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Trace {
+    /// What is shown.
+    #[command(flatten)]
+    pub show: Show,
+    /// Where and how.
+    #[command(flatten)]
+    pub report: Report,
+}
+
+/// `ipctrace run`.
+#[derive(Args, Clone, Debug)]
+pub struct Run {
+    /// What is shown.
+    #[command(flatten)]
+    pub show: Show,
+    /// Where and how.
+    #[command(flatten)]
+    pub report: Report,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// `ipctrace demo`.
+#[derive(Args, Clone, Debug)]
+pub struct Demo {
+    /// Which to run, or 'all'
+    #[arg(value_name = "NAME", conflicts_with = "list")]
+    pub names: Vec<String>,
+    /// Name and explain them, and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Say more on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `ipctrace doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    /// Say more: what was looked at, and what it said
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Which events are shown. Filters of different kinds must all hold, values of one kind are alternatives.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Filters (kinds are AND-ed, values of one kind OR-ed)")]
+pub struct Show {
+    /// Only flows with this process at either end; repeatable
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Vec<u32>,
+    /// Only flows with a process of this command name at either end; repeatable
+    ///
+    /// The kernel keeps the first 15 bytes of a name, and those are compared.
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub comm: Vec<OsString>,
+    /// Only these mechanisms, separated by commas; groups: unix, socket, mq, shm, sem
+    ///
+    /// pipe fifo unix_stream unix_dgram unix_seqpacket tcp udp posix_mq sysv_msg sysv_shm posix_shm memfd shared_file
+    /// shared_anon sysv_sem futex eventfd pty process_vm signal
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
+    pub mechanism: Vec<String>,
+    /// Only flows with a process of this real user id at either end; repeatable
+    #[arg(short, long, value_name = "UID")]
+    pub uid: Vec<u32>,
+    /// Only flows with a process in this control group, or in one below it, at either end; repeatable
+    ///
+    /// A directory of the unified hierarchy, or the path that /proc/PID/cgroup shows.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Vec<PathBuf>,
+}
+
+/// How events are shown.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Output")]
+pub struct Report {
+    /// Text for people, or NDJSON (one object a line)
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+    /// Write events to this file; messages stay on stderr
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Stop after this many seconds; fractions are allowed
+    #[arg(short, long, value_name = "SECS", allow_negative_numbers = true)]
+    pub duration: Option<f64>,
+    /// Stop after this many events
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Capture the first bytes of each message: 64 if no number is given, at most 4096
+    ///
+    /// Off unless asked for: what processes tell each other may be confidential.
+    #[arg(short = 'x', long, value_name = "BYTES", num_args = 0..=1, default_missing_value = PAYLOAD_DEFAULT)]
+    pub payload: Option<u32>,
+    /// End with one line a flow; always so for 'run', and after Ctrl-C on a terminal
+    #[arg(short, long)]
+    pub summary: bool,
+    /// Say more on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One aligned line an event
+    #[default]
+    Text,
+    /// NDJSON, schema 1
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(Cli::into_command)
+    }
+
+    /// Parses a trace, with or without its name.
+    fn trace(line: &str) -> Trace {
+        let Command::Trace(trace) = parse(line).expect(line) else { panic!("{line} is no trace") };
+        trace
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_trace_needs_no_name() {
+        for line in
+            ["ipctrace -p 1 -f json", "ipctrace trace -p 1 -f json", "ipctrace trace --pid=1 --format json"]
+        {
+            let trace = trace(line);
+            assert_eq!(trace.show.pid, [1]);
+            assert_eq!(trace.report.format, Format::Json);
+        }
+        assert_eq!(trace("ipctrace").report.format, Format::Text);
+    }
+
+    #[test]
+    fn filters_repeat_and_mechanisms_are_a_list() {
+        let trace = trace("ipctrace -p 1 -p 2 -n a --comm b -u 0 --cgroup /a -m pipe,unix -m tcp");
+        assert_eq!(trace.show.pid, [1, 2]);
+        assert_eq!(trace.show.comm, ["a", "b"]);
+        assert_eq!(trace.show.mechanism, ["pipe", "unix", "tcp"]);
+        assert_eq!((trace.show.uid.len(), trace.show.cgroup.len()), (1, 1));
+    }
+
+    #[test]
+    fn payload_takes_a_number_or_not() {
+        assert_eq!(trace("ipctrace").report.payload, None);
+        assert_eq!(trace("ipctrace -x -v").report.payload, Some(64));
+        assert_eq!(trace("ipctrace -x 100 -v").report.payload, Some(100));
+        assert_eq!(trace("ipctrace --payload=7").report.payload, Some(7));
+    }
+
+    #[test]
+    fn the_command_of_run_keeps_its_own_options() {
+        for line in ["ipctrace run -s -- ls -l -p 1", "ipctrace run -s ls -l -p 1"] {
+            let Command::Run(run) = parse(line).expect(line) else { panic!("{line} is no run") };
+            assert_eq!(run.command, ["ls", "-l", "-p", "1"]);
+            assert!(run.report.summary && run.show.pid.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_workload_is_hidden_and_takes_anything() {
+        let Ok(Command::Workload { name, args }) = parse("ipctrace __demo-workload pipe --fd 3") else {
+            panic!("no workload")
+        };
+        assert_eq!((name.as_str(), args.len()), ("pipe", 2));
+        assert!(!Cli::command().render_long_help().to_string().contains("__demo"));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_status_2() {
+        for (line, kind) in [
+            ("ipctrace -p 0", ErrorKind::ValueValidation),
+            ("ipctrace -p x", ErrorKind::ValueValidation),
+            ("ipctrace -c 0", ErrorKind::ValueValidation),
+            ("ipctrace -f xml", ErrorKind::InvalidValue),
+            ("ipctrace top", ErrorKind::InvalidSubcommand),
+            ("ipctrace run", ErrorKind::MissingRequiredArgument),
+            ("ipctrace demo pipe --list", ErrorKind::ArgumentConflict),
+            ("ipctrace -p 1 run -- ls", ErrorKind::ArgumentConflict),
+            ("ipctrace --hooks", ErrorKind::UnknownArgument),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+        }
+    }
+
+    /// The list in the help is typed by hand.
+    #[test]
+    fn help_names_every_mechanism() {
+        let help = Cli::command().render_long_help().to_string();
+        let words: Vec<&str> = help.split_whitespace().collect();
+        for mechanism in ipctrace_common::Mechanism::ALL {
+            assert!(words.contains(&mechanism.name()), "{}", mechanism.name());
+        }
+    }
+
+    #[test]
+    fn examples_in_the_help_are_right() {
+        for line in EXAMPLES.lines().filter(|line| line.starts_with("  ipctrace")) {
+            let line = line.trim().split("   ").next().expect("a command");
+            parse(line.split("  ").next().expect("a command")).expect(line);
+        }
+    }
+}

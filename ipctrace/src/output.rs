@@ -1,0 +1,170 @@
+//! Where events go: standard output or a file, in whole records.
+//!
+//! A reader that has gone (`| head`) is told from a place that takes no more (a full disk). The first ends the trace; the
+//! second loses records, which are counted, and is tried again with each record to come. A record stands in the output
+//! in whole or not at all: what was half written is taken back, or completed first.
+
+mod sink;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use sink::{Failure, Sink};
+
+/// Bytes gathered before a block is written.
+const BLOCK: usize = 64 * 1024;
+
+/// Whoever read the output has gone: there is nobody to trace for, and nothing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the reader of the output is gone")]
+pub struct ReaderGone;
+
+impl From<ReaderGone> for io::Error {
+    fn from(gone: ReaderGone) -> io::Error {
+        io::Error::new(io::ErrorKind::BrokenPipe, gone)
+    }
+}
+
+/// Whether an error that came through [`Write`] is [`ReaderGone`].
+pub fn is_reader_gone(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<ReaderGone>())
+}
+
+/// Records could not be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("writing to {target}: {}; events are being lost, counted as write-failed", errno.desc())]
+pub struct WriteFailed {
+    /// Where to: a path, or `standard output`.
+    pub target: String,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+/// What was lost since it was last asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Losses {
+    /// How many records.
+    pub count: u64,
+    /// What to tell the user, if it has not been told yet.
+    pub report: Option<WriteFailed>,
+}
+
+/// The output. Each `write` through [`Write`] is one record, taken in whole; the only error that comes back is
+/// [`ReaderGone`].
+#[derive(Debug)]
+pub struct Output {
+    sink: Sink,
+    target: String,
+    /// On a terminal each record is written at once.
+    interactive: bool,
+    /// Whole records that wait.
+    buffer: Vec<u8>,
+    /// Where in it each record ends.
+    ends: Vec<usize>,
+    lost: u64,
+    report: Option<WriteFailed>,
+    reported: bool,
+}
+
+impl Output {
+    /// Standard output.
+    ///
+    /// # Errors
+    /// If its descriptor cannot be duplicated, as when it is closed.
+    pub fn stdout() -> io::Result<Output> {
+        use std::os::fd::AsFd;
+        Ok(Output::new(io::stdout().as_fd().try_clone_to_owned()?, "standard output".to_owned()))
+    }
+
+    /// A file, made anew.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(path: &Path) -> io::Result<Output> {
+        Ok(Output::new(File::create(path)?.into(), path.display().to_string()))
+    }
+
+    /// Standard output, or the file the user named.
+    ///
+    /// # Errors
+    /// See [`Output::stdout`] and [`Output::create`].
+    pub fn open(path: Option<&PathBuf>) -> io::Result<Output> {
+        path.map_or_else(Output::stdout, |path| Output::create(path))
+    }
+
+    fn new(fd: OwnedFd, target: String) -> Output {
+        let sink = Sink::new(fd);
+        Output {
+            interactive: sink.is_terminal(),
+            sink,
+            target,
+            buffer: Vec::new(),
+            ends: Vec::new(),
+            lost: 0,
+            report: None,
+            reported: false,
+        }
+    }
+
+    /// The descriptor that is written to, to ask what it is.
+    pub fn descriptor(&self) -> &impl std::os::fd::AsFd {
+        self.sink.descriptor()
+    }
+
+    /// Adds a record: whole lines.
+    ///
+    /// # Errors
+    /// [`ReaderGone`].
+    pub fn record(&mut self, record: &[u8]) -> Result<(), ReaderGone> {
+        self.buffer.extend_from_slice(record);
+        self.ends.push(self.buffer.len());
+        if self.interactive || self.buffer.len() >= BLOCK { self.send() } else { Ok(()) }
+    }
+
+    /// Writes what waits. To be called when no event has come for a moment, and at the end.
+    ///
+    /// # Errors
+    /// [`ReaderGone`].
+    pub fn send(&mut self) -> Result<(), ReaderGone> {
+        let result = self.sink.write(&self.buffer, &self.ends);
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(Failure { errno: Errno::EPIPE, .. }) => Err(ReaderGone),
+            Err(Failure { errno, lost }) => {
+                self.lost += lost as u64;
+                if !self.reported {
+                    self.reported = true;
+                    self.report = Some(WriteFailed { target: self.target.clone(), errno });
+                }
+                Ok(())
+            }
+        };
+        self.buffer.clear();
+        self.ends.clear();
+        result
+    }
+
+    /// What was lost since the last call; `None` if nothing was.
+    pub fn take_losses(&mut self) -> Option<Losses> {
+        let count = std::mem::take(&mut self.lost);
+        (count > 0).then(|| Losses { count, report: self.report.take() })
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        self.record(record)?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(self.send()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! NDJSON, schema 1: one object a line, `type` first, nothing unknown without a reason.
+
+mod schema;
+mod tame;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::clock::{Clock, Stamps};
+use super::{Charset, Hello, Renderer, Totals};
+use crate::cgroup::Cgroups;
+use crate::model::{Event, Flow};
+use tame::Tame;
+
+/// The version of the schema, as `hello` says it. Fields are added without notice; when one changes its meaning or goes,
+/// this grows.
+const SCHEMA: u32 = 1;
+
+/// Writes NDJSON.
+pub struct Json {
+    stamps: Stamps,
+    cgroups: Arc<dyn Cgroups>,
+    charset: Charset,
+    /// The line being made: kept for its memory.
+    line: Vec<u8>,
+}
+
+impl Json {
+    /// A renderer that names control groups by what `cgroups` says.
+    ///
+    /// Control and format characters are always written as `\u` escapes, so that lines are harmless on a terminal; with
+    /// [`Charset::Ascii`] so are all others beyond ASCII.
+    pub fn new(clock: Clock, cgroups: Arc<dyn Cgroups>, charset: Charset) -> Json {
+        Json { stamps: Stamps::new(clock), cgroups, charset, line: Vec::new() }
+    }
+}
+
+/// Appends one object and a newline.
+fn push_line(line: &mut Vec<u8>, charset: Charset, object: &impl Serialize) -> io::Result<()> {
+    object.serialize(&mut serde_json::Serializer::with_formatter(&mut *line, Tame(charset)))?;
+    line.push(b'\n');
+    Ok(())
+}
+
+impl Renderer for Json {
+    fn hello(&mut self, hello: &Hello, out: &mut dyn Write) -> io::Result<()> {
+        self.line.clear();
+        let object = schema::Hello::new(hello, self.stamps.stamp(hello.time));
+        push_line(&mut self.line, self.charset, &object)?;
+        out.write_all(&self.line)
+    }
+
+    fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<()> {
+        let (line, charset, cgroups) = (&mut self.line, self.charset, &*self.cgroups);
+        line.clear();
+        match event {
+            Event::Transfer(transfer) => {
+                let time = self.stamps.stamp(transfer.time);
+                push_line(line, charset, &schema::Transfer::new(transfer, time, cgroups))
+            }
+            Event::Signal(signal) => {
+                let time = self.stamps.stamp(signal.time);
+                push_line(line, charset, &schema::Signal::new(signal, time, cgroups))
+            }
+            Event::Share(share) => {
+                let time = self.stamps.stamp(share.time);
+                push_line(line, charset, &schema::Share::new(share, time, cgroups))
+            }
+            Event::Wake(wake) => {
+                let time = self.stamps.stamp(wake.time);
+                push_line(line, charset, &schema::Wake::new(wake, time, cgroups))
+            }
+            Event::Handoff(handoff) => {
+                let time = self.stamps.stamp(handoff.time);
+                push_line(line, charset, &schema::Handoff::new(handoff, time, cgroups))
+            }
+            Event::Lost(lost) => {
+                let time = self.stamps.stamp(lost.time);
+                push_line(line, charset, &schema::Lost::new(lost, time))
+            }
+        }?;
+        out.write_all(line)
+    }
+
+    fn flows(&mut self, time: u64, flows: &[Flow], out: &mut dyn Write) -> io::Result<()> {
+        let time = self.stamps.stamp(time);
+        for flow in flows {
+            self.line.clear();
+            let (first, last) = (self.stamps.stamp(flow.first), self.stamps.stamp(flow.last));
+            let object = schema::Flow::new(flow, [time, first, last], &*self.cgroups);
+            push_line(&mut self.line, self.charset, &object)?;
+            out.write_all(&self.line)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, totals: &Totals, out: &mut dyn Write) -> io::Result<()> {
+        self.line.clear();
+        let object = schema::End::new(totals, self.stamps.stamp(totals.time));
+        push_line(&mut self.line, self.charset, &object)?;
+        out.write_all(&self.line)
+    }
+}
+
+#[cfg(test)]
+mod tests;
