@@ -14,23 +14,31 @@ const EXAMPLES: &str = "\
 Examples:
   ipctrace                             everything on this host, until Ctrl-C
   ipctrace -m pipe,unix -d 10          pipes and unix sockets, for ten seconds
-  ipctrace -p 1234 -x                  what process 1234 exchanges, with the start of each message
-  ipctrace -n postgres -f json -o log  as NDJSON, to a file
+  ipctrace -p 1234 -x                  what process 1234 says and hears
+  ipctrace -n postgres -f json -o log  one program, as NDJSON, to a file
   ipctrace run -- make -j4             a command and all its descendants
-  ipctrace demo all                    see it work, and check it against what really happened
+  ipctrace demo all                    see it work, checked against the truth
 
-Exit status: 0 done, 1 a comparison failed (demo), 2 wrong usage, 3 not permitted or the kernel cannot do it.
-With 'run', the exit status of the command; 128+N if signal N ended it.";
+Exit status:
+  0  done; with 'run', the status of the command, 128+N if signal N ended it
+  1  a comparison failed ('demo')
+  2  wrong usage
+  3  not permitted, or the kernel cannot do it";
 
 const FIELDS: &str = "\
 Reading a line:
-  TIME MECH SENDER -> RECEIVER CHANNEL BYTES LATENCY, then names, circumstances and payload.
-  A process is name[pid], or name[pid/tid] if another thread than the first made the call. In parentheses stands why
-  there is none: (before-start) the bytes were there before tracing began, (kernel), (remote ADDRESS), (unread) nobody
-  took them, (lost) the record of the call was lost.
-  ~> in place of -> : calls of several processes overlapped so that the kernel does not show whose bytes came first.
-  Latency is the time from the end of the send to the end of the receive.
-  Bytes that a terminal could act on are shown as \\n, \\x1b, \\u{202e}.";
+  TIME MECH SENDER -> RECEIVER CHANNEL BYTES LATENCY, then what has no column:
+  the channel's name, circumstances, the start of the message in quotes.
+  name[pid]       a process; name[pid/tid] if not its first thread did it
+  (before-start)  the bytes were there before tracing began
+  (kernel)        no process did it
+  (remote ADDR)   on another host
+  (unread)        nobody took the bytes
+  (lost)          the record of the call was lost
+  ~> for ->       calls of several processes overlapped, and the kernel does
+                  not show whose bytes came first
+  LATENCY         from the end of the send to the end of the receive
+  \\n \\x1b \\u{202e}  what a terminal could act on, made visible";
 
 /// Shows which process talks to which, over what, how much, and how long it takes
 #[derive(Clone, Debug, Parser)]
@@ -106,15 +114,15 @@ pub struct Trace {
 /// `ipctrace run`.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
     /// What is shown.
     #[command(flatten)]
     pub show: Show,
     /// Where and how.
     #[command(flatten)]
     pub report: Report,
-    /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<OsString>,
 }
 
 /// `ipctrace demo`.
@@ -219,10 +227,8 @@ mod tests {
 
     /// Parses a trace, with or without its name.
     fn trace(line: &str) -> Trace {
-        match parse(line).expect(line) {
-            Command::Trace(trace) => trace,
-            other => panic!("{line} is no trace: {other:?}"),
-        }
+        let Command::Trace(trace) = parse(line).expect(line) else { panic!("{line} is no trace") };
+        trace
     }
 
     #[test]

@@ -48,12 +48,12 @@ pub enum Usage {
         process: u32,
     },
     /// `--cgroup` names what does not exist.
-    #[error("no control group '{}': {}; name a directory of the unified hierarchy", path.display(), message::chain(source))]
+    #[error("no control group '{}': {}; name a directory of the unified hierarchy", path.display(), message::chain(reason))]
     Cgroup {
         /// What was typed.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -93,9 +93,9 @@ pub fn selection(show: Show) -> Result<Selection, Usage> {
     } else {
         let hierarchy = Hierarchy::find();
         let locate = |path: PathBuf| match &hierarchy {
-            Ok(hierarchy) => hierarchy.locate(&path).map_err(|source| Usage::Cgroup { path, source }),
+            Ok(hierarchy) => hierarchy.locate(&path).map_err(|reason| Usage::Cgroup { path, reason }),
             Err(error) => {
-                Err(Usage::Cgroup { path, source: io::Error::new(error.kind(), error.to_string()) })
+                Err(Usage::Cgroup { path, reason: io::Error::new(error.kind(), error.to_string()) })
             }
         };
         show.cgroup.into_iter().map(locate).collect::<Result<_, _>>()?

@@ -21,9 +21,9 @@ fn shown(event: &Event) -> String {
 
 /// The bytes behind lossless text.
 fn bytes(value: &Value) -> Vec<u8> {
-    match value {
-        Value::String(text) => text.as_bytes().to_vec(),
-        other => STANDARD.decode(other["base64"].as_str().expect("base64 text")).expect("valid base64"),
+    match value.as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => STANDARD.decode(value["base64"].as_str().expect("base64 text")).expect("valid base64"),
     }
 }
 
