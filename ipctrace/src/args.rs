@@ -77,14 +77,13 @@ pub enum Command {
     Demo(Demo),
     /// Say what this kernel and these privileges allow, mechanism by mechanism
     Doctor(Doctor),
-    /// One process of a demonstration.
+    /// The processes of a demo, which report what they did.
     #[command(name = "__demo-workload", hide = true)]
     Workload {
-        /// Which.
+        /// Which demo.
         name: String,
-        /// What it is told.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
+        /// The file that they report to.
+        report: PathBuf,
     },
 }
 

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod commands;
 pub mod correlate;
 pub mod decode;
+pub mod demo;
 pub mod feedback;
 pub mod filter;
 pub mod flows;

@@ -5,12 +5,23 @@ use std::process::ExitCode;
 use clap::Parser;
 use ipctrace::args::{Cli, Command};
 use ipctrace::commands::{self, EXIT_IMPOSSIBLE};
+use ipctrace::demo;
 use ipctrace::options::{EXIT_USAGE, Usage};
 use ipctrace::stderr;
 
 fn main() -> ExitCode {
     let command = Cli::parse().into_command();
     stderr::init(command.verbose());
+    if let Command::Workload { name, report } = &command {
+        // Its processes are forked, for which there must be one thread only: before there is a runtime.
+        return match demo::workload(name, report) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                log::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -26,7 +37,8 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Trace(arguments) => commands::trace::trace(arguments).await,
         Command::Run(arguments) => commands::run::run(arguments).await,
-        Command::Demo(_) | Command::Workload { .. } => anyhow::bail!("demos are on their way"),
+        Command::Demo(arguments) => commands::demo::demo(arguments).await,
+        Command::Workload { .. } => anyhow::bail!("a workload is played before there is a runtime"),
         Command::Doctor(arguments) => commands::doctor::doctor(&arguments),
     }
 }

@@ -27,6 +27,12 @@ pub enum Usage {
         /// What was typed.
         name: String,
     },
+    /// `demo` names what does not exist.
+    #[error("unknown demo '{name}'; `ipctrace demo --list` names them")]
+    Demo {
+        /// What was typed.
+        name: String,
+    },
     /// `-x` is out of range.
     #[error("-x takes 1 to {PAYLOAD_MAX} bytes, not {0}")]
     Payload(u32),

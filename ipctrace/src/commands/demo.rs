@@ -1,1 +1,104 @@
 //! `ipctrace demo`.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{Table, presets};
+use tokio::process::Command;
+
+use super::{EXIT_DIFFERENT, Wish, begin, run};
+use crate::args::{self, Format, Report, Show};
+use crate::demo::{self, Demo, compare, truth};
+use crate::options::{self, Usage};
+
+/// Plays demos under the tracer and compares.
+///
+/// # Errors
+/// If there is no such demo, or tracing is not possible.
+pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
+    if arguments.list {
+        println!("{}", demo::list());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let demos = chosen(&arguments.names)?;
+    let mut outcomes = Vec::new();
+    for demo in demos {
+        println!("{}: {}", demo.name, demo.summary);
+        println!();
+        let report = play(demo).await?;
+        println!();
+        println!("{}", report.table());
+        println!();
+        outcomes.push((demo, report));
+    }
+    println!("{}", table(&outcomes));
+    let equal = outcomes.iter().all(|(_, report)| report.equal());
+    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
+}
+
+/// The demos of these names; all if none is named.
+fn chosen(names: &[String]) -> Result<Vec<&'static Demo>, Usage> {
+    if names.is_empty() || names.iter().any(|name| name == "all") {
+        return Ok(demo::DEMOS.iter().collect());
+    }
+    names.iter().map(|name| demo::find(name).ok_or_else(|| Usage::Demo { name: name.clone() })).collect()
+}
+
+/// A report file that is removed in the end.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn play(demo: &Demo) -> Result<compare::Report> {
+    let file = std::env::temp_dir().join(format!("ipctrace-demo-{}-{}", std::process::id(), demo.name));
+    let scratch = Scratch(file);
+    let selection = options::selection(Show::default())?;
+    let reporting = options::reporting(Report { format: Format::Text, ..Report::default() })?;
+    let mut session = begin(Wish { selection, reporting, children_only: true, keep: true })?;
+    let mut child = start(demo, &scratch.0)?;
+    let status = run::follow(&mut session, &mut child, None).await?;
+    let (totals, events) = session.end(false, false)?;
+    if !status.success() {
+        bail!("the demo {} ended with {status}", demo.name);
+    }
+    log::info!("{}: {totals}", demo.name);
+    Ok(compare::compare(&truth::read(&scratch.0)?, &events))
+}
+
+fn start(demo: &Demo, report: &Path) -> Result<tokio::process::Child> {
+    let program = std::env::current_exe().context("finding this program")?;
+    Command::new(program)
+        .args(["__demo-workload", demo.name])
+        .arg(report)
+        .stdin(Stdio::null())
+        .spawn()
+        .with_context(|| format!("starting the demo {}", demo.name))
+}
+
+fn table(outcomes: &[(&Demo, compare::Report)]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["demo", "mechanisms", "done", "traced", "rows equal", "lost", "equal"]);
+    for (demo, report) in outcomes {
+        let mechanisms: Vec<_> = demo.mechanisms.iter().map(|mechanism| mechanism.name()).collect();
+        let (rows, equal) = report.score();
+        let (done, traced) = report.totals();
+        let text = |(bytes, messages)| format!("{bytes} B, {messages} messages");
+        table.add_row([
+            demo.name,
+            &mechanisms.join(" "),
+            &text(done),
+            &text(traced),
+            &format!("{equal} of {rows}"),
+            &report.lost().to_string(),
+            if report.equal() { "yes" } else { "NO" },
+        ]);
+    }
+    table
+}

@@ -1,0 +1,91 @@
+//! `fd_passing`: an accepted connection is handed to another process.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use ipctrace_common::Mechanism;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept,
+    bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
+};
+use nix::sys::stat::fstat;
+
+use super::Demo;
+use super::stage::{self, Stage};
+use super::truth::{Party, Truth};
+
+pub(super) const DEMO: Demo = Demo {
+    name: "fd_passing",
+    summary: "an accepted connection is handed to the process that serves it",
+    story: "The acceptor accepts and passes the descriptor on with SCM_RIGHTS; the server, which never accepted anything,\n\
+            talks to the client. Look for the hand-over, and for the server, not the acceptor, at the client's flows.",
+    mechanisms: &[Mechanism::UnixStream],
+    play,
+};
+
+const REQUEST: usize = 321;
+const ANSWER: usize = 4321;
+
+fn play(stage: &Stage) -> Result<()> {
+    let address = UnixAddr::new_abstract(format!("ipctrace-pass-{}", std::process::id()).as_bytes())?;
+    let (give, take) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
+    let server = stage.child("server", |stage| {
+        let connection = receive(stage, &take)?;
+        let request = stage::read_exactly(&connection, REQUEST)?;
+        stage.heard("unix_stream", None, &request)?;
+        stage::write_all(&connection, &stage.marked(ANSWER))
+    })?;
+    let acceptor = stage.child("acceptor", |stage| {
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &address)?;
+        listen(&listener, Backlog::new(1)?)?;
+        stage.raise(0);
+        // SAFETY: a new descriptor that belongs to nobody else.
+        let connection = unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd())?) };
+        let passed = [connection.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&passed)];
+        sendmsg::<()>(
+            give.as_raw_fd(),
+            &[IoSlice::new(&stage.marked(1))],
+            &control,
+            MsgFlags::empty(),
+            None,
+        )?;
+        Ok(())
+    })?;
+    let client = stage.child("client", |stage| {
+        stage.wait_for(0, 1)?;
+        let connection = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(connection.as_raw_fd(), &address)?;
+        stage::write_all(&connection, &stage.marked(REQUEST))?;
+        let answer = stage::read_exactly(&connection, ANSWER)?;
+        stage.heard("unix_stream", None, &answer)
+    })?;
+    stage.reap(&[acceptor, client, server])
+}
+
+/// Takes the byte and the descriptor that comes with it.
+fn receive(stage: &Stage, channel: &OwnedFd) -> Result<OwnedFd> {
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(channel.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
+    let passed = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmRights(passed) => passed.first().copied(),
+        _ => None,
+    });
+    let Some(passed) = passed else {
+        bail!("no descriptor came");
+    };
+    // SAFETY: the kernel has just made it for us.
+    let connection = unsafe { OwnedFd::from_raw_fd(passed) };
+    stage.heard("unix_stream", None, &byte)?;
+    let inode = fstat(&connection).context("what was passed")?.st_ino;
+    stage.tell(&Truth::Handoff {
+        from: Party::Mark(byte[0]),
+        to: stage.me(),
+        object: format!("socket:[{inode}]"),
+    })?;
+    Ok(connection)
+}

@@ -1,0 +1,80 @@
+//! What the processes of a workload did, in their own words.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// One end, as a workload knows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Party {
+    /// The process that put this mark on its bytes.
+    Mark(u8),
+    /// That process.
+    Pid(u32),
+    /// No process, for a reason that the interface names: `before-start`, `unread`, `kernel`.
+    None(String),
+}
+
+/// One thing that a process did or heard. A line of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Truth {
+    /// A process joined: its mark, and its name for people.
+    Member {
+        /// What it puts on its bytes.
+        mark: u8,
+        /// Its process id.
+        pid: u32,
+        /// Its command name.
+        name: String,
+    },
+    /// Bytes went from one to another.
+    Transfer {
+        /// Over what.
+        mechanism: String,
+        /// The channel's id, where the process knows it.
+        channel: Option<String>,
+        /// From whom.
+        from: Party,
+        /// To whom.
+        to: Party,
+        /// How many.
+        bytes: u64,
+        /// How many messages, for mechanisms that keep them apart.
+        messages: Option<u64>,
+    },
+    /// A signal was sent.
+    Signal {
+        /// `SIGUSR1`.
+        signal: String,
+        /// By whom.
+        from: Party,
+        /// To whom.
+        to: Party,
+        /// What became of it, as the interface names it.
+        outcome: String,
+        /// Value of sigqueue.
+        value: Option<u64>,
+    },
+    /// A descriptor was passed.
+    Handoff {
+        /// By whom.
+        from: Party,
+        /// To whom.
+        to: Party,
+        /// The id of what was passed, or how it begins.
+        object: String,
+    },
+}
+
+/// Reads a report.
+///
+/// # Errors
+/// If there is none, or it is none.
+pub fn read(report: &Path) -> Result<Vec<Truth>> {
+    let text = fs::read_to_string(report).with_context(|| format!("reading {}", report.display()))?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("in the report: {line}"))).collect()
+}
