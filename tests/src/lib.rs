@@ -1,6 +1,9 @@
 //! What the end-to-end tests and benchmarks share.
 
 pub mod bench;
+pub mod check;
+pub mod scenarios;
+pub mod trace;
 
 use std::path::PathBuf;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use anyhow::{Context, Result, bail};
 use ipctrace_common::Mechanism;
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, 
     bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
 };
 use nix::sys::stat::fstat;
@@ -41,8 +41,7 @@ fn play(stage: &Stage) -> Result<()> {
         bind(listener.as_raw_fd(), &address)?;
         listen(&listener, Backlog::new(1)?)?;
         stage.raise(0);
-        // SAFETY: a new descriptor that belongs to nobody else.
-        let connection = unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd())?) };
+        let connection = stage::accept_one(&listener)?;
         let passed = [connection.as_raw_fd()];
         let control = [ControlMessage::ScmRights(&passed)];
         sendmsg::<()>(

@@ -1,11 +1,10 @@
 //! Where the processes of a workload meet: they are forked here, wait for each other here, and report here.
 
-use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -23,13 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Flags that processes can raise for each other.
 const FLAGS: usize = 64;
 
+/// What all processes of a workload see. Memory, not messages: what they do to keep order among themselves is no traffic
+/// that the trace could show.
+struct Shared {
+    /// How often each flag was raised.
+    flags: [AtomicU32; FLAGS],
+    /// The next process's mark.
+    mark: AtomicU32,
+    /// What processes tell each other.
+    numbers: [AtomicU64; FLAGS],
+}
+
 /// The stage. Every process of a workload has it, each with a mark of its own.
 pub struct Stage {
     report: File,
-    /// Shared by all processes: raised flags, and in the last place the next mark. Memory, not messages: what the
-    /// workload does to keep order among itself is no traffic that the trace could show.
-    shared: &'static [AtomicU32; FLAGS + 1],
-    mark: Cell<u8>,
+    shared: &'static Shared,
+    mark: AtomicU8,
 }
 
 impl Stage {
@@ -43,15 +51,15 @@ impl Stage {
             .append(true)
             .open(report)
             .with_context(|| format!("opening {}", report.display()))?;
-        let size = size_of::<[AtomicU32; FLAGS + 1]>().try_into()?;
+        let size = size_of::<Shared>().try_into()?;
         // SAFETY: new memory, of which nobody else knows.
         let memory = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED) }?;
         // SAFETY: zeroed, page-aligned, of that size and never unmapped; shared between processes as atomics may be.
-        let shared = unsafe { memory.cast::<[AtomicU32; FLAGS + 1]>().as_ref() };
-        shared[FLAGS].store(1, Ordering::SeqCst);
+        let shared = unsafe { memory.cast::<Shared>().as_ref() };
+        shared.mark.store(1, Ordering::SeqCst);
         // A workload that hangs is ended by the kernel, and with it (see `child`) its children.
         nix::unistd::alarm::set(PATIENCE.as_secs() as u32);
-        let stage = Stage { report, shared, mark: Cell::new(0) };
+        let stage = Stage { report, shared, mark: AtomicU8::new(0) };
         stage.join("stage")?;
         Ok(stage)
     }
@@ -61,13 +69,13 @@ impl Stage {
     /// # Errors
     /// If it cannot be made.
     pub fn child(&self, name: &str, work: impl FnOnce(&Stage) -> Result<()>) -> Result<Pid> {
-        let mark = self.shared[FLAGS].fetch_add(1, Ordering::SeqCst);
+        let mark = self.shared.mark.fetch_add(1, Ordering::SeqCst);
         let mark = u8::try_from(mark).context("more than 255 processes on a stage")?;
         // SAFETY: the process has one thread (see `new`), so the child finds no lock held by another.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(child),
             ForkResult::Child => {
-                self.mark.set(mark);
+                self.mark.store(mark, Ordering::SeqCst);
                 // Not left behind if the parent is killed.
                 let ready = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
                 let outcome = ready.map_err(Into::into).and_then(|()| self.join(name)).and_then(|()| work(self));
@@ -88,7 +96,7 @@ impl Stage {
 
     /// What this process puts on its bytes.
     pub fn mark(&self) -> u8 {
-        self.mark.get()
+        self.mark.load(Ordering::SeqCst)
     }
 
     /// `count` bytes with this process's mark.
@@ -151,7 +159,7 @@ impl Stage {
 
     /// Raises a flag for all to see.
     pub fn raise(&self, flag: usize) {
-        self.shared[flag].fetch_add(1, Ordering::SeqCst);
+        self.shared.flags[flag].fetch_add(1, Ordering::SeqCst);
     }
 
     /// Waits until a flag has been raised so many times.
@@ -159,7 +167,17 @@ impl Stage {
     /// # Errors
     /// If that takes too long.
     pub fn wait_for(&self, flag: usize, times: u32) -> Result<()> {
-        self.wait_until(|| self.shared[flag].load(Ordering::SeqCst) >= times)
+        self.wait_until(|| self.shared.flags[flag].load(Ordering::SeqCst) >= times)
+    }
+
+    /// Leaves a number for the others.
+    pub fn put(&self, place: usize, number: u64) {
+        self.shared.numbers[place].store(number, Ordering::SeqCst);
+    }
+
+    /// The number that was left there.
+    pub fn get(&self, place: usize) -> u64 {
+        self.shared.numbers[place].load(Ordering::SeqCst)
     }
 
     /// Waits until something is so.
@@ -276,4 +294,14 @@ pub fn read_exactly(descriptor: &OwnedFd, count: usize) -> Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+/// Takes the next connection.
+///
+/// # Errors
+/// Those of accept(2).
+pub fn accept_one(listener: &OwnedFd) -> Result<OwnedFd> {
+    let connection = nix::sys::socket::accept(listener.as_raw_fd())?;
+    // SAFETY: a new descriptor that belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(connection) })
 }

@@ -1,11 +1,11 @@
 //! `unix_stream`: a prefork server, and a socketpair.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::Result;
 use ipctrace_common::Mechanism;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, connect, listen, socket, socketpair,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr,  bind, connect, listen, socket, socketpair,
 };
 
 use super::stage::{self, Stage};
@@ -47,8 +47,7 @@ fn serve(stage: &Stage, address: &UnixAddr) -> Result<()> {
     for (name, turns) in [("worker-0", 2), ("worker-1", CLIENTS - 2)] {
         workers.push(stage.child(name, |stage| {
             for _ in 0..turns {
-                // SAFETY: a new descriptor that belongs to nobody else.
-                let connection = unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd())?) };
+                let connection = stage::accept_one(&listener)?;
                 let request = stage::read_exactly(&connection, REQUEST)?;
                 stage.heard("unix_stream", None, &request)?;
                 stage::write_all(&connection, &stage.marked(ANSWER))?;

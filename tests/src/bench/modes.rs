@@ -58,7 +58,7 @@ pub enum Running {
     /// Nothing.
     Nothing,
     /// Programs that are attached as long as this exists.
-    Programs(#[expect(dead_code, reason = "held, not used")] Box<Ebpf>),
+    Programs(Box<Ebpf>),
     /// The tracer, and the file that it writes.
     Tracer((Child, PathBuf)),
 }

@@ -1,0 +1,13 @@
+//! Plays one scenario of the end-to-end tests, in a process of its own: `actor NAME REPORT`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [name, report] = arguments.as_slice() else {
+        anyhow::bail!("usage: actor NAME REPORT");
+    };
+    ipctrace_tests::scenarios::play(name, Path::new(report)).with_context(|| format!("the scenario {name}"))
+}

@@ -1,0 +1,145 @@
+//! Compares what processes did, in their own words, with what the trace says of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+
+use anyhow::{Result, bail, ensure};
+use ipctrace::demo::truth::{Party, Truth};
+use serde_json::Value;
+
+/// A kind of thing between two ends: mechanism or `signal` or `handoff`, detail, from, to.
+type Row = (String, String, String, String);
+
+/// Bytes, and messages where they are kept apart.
+type Amount = (u64, u64);
+
+/// The processes of a workload: pid to name.
+pub type Members = HashMap<u64, String>;
+
+/// Who took part.
+pub fn members(truth: &[Truth]) -> Members {
+    truth
+        .iter()
+        .filter_map(|truth| match truth {
+            Truth::Member { pid, name, .. } => Some((u64::from(*pid), name.clone())),
+            Truth::Transfer { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => None,
+        })
+        .collect()
+}
+
+/// Holds the trace to the truth: all of it, nothing else between these processes, and every name right.
+///
+/// # Errors
+/// With all differences, one a line.
+pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
+    let members = members(truth);
+    let done = done(truth);
+    ensure!(!done.is_empty(), "the workload did nothing: there is nothing to compare");
+    let end = lines.last().map(|line| &line["lost"]);
+    ensure!(
+        end.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty),
+        "the tracer lost something: {end:?}"
+    );
+    let known: Vec<&String> = done.keys().map(|row| &row.1).filter(|detail| !detail.is_empty()).collect();
+    let traced = traced(lines, &members, &known)?;
+    let mut differences = String::new();
+    let rows: std::collections::BTreeSet<&Row> = done.keys().chain(traced.keys()).collect();
+    for row in rows {
+        let (done, traced) = (done.get(row), traced.get(row));
+        if done != traced {
+            let _ = writeln!(differences, "  {row:?}: done {done:?}, traced {traced:?} (bytes, messages)");
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    bail!("the trace differs from what was done; processes {members:?}\n{differences}");
+}
+
+fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
+    let mut marks = HashMap::new();
+    for member in truth {
+        if let Truth::Member { mark, pid, .. } = member {
+            marks.insert(*mark, *pid);
+        }
+    }
+    let who = |party: &Party| match party {
+        Party::Mark(mark) => marks.get(mark).map_or_else(|| format!("mark {mark}"), ToString::to_string),
+        Party::Pid(pid) => pid.to_string(),
+        Party::None(why) => why.clone(),
+    };
+    let mut rows = BTreeMap::<Row, Amount>::new();
+    for truth in truth {
+        let (row, bytes, messages) = match truth {
+            Truth::Member { .. } => continue,
+            Truth::Transfer { mechanism, channel, from, to, bytes, messages } => (
+                (mechanism.clone(), channel.clone().unwrap_or_default(), who(from), who(to)),
+                *bytes,
+                messages.unwrap_or(0),
+            ),
+            Truth::Signal { signal, from, to, outcome, value } => {
+                (("signal".to_owned(), format!("{signal} {outcome} {value:?}"), who(from), who(to)), 0, 1)
+            }
+            Truth::Handoff { from, to, object } => {
+                (("handoff".to_owned(), object.clone(), who(from), who(to)), 0, 1)
+            }
+        };
+        let sum = rows.entry(row).or_default();
+        sum.0 += bytes;
+        sum.1 += messages;
+    }
+    rows
+}
+
+/// The other end, or why there is none; for a member also whether its name is right.
+fn end(line: &Value, side: &str, members: &Members) -> Result<String> {
+    let process = &line[side];
+    if process.is_null() {
+        let why = line[format!("{side}_why")].as_str().unwrap_or("null without a reason");
+        return Ok(why.to_owned());
+    }
+    let pid = process["pid"].as_u64().unwrap_or(0);
+    if let Some(name) = members.get(&pid) {
+        ensure!(process["comm"] == name.as_str(), "{pid} is {name}, not {}: {line}", process["comm"]);
+    }
+    Ok(pid.to_string())
+}
+
+fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTreeMap<Row, Amount>> {
+    let mut rows = BTreeMap::<Row, Amount>::new();
+    for line in lines {
+        let kind = line["type"].as_str().unwrap_or_default();
+        let detail = match kind {
+            "transfer" => {
+                let id = line["channel"]["id"].as_str().unwrap_or_default();
+                if known.iter().any(|known| *known == id) { id.to_owned() } else { String::new() }
+            }
+            "signal" => {
+                let (signal, outcome) = (&line["signal"], &line["outcome"]);
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                format!("{} {} {:?}", text(signal), text(outcome), line["value"].as_u64())
+            }
+            "handoff" => {
+                let id = line["object"]["id"].as_str().unwrap_or_default();
+                id.split("->").next().unwrap_or_default().to_owned()
+            }
+            _ => continue,
+        };
+        let (from, to) = (end(line, "sender", members)?, end(line, "receiver", members)?);
+        let member = |who: &String| who.parse().is_ok_and(|pid: u64| members.contains_key(&pid));
+        let nobody = |who: &String| who.parse::<u64>().is_err();
+        if !(member(&to) || (member(&from) && nobody(&to))) {
+            continue;
+        }
+        let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();
+        let separate = matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket");
+        let sum = rows.entry((mechanism, detail, from, to)).or_default();
+        sum.0 += line["bytes"].as_u64().unwrap_or(0);
+        sum.1 += match kind {
+            "transfer" if separate => line["messages"].as_u64().unwrap_or(0),
+            "transfer" => 0,
+            _ => 1,
+        };
+    }
+    Ok(rows)
+}

@@ -1,0 +1,121 @@
+//! The object behind a descriptor at the time of the call, whatever the descriptor was before.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, ensure};
+use ipctrace::demo::{Stage, stage};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{dup, dup2_stdout, mkdtemp, mkfifo, pipe};
+
+use super::Scenario;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "descriptors_that_change", play: change },
+    Scenario { name: "opened_again_through_proc", play: through_proc },
+    Scenario { name: "taken_by_pidfd_getfd", play: by_pidfd },
+    Scenario { name: "equal_inodes_on_two_file_systems", play: equal_inodes },
+];
+
+/// One number is one pipe first and another then.
+fn change(stage: &Stage) -> Result<()> {
+    let (first, into_first) = pipe()?;
+    let (second, into_second) = pipe()?;
+    let writer = stage.child("writer", |stage| {
+        let out = dup(&into_first)?;
+        stage::write_all(&out, &stage.marked(10))?;
+        dup2_stdout(&out)?;
+        let data = stage.marked(20);
+        ensure!(nix::unistd::write(std::io::stdout(), &data)? == 20);
+        dup2_stdout(&into_second)?;
+        let data = stage.marked(300);
+        ensure!(nix::unistd::write(std::io::stdout(), &data)? == 300);
+        Ok(())
+    })?;
+    let reader = stage.child("reader", |stage| {
+        let bytes = stage::read_exactly(&first, 30)?;
+        stage.heard("pipe", Some(stage::pipe_id(&first)?), &bytes)?;
+        let bytes = stage::read_exactly(&second, 300)?;
+        stage.heard("pipe", Some(stage::pipe_id(&second)?), &bytes)
+    })?;
+    stage.reap(&[writer, reader])
+}
+
+/// A pipe opened by /proc/PID/fd is the same pipe.
+fn through_proc(stage: &Stage) -> Result<()> {
+    let (reader, writer) = pipe()?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+    let sender = stage.child("sender", |stage| {
+        stage::close(&writer)?;
+        let again = OwnedFd::from(File::options().write(true).open(&path)?);
+        stage::write_all(&again, &stage.marked(77))
+    })?;
+    let receiver = stage.child("receiver", |stage| {
+        let bytes = stage::read_exactly(&reader, 77)?;
+        stage.heard("pipe", Some(stage::pipe_id(&reader)?), &bytes)
+    })?;
+    stage.reap(&[sender, receiver])
+}
+
+/// A descriptor taken from another process with pidfd_getfd(2).
+fn by_pidfd(stage: &Stage) -> Result<()> {
+    let (reader, writer) = pipe()?;
+    let (owner, number) = (std::process::id(), writer.as_raw_fd());
+    let sender = stage.child("taker", |stage| {
+        // SAFETY: system calls that take numbers; the descriptors they make belong to nobody else.
+        let taken = unsafe {
+            let process = libc::syscall(libc::SYS_pidfd_open, owner, 0);
+            ensure!(process >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+            let taken = libc::syscall(libc::SYS_pidfd_getfd, process, number, 0);
+            ensure!(taken >= 0, "pidfd_getfd: {}", std::io::Error::last_os_error());
+            OwnedFd::from_raw_fd(taken as i32)
+        };
+        stage::write_all(&taken, &stage.marked(88))
+    })?;
+    let receiver = stage.child("receiver", |stage| {
+        let bytes = stage::read_exactly(&reader, 88)?;
+        stage.heard("pipe", Some(stage::pipe_id(&reader)?), &bytes)
+    })?;
+    stage.reap(&[sender, receiver])
+}
+
+/// Two FIFOs with one inode number on two file systems are two channels.
+fn equal_inodes(stage: &Stage) -> Result<()> {
+    let folders = [(); 2].map(|()| mkdtemp(&std::env::temp_dir().join("ipctrace-inode-XXXXXX")));
+    let mut paths = Vec::new();
+    for folder in folders {
+        let folder = folder?;
+        mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).context("mounting a tmpfs")?;
+        let path = folder.join("fifo");
+        mkfifo(&path, Mode::S_IRWXU)?;
+        paths.push((folder, path));
+    }
+    let outcome = talk_over(stage, &paths[0].1, &paths[1].1);
+    for (folder, _) in &paths {
+        umount(folder)?;
+        std::fs::remove_dir(folder)?;
+    }
+    outcome
+}
+
+fn talk_over(stage: &Stage, first: &std::path::Path, second: &std::path::Path) -> Result<()> {
+    let numbers = [first, second].map(|path| nix::sys::stat::stat(path).map(|status| status.st_ino));
+    ensure!(numbers[0]? == numbers[1]?, "the inode numbers differ: the case is not made");
+    let mut children = Vec::new();
+    for (index, path) in [first, second].into_iter().enumerate() {
+        // Opened for both, so that neither waits for the other.
+        let fifo = OwnedFd::from(File::options().read(true).write(true).open(path)?);
+        let size = 50 + index;
+        children.push(stage.child(&format!("writer-{index}"), |stage| {
+            stage::write_all(&fifo, &stage.marked(size))
+        })?);
+        children.push(stage.child(&format!("reader-{index}"), |stage| {
+            let bytes = stage::read_exactly(&fifo, size)?;
+            let status = fstat(&fifo)?;
+            let (major, minor) = (nix::sys::stat::major(status.st_dev), nix::sys::stat::minor(status.st_dev));
+            stage.heard("fifo", Some(format!("fifo:[{major}:{minor}:{}]", status.st_ino)), &bytes)
+        })?);
+    }
+    stage.reap(&children)
+}

@@ -1,0 +1,58 @@
+//! Who really sent it, and who really received it: every case that other tools get wrong, with real processes.
+//!
+//! Each test traces the whole host while a scenario plays, and holds the trace to what the processes of the scenario
+//! say they did: all of it, nothing else between them, every name right.
+
+use anyhow::Result;
+use ipctrace_tests::scenarios::{SCENARIOS, verify};
+
+macro_rules! cases {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() -> Result<()> {
+                verify(stringify!($name))
+            }
+        )*
+
+        #[test]
+        fn every_scenario_is_a_test() {
+            let tested = [$(stringify!($name)),*];
+            for scenario in SCENARIOS.iter().flat_map(|scenarios| scenarios.iter()) {
+                assert!(tested.contains(&scenario.name), "{} is not tested", scenario.name);
+            }
+        }
+    };
+}
+
+cases! {
+    two_readers_share_an_end
+    only_what_calls_returned_counts
+    large_blocking_writes
+    every_call_that_moves_bytes
+    socketpair_of_the_parent
+    many_connections_of_one_pair
+    sockets_by_read_and_write
+    connected_by_the_parent
+    prefork_server
+    the_sender_is_gone
+    a_new_program_has_a_new_name
+    threads_send_and_receive
+    read_before_the_server_accepts
+    sendmmsg_and_recvmmsg
+    one_sender_many_receivers
+    many_senders_one_receiver
+    peeked_and_cut_short
+    messages_by_read_and_write
+    descriptors_that_change
+    opened_again_through_proc
+    taken_by_pidfd_getfd
+    equal_inodes_on_two_file_systems
+    abstract_name_of_any_bytes
+    socket_at_a_path
+    signal_to_a_thread
+    signal_to_a_group
+    signals_of_the_kernel
+    signal_taken_by_sigwait
+    real_time_signals_queue_up
+}
