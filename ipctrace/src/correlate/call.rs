@@ -39,12 +39,9 @@ impl Call {
         let decode::Op { fixed: op, payload, .. } = record;
         let has = |flag: u16| op.header.flags & flag != 0;
         let straddles = has(op_flag::STRADDLES_START);
-        let low = match (straddles, has(op_flag::LOCKED)) {
-            (true, _) => 0,
-            (false, true) => op.pos_locked.max(op.pos_enter),
-            (false, false) => op.pos_enter,
-        };
-        let opaque = straddles || has(op_flag::SPLICED);
+        // What is left of a write that began before tracing did goes into the pipe as a write of that length would.
+        let enter = if straddles { 0 } else { op.pos_enter };
+        let low = if has(op_flag::LOCKED) { op.pos_locked.max(enter) } else { enter };
         Call {
             who: End::Known(process),
             enter: if straddles { 0 } else { op.enter.min(op.header.time) },
@@ -52,7 +49,7 @@ impl Call {
             bytes: op.bytes,
             before: has(op_flag::SEQUENCED).then_some(op.before),
             seen: (has(op_flag::POSITIONS) && low <= op.pos_exit).then_some((low, op.pos_exit)),
-            advance: if opaque { Advance::Opaque } else { Advance::Pages },
+            advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             messages: u64::from(op.messages.max(1)),
             payload,
         }

@@ -8,9 +8,9 @@
 use super::position;
 
 /// Most calls that are ordered together: the states are the subsets of them.
-pub(super) const WINDOW: usize = 12;
+pub(super) const WINDOW: usize = 48;
 /// Most states that are looked at.
-const STATES: usize = 8192;
+const STATES: usize = 4096;
 
 /// How far a call moves the position from where it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Advance {
     Bytes,
     /// As a write into pages does.
     Pages,
-    /// Unknown: to any position that another call saw, or its own `high`.
+    /// By an unknown way: to anywhere above.
     Opaque,
 }
 
@@ -43,57 +43,62 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// Positions where it may end if it begins at `from`.
-    fn ends(&self, from: u64, seen: &[u64]) -> impl Iterator<Item = u64> {
-        let fixed = match self.advance {
+    /// Where it may end if it begins at `from`.
+    fn ends(&self, from: u64) -> [Option<u64>; 2] {
+        match self.advance {
             Advance::Bytes => [from.checked_add(self.bytes), None],
             Advance::Pages => position::ends(from, self.bytes),
-            Advance::Opaque => [None, None],
-        };
-        let jumps = if self.advance == Advance::Opaque { seen } else { &[] };
-        let high = self.high;
-        fixed
-            .into_iter()
-            .flatten()
-            .chain(jumps.iter().copied())
-            .filter(move |end| *end <= high && (*end > from || self.bytes == 0))
+            Advance::Opaque => [from.checked_add(1), None],
+        }
+    }
+
+    /// Whether it accounts by itself for all that it saw move.
+    pub(super) fn is_tight(&self) -> bool {
+        self.advance != Advance::Opaque && self.ends(self.low).contains(&Some(self.high))
     }
 }
 
-/// Calls that stand together: one, or several whose order among themselves could not be seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Block {
-    /// Indices of the pieces, ascending.
-    pub(super) members: Vec<usize>,
-    /// Where the block begins and ends, if only one position is possible.
+/// A call in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    /// Index of the piece.
+    pub(super) index: usize,
+    /// Where it began and ended; within a group in doubt one possibility of several. `None` if a call before it moved
+    /// the position by an unknown way.
     pub(super) span: Option<(u64, u64)>,
-    /// Whether no two processes are in doubt.
+    /// Whether every possible order has the same calls before it, but for those of its own process.
     pub(super) exact: bool,
 }
 
 /// What can be said of the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// All pieces stand, in this order, and end there.
-    Settled(Vec<Block>, u64),
+    /// All pieces in order; where that is in doubt in an order that is possible.
+    Settled(Vec<Placed>),
     /// No order accounts for what was seen: a call is missing.
     Missing,
 }
 
 /// Bit of a piece in a set of them.
-fn bit(index: usize) -> u32 {
+fn bit(index: usize) -> u64 {
     1 << index
 }
 
 /// A set of calls done and the position after them.
-type State = (u32, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    done: u64,
+    position: u64,
+    /// The position is only a lower bound.
+    vague: bool,
+}
 
 struct Search<'a> {
     pieces: &'a [Piece],
     /// All positions that any call saw, ascending.
     seen: Vec<u64>,
     /// For each piece those that had ended when it began.
-    earlier: Vec<u32>,
+    earlier: Vec<u64>,
     /// Calls of more than one process are among the pieces.
     mixed: bool,
 }
@@ -114,16 +119,35 @@ impl<'a> Search<'a> {
         Search { pieces, seen, earlier, mixed }
     }
 
+    /// Whether a call that is not done ended below the position: no way leads on from here.
+    fn dead(&self, state: State) -> bool {
+        let late =
+            |(index, piece): (usize, &Piece)| state.done & bit(index) == 0 && piece.high <= state.position;
+        self.pieces.iter().enumerate().any(late)
+    }
+
     /// The states that one more call leads to.
-    fn next(&self, (done, from): State, mut each: impl FnMut(State)) {
+    fn next(&self, state: State, mut each: impl FnMut(State)) {
         for (index, piece) in self.pieces.iter().enumerate() {
-            let free = done & bit(index) == 0 && self.earlier[index] & !done == 0 && piece.low <= from;
-            if !free {
+            let free = state.done & bit(index) == 0 && self.earlier[index] & !state.done == 0;
+            let done = state.done | bit(index);
+            if !free || (piece.low > state.position && !state.vague) {
                 continue;
             }
-            for end in piece.ends(from, &self.seen) {
-                if !self.torn(piece, from, end) {
-                    each((done | bit(index), end));
+            let vague = state.vague || piece.advance == Advance::Opaque;
+            let from = state.position.max(piece.low);
+            let ends = piece.ends(from);
+            if vague {
+                // The lowest end is a bound again; one that can be no higher is certain.
+                if let Some(position) = ends.into_iter().flatten().min().filter(|end| *end <= piece.high) {
+                    each(State { done, position, vague: position < piece.high });
+                }
+                continue;
+            }
+            for position in ends.into_iter().flatten() {
+                let moved = position > from || piece.bytes == 0;
+                if moved && position <= piece.high && !self.torn(piece, from, position) {
+                    each(State { done, position, vague });
                 }
             }
         }
@@ -146,12 +170,17 @@ impl<'a> Search<'a> {
 
     /// The states of each step that lie on a way from `starts` to all calls done at `goal`. Empty if there is none.
     fn levels(&self, starts: &[u64], goal: u64) -> Vec<Vec<State>> {
-        let mut levels: Vec<Vec<State>> = vec![starts.iter().map(|start| (0, *start)).collect()];
+        let mut levels: Vec<Vec<State>> =
+            vec![starts.iter().map(|start| State { done: 0, position: *start, vague: false }).collect()];
         let mut states = 0;
         for step in 0..self.pieces.len() {
             let mut reached = Vec::new();
             for state in &levels[step] {
-                self.next(*state, |state| reached.push(state));
+                self.next(*state, |state| {
+                    if !self.dead(state) {
+                        reached.push(state);
+                    }
+                });
             }
             reached.sort_unstable();
             reached.dedup();
@@ -161,7 +190,8 @@ impl<'a> Search<'a> {
             }
             levels.push(reached);
         }
-        levels[self.pieces.len()].retain(|(_, position)| *position == goal);
+        levels[self.pieces.len()]
+            .retain(|state| state.position == goal || (state.vague && state.position <= goal));
         for step in (0..self.pieces.len()).rev() {
             let (before, after) = levels.split_at_mut(step + 1);
             let kept = &after[0];
@@ -175,16 +205,12 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The one position of all states of a step, if it is one.
-fn only(states: &[State]) -> Option<u64> {
-    let first = states.first()?.1;
-    states.iter().all(|state| state.1 == first).then_some(first)
-}
-
-/// The first piece and all that may have moved the position below where it saw it, or below where they did.
-pub(super) fn window(pieces: &[Piece]) -> Vec<usize> {
-    let mut window = vec![0];
-    let mut high = pieces.first().map_or(0, |piece| piece.high);
+/// The first piece that may begin at `floor`, and all that may have moved the position below where it saw it, or
+/// below where they did. Without one that may begin there, the first piece is taken.
+pub(super) fn window(pieces: &[Piece], floor: u64) -> Vec<usize> {
+    let first = pieces.iter().position(|piece| piece.low <= floor && piece.high > floor).unwrap_or(0);
+    let mut window = vec![first];
+    let mut high = pieces.get(first).map_or(0, |piece| piece.high);
     loop {
         let before = window.len();
         for (index, piece) in pieces.iter().enumerate() {
@@ -210,24 +236,37 @@ pub(super) fn decide(pieces: &[Piece], starts: &[u64]) -> Verdict {
     };
     let search = Search::new(pieces);
     let levels = search.levels(starts, goal);
-    if levels.is_empty() {
+    let Some(mut state) = levels.first().and_then(|starts| starts.first()).copied() else {
         return Verdict::Missing;
-    }
-    let mut blocks = Vec::new();
+    };
+    let mut placed: Vec<Placed> = Vec::with_capacity(pieces.len());
+    // Where the calls done are the same in all orders: a group in doubt ends there.
     let mut begun = 0;
-    for step in 1..levels.len() {
-        let done = levels[step][0].0;
-        if levels[step].iter().any(|state| state.0 != done) {
-            continue;
+    for level in &levels[1..] {
+        let from = state;
+        // Of the ways that lead on the one closest to the books.
+        let mut best: Option<State> = None;
+        search.next(from, |next| {
+            let closer = best.is_none_or(|best| (next.done & !from.done) < (best.done & !from.done));
+            if closer && level.binary_search(&next).is_ok() {
+                best = Some(next);
+            }
+        });
+        let Some(next) = best else { return Verdict::Missing };
+        let index = (next.done & !from.done).trailing_zeros() as usize;
+        let known = !from.vague && !next.vague;
+        let span = known.then_some((from.position, next.position));
+        placed.push(Placed { index, span, exact: true });
+        state = next;
+        if level.iter().all(|other| other.done == next.done) {
+            let group = &mut placed[begun..];
+            let process = pieces[group[0].index].process;
+            let exact = group.iter().all(|placed| pieces[placed.index].process == process);
+            group.iter_mut().for_each(|placed| placed.exact = exact);
+            begun = placed.len();
         }
-        let inside = done & !levels[begun][0].0;
-        let members: Vec<usize> = (0..pieces.len()).filter(|index| inside & bit(*index) != 0).collect();
-        let exact = members.iter().all(|index| pieces[*index].process == pieces[members[0]].process);
-        let span = only(&levels[begun]).zip(only(&levels[step]));
-        blocks.push(Block { members, span, exact });
-        begun = step;
     }
-    Verdict::Settled(blocks, goal)
+    Verdict::Settled(placed)
 }
 
 #[cfg(test)]
@@ -250,11 +289,9 @@ mod tests {
         head << 32 | end
     }
 
-    fn order(verdict: &Verdict) -> Vec<(Vec<usize>, bool)> {
+    fn order(verdict: &Verdict) -> Vec<(usize, bool)> {
         match verdict {
-            Verdict::Settled(blocks, _) => {
-                blocks.iter().map(|block| (block.members.clone(), block.exact)).collect()
-            }
+            Verdict::Settled(placed) => placed.iter().map(|placed| (placed.index, placed.exact)).collect(),
             Verdict::Missing => Vec::new(),
         }
     }
@@ -262,7 +299,7 @@ mod tests {
     #[test]
     fn a_lone_write_is_certain() {
         let verdict = decide(&[write(1, (0, 1), (at(1, 10), at(1, 15)), 5)], &[at(1, 10)]);
-        assert_eq!(order(&verdict), [(vec![0], true)]);
+        assert_eq!(order(&verdict), [(0, true)]);
     }
 
     #[test]
@@ -281,7 +318,7 @@ mod tests {
     fn the_later_exit_wrote_first() {
         let late = write(2, (0, 9), (at(1, 10), at(1, 25)), 10);
         let early = write(1, (2, 3), (at(1, 20), at(1, 25)), 5);
-        assert_eq!(order(&decide(&[early, late], &[at(1, 10)])), [(vec![1], true), (vec![0], true)]);
+        assert_eq!(order(&decide(&[early, late], &[at(1, 10)])), [(1, true), (0, true)]);
     }
 
     #[test]
@@ -289,19 +326,21 @@ mod tests {
         let one = write(1, (0, 5), (at(1, 10), at(1, 20)), 5);
         let two = write(2, (0, 5), (at(1, 10), at(1, 20)), 5);
         let three = write(1, (6, 7), (at(1, 20), at(1, 23)), 3);
-        assert_eq!(order(&decide(&[one, two, three], &[at(1, 10)])), [(vec![0, 1], false), (vec![2], true)]);
+        assert_eq!(order(&decide(&[one, two, three], &[at(1, 10)])), [(0, false), (1, false), (2, true)]);
     }
 
     #[test]
     fn threads_of_one_process_are_never_in_doubt() {
         let one = write(1, (0, 5), (at(1, 10), at(1, 20)), 5);
-        assert_eq!(order(&decide(&[one, one], &[at(1, 10)])), [(vec![0, 1], true)]);
+        assert_eq!(order(&decide(&[one, one], &[at(1, 10)])), [(0, true), (1, true)]);
     }
 
     #[test]
-    fn an_opaque_call_fills_what_others_saw() {
+    fn an_opaque_call_is_only_bounded_by_what_others_saw() {
         let opaque = Piece { advance: Advance::Opaque, ..write(2, (0, 9), (at(1, 10), at(4, 9)), 5000) };
-        let write = write(1, (2, 3), (at(4, 4), at(4, 9)), 5);
-        assert_eq!(order(&decide(&[write, opaque], &[at(1, 10)])), [(vec![1], true), (vec![0], true)]);
+        let above = write(1, (2, 3), (at(4, 4), at(4, 9)), 5);
+        assert_eq!(order(&decide(&[above, opaque], &[at(1, 10)])), [(1, true), (0, true)]);
+        let anywhere = write(1, (2, 3), (at(1, 10), at(4, 9)), 5);
+        assert_eq!(order(&decide(&[anywhere, opaque], &[at(1, 10)])), [(0, false), (1, false)]);
     }
 }

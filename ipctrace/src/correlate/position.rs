@@ -32,6 +32,13 @@ pub(super) fn ends(from: u64, bytes: u64) -> [Option<u64>; 2] {
     [merged, Some(position(head.wrapping_add(bytes.div_ceil(PAGE)), last))]
 }
 
+/// Whether where a write of `bytes` ended does not show that another came between `from` and its beginning: a small
+/// one, that went into what was left of the last page.
+pub(super) fn hides(from: u64, to: u64, bytes: u64) -> bool {
+    let merged = bytes < PAGE && from >> 32 == to >> 32;
+    !merged && from & OFFSET < PAGE && from >> 32 > 0
+}
+
 /// Where the bytes of one write stand in the pipe, in the readers' terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -53,6 +60,22 @@ impl Place {
         } else {
             None
         }
+    }
+
+    /// The place of the `bytes` between a reader's position and a writer's, if they leave no page partly filled
+    /// but the first and the last.
+    pub(super) fn queued(from: u64, to: u64, bytes: u64) -> Option<Place> {
+        let ((tail, start), (head, end)) = ((from >> 32, from & OFFSET), (to >> 32, to & OFFSET));
+        let pages = head.checked_sub(tail)?;
+        let (merged, total) = match pages {
+            0 => return None,
+            1 => (end.checked_sub(start)?, end.checked_sub(start)?),
+            pages => {
+                let first = PAGE.checked_sub(start)?;
+                (first, first + (pages - 2).checked_mul(PAGE)? + end)
+            }
+        };
+        (total == bytes).then_some(Place { first: from, merged })
     }
 
     /// A reader's position with byte `offset` of the write next.
@@ -113,6 +136,20 @@ mod tests {
             assert_eq!(place.before(place.at(offset), 8292), offset);
         }
         assert_eq!(place.before(place.past(8292), 8292), 8292);
+    }
+
+    #[test]
+    fn what_is_queued_has_a_place_if_its_pages_are_full() {
+        let place = Place::queued(position(3, 100), position(6, 7), 3996 + 4096 + 7).unwrap();
+        assert_eq!(place.at(3995), position(3, 4095));
+        assert_eq!(place.at(3996), position(4, 0));
+        assert_eq!(place.past(3996 + 4096 + 7), position(6, 0));
+        assert_eq!(
+            Place::queued(position(3, 100), position(4, 107), 7).map(|place| place.at(6)),
+            Some(position(3, 106))
+        );
+        assert_eq!(Place::queued(position(3, 100), position(6, 7), 5000), None);
+        assert_eq!(Place::queued(position(3, 0), position(3, 4096), 0), None);
     }
 
     #[test]

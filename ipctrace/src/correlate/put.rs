@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use super::call::{Call, Recent};
 use super::context::{Context, LINGER};
-use super::order::{self, Advance, Block, Piece, Verdict};
-use super::position::Place;
+use super::order::{self, Advance, Piece, Placed, Verdict};
+use super::position::{self, Place};
 use super::range::{Range, Ranges};
 use super::sequence::Sequencer;
 
 /// Calls among which those that overlapped are looked for.
-pub(super) const REACH: usize = 64;
+pub(super) const REACH: usize = 512;
 
 /// The sending side of a stream.
 #[derive(Debug, Default)]
@@ -19,12 +19,14 @@ pub(super) struct Put {
     pub(super) calls: Sequencer,
     /// Positions at which all that is settled may end; empty if unknown.
     ends: Vec<u64>,
-    /// The end is only an upper bound: something below it was given up.
-    slack: bool,
+    /// Below this position calls were given up: one that began below it may belong there.
+    given_up: u64,
     /// Who sent lately.
     recent: Recent,
     /// Since when the first call waits for one that it shows to be missing.
     since: Option<u64>,
+    /// Until then the first call waits for one that it may hide.
+    hold: u64,
 }
 
 /// How a side is to be settled.
@@ -34,6 +36,8 @@ pub(super) struct Mode {
     pub(super) paged: bool,
     /// Nothing more will come.
     pub(super) force: bool,
+    /// Sends are known that are not settled yet.
+    pub(super) pending: bool,
 }
 
 /// How far settling went.
@@ -52,7 +56,7 @@ impl Put {
     pub(super) fn restart(&mut self, position: Option<u64>) {
         self.calls.restart(0);
         self.ends = position.into_iter().collect();
-        self.slack = false;
+        self.given_up = 0;
         self.since = None;
     }
 
@@ -62,14 +66,20 @@ impl Put {
             if self.fell_back(front) {
                 // The next round takes the call's own beginning for the start.
                 self.ends.clear();
-                self.slack = false;
+                self.given_up = 0;
                 return Progress::Anew;
+            }
+            if context.now < self.hold && !mode.force {
+                break;
             }
             let go_on = if !mode.paged {
                 self.by_time(mode, ranges, context)
-            } else if let Some(place) = self.lone(front) {
-                self.commit(0, true, place, ranges);
-                true
+            } else if let Some((place, hides)) = self.lone(front) {
+                let wait = hides && self.lingers(front.time, mode, context);
+                if !wait {
+                    self.commit(0, true, Some(place), ranges);
+                }
+                !wait
             } else {
                 self.by_position(mode, ranges, context)
             };
@@ -87,16 +97,27 @@ impl Put {
     }
 
     /// The common case, without a search: nothing else waits, and the call accounts for all between its two
-    /// positions. `Some` with its place if so.
-    fn lone(&self, call: &Call) -> Option<Option<Place>> {
+    /// positions. `Some` with its place if so, and whether it may hide another.
+    fn lone(&self, call: &Call) -> Option<(Place, bool)> {
         let (&[end], Some((low, high))) = (self.ends.as_slice(), call.seen) else { return None };
-        if self.slack || low != end || call.advance != Advance::Pages {
+        if low != end || call.advance != Advance::Pages {
             return None;
         }
         if self.calls.ready.iter().skip(1).take(REACH).any(|other| other.piece().low < high) {
             return None;
         }
-        Place::between(low, high, call.bytes).map(Some)
+        let place = Place::between(low, high, call.bytes)?;
+        Some((place, position::hides(low, high, call.bytes)))
+    }
+
+    /// Whether calls that ended at `time` and may hide another are still to be held: only where there are others.
+    fn lingers(&mut self, time: u64, mode: Mode, context: &Context<'_>) -> bool {
+        let until = time.saturating_add(LINGER);
+        if mode.force || context.now >= until || !crowded(&self.calls.ready, &self.recent) {
+            return false;
+        }
+        self.hold = until;
+        true
     }
 
     /// Settles the first call; `position` becomes the end.
@@ -129,6 +150,9 @@ impl Put {
             return false;
         }
         let exact = !crowd || !overlapped(&self.calls.ready, &self.recent);
+        if !exact && let Some(front) = self.calls.ready.front() {
+            ranges.doubt(front.process(), front.enter);
+        }
         self.commit(0, exact, None, ranges);
         true
     }
@@ -143,59 +167,108 @@ impl Put {
             self.ends.push(low);
         }
         let floor = self.ends.iter().copied().min().unwrap_or(0);
-        let behind =
-            |call: &Call| call.seen.is_some_and(|(low, high)| high <= floor || (self.slack && low < floor));
+        let behind = |call: &Call| call.seen.is_some_and(|(_, high)| high <= floor);
         if let Some(index) = ready.iter().take(REACH).position(behind) {
             // It came too late for its place.
             self.commit(index, false, None, ranges);
             return true;
         }
-        let all: Vec<Piece> = ready.iter().take(REACH).map(Call::piece).collect();
-        let window = order::window(&all);
-        let pieces: Vec<Piece> = window.iter().map(|index| all[*index]).collect();
-        if let Verdict::Settled(blocks, end) = order::decide(&pieces, &self.ends) {
-            self.commit_blocks(&window, &blocks, ranges);
-            self.ends.clear();
-            self.ends.push(end);
-            self.slack = false;
-            return true;
-        }
-        let since = *self.since.get_or_insert(context.now);
-        let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
-        if !(mode.force || full || context.overdue(since)) {
+        let (window, placed) = match self.order(floor) {
+            (window, Verdict::Settled(placed)) => (window, placed),
+            (window, Verdict::Missing) => return self.give_up(mode, &window, floor, ranges, context),
+        };
+        let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
+        let end =
+            pieces.iter().map(|piece| piece.high).filter(|high| *high != u64::MAX).fold(floor, u64::max);
+        // Calls that were given up, or lost, may have been several, and some of them among these.
+        let suspect =
+            pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
+        let gap = pieces.iter().any(|piece| piece.high == u64::MAX);
+        let hides = |placed: &Placed| {
+            placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
+        };
+        let time = window.iter().map(|index| self.calls.ready[*index].time).max().unwrap_or(0);
+        if placed.iter().any(hides) && self.lingers(time, mode, context) {
             return false;
         }
-        // What is missing does not come. The books have the last word, and all of the window is in doubt.
-        let high = pieces.iter().map(|piece| piece.high).filter(|high| *high != u64::MAX).max();
-        let blocks = [Block { members: (0..window.len()).collect(), span: None, exact: false }];
-        self.commit_blocks(&window, &blocks, ranges);
-        if let Some(high) = high {
-            self.ends.clear();
-            self.ends.push(high.max(floor));
+        let mut calls = self.remove(&window);
+        for Placed { index, span, exact } in placed {
+            let Some(call) = calls[index].take() else { continue };
+            let paged = call.advance == Advance::Pages;
+            let place = span.filter(|_| paged).and_then(|(from, to)| Place::between(from, to, call.bytes));
+            let fits = paged || !self.recent.others(call.process());
+            let exact = exact && fits && !suspect && (!gap || pieces[index].is_tight());
+            self.note(&call);
+            ranges.push(Range::new(call, exact, place));
         }
-        self.slack = true;
+        self.ends.clear();
+        self.ends.push(end);
         true
     }
 
-    /// Moves the calls of the window to `ranges`, block by block.
-    fn commit_blocks(&mut self, window: &[usize], blocks: &[Block], ranges: &mut Ranges) {
-        let mut taken: Vec<Option<Call>> =
-            window.iter().rev().map(|index| self.calls.ready.remove(*index)).collect();
-        taken.reverse();
-        for block in blocks {
-            for member in &block.members {
-                let Some(call) = taken[*member].take() else { continue };
-                let place = match (block.span, block.members.as_slice()) {
-                    (Some((from, to)), [_]) if call.advance == Advance::Pages => {
-                        Place::between(from, to, call.bytes)
-                    }
-                    _ => None,
-                };
-                self.note(&call);
-                ranges.push(Range::new(call, block.exact, place));
-            }
+    /// The order of the first calls, as indices among those that are ready. A lost call is called upon only if
+    /// nothing else accounts for what was seen.
+    fn order(&self, floor: u64) -> (Vec<usize>, Verdict) {
+        let (mut known, mut gaps) = (Vec::new(), Vec::new());
+        for (index, call) in self.calls.ready.iter().take(REACH).enumerate() {
+            if call.who.process().is_some() { known.push(index) } else { gaps.push(index) }
         }
+        let all: Vec<Piece> = known.iter().map(|index| self.calls.ready[*index].piece()).collect();
+        if all.is_empty() {
+            return (gaps, Verdict::Missing);
+        }
+        let mut window: Vec<usize> = order::window(&all, floor).iter().map(|index| known[*index]).collect();
+        let starts = if self.ends.is_empty() { vec![floor] } else { self.ends.clone() };
+        let decide = |window: &[usize]| {
+            let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
+            order::decide(&pieces, &starts)
+        };
+        let verdict = decide(&window);
+        if let (Verdict::Missing, Some(gap)) = (&verdict, gaps.first())
+            && window.len() < order::WINDOW
+        {
+            window.push(*gap);
+            window.sort_unstable();
+            let verdict = decide(&window);
+            return (window, verdict);
+        }
+        (window, verdict)
+    }
+
+    /// A call is missing: waits for it, or lets the books have the last word, with all of the window in doubt.
+    fn give_up(
+        &mut self,
+        mode: Mode,
+        window: &[usize],
+        floor: u64,
+        ranges: &mut Ranges,
+        context: &Context<'_>,
+    ) -> bool {
+        let since = *self.since.get_or_insert(context.now);
+        let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
+        let suspect = window.iter().any(|index| self.calls.ready[*index].piece().low < self.given_up);
+        if !(mode.force || full || suspect || context.overdue(since)) {
+            return false;
+        }
+        let mut high = floor;
+        for call in self.remove(window).into_iter().flatten() {
+            high = high.max(call.seen.map_or(0, |(_, high)| high));
+            self.note(&call);
+            ranges.push(Range::new(call, false, None));
+        }
+        self.ends.clear();
+        self.ends.push(high);
+        self.given_up = high;
+        true
+    }
+
+    /// Takes the calls at these ascending places out.
+    fn remove(&mut self, window: &[usize]) -> Vec<Option<Call>> {
+        let mut calls: Vec<Option<Call>> =
+            window.iter().rev().map(|index| self.calls.ready.remove(*index)).collect();
+        calls.reverse();
         self.since = None;
+        calls
     }
 }
 

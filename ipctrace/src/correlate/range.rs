@@ -72,8 +72,8 @@ pub(super) enum Offset {
     Exact(u64),
     /// Beyond all that is known to have been put in.
     Beyond,
-    /// Among bytes whose place in the pipe is not known.
-    Unknown,
+    /// Among bytes whose place in the pipe is not known: at least, and at most, that many.
+    Between(u64, u64),
 }
 
 /// The ranges in order, and how many bytes they hold.
@@ -121,6 +121,20 @@ impl Ranges {
         }
     }
 
+    /// Whether a range of which the send was lost is among the next `bytes`.
+    pub(super) fn lost_within(&self, mut bytes: u64) -> bool {
+        for range in &self.queue {
+            if bytes == 0 {
+                return false;
+            }
+            if range.sender == End::Unknown(Why::Lost) {
+                return true;
+            }
+            bytes = bytes.saturating_sub(range.left());
+        }
+        false
+    }
+
     /// Makes one range of an unknown sender of the older half, to save memory. Says how many were forgotten.
     pub(super) fn forget_half(&mut self) -> u64 {
         let half = self.queue.len() / 2;
@@ -128,6 +142,14 @@ impl Ranges {
         let bytes = self.queue.drain(..half).map(|range| range.left()).sum();
         self.queue.push_front(Range::unknown(Why::Lost, bytes, time, true));
         half as u64
+    }
+
+    /// A call of `process` that began at `enter` may have come before the last ranges of others.
+    pub(super) fn doubt(&mut self, process: (u32, u64), enter: u64) {
+        for range in self.queue.iter_mut().rev().take_while(|range| range.time >= enter) {
+            let other = range.sender.process().is_some_and(|sender| sender.identity() != process);
+            range.exact &= !other;
+        }
     }
 
     /// No longer knows where anything stands in the pipe.
@@ -138,22 +160,33 @@ impl Ranges {
         self.past = None;
     }
 
+    /// Whether a reader's `position` lies before that of the next byte to be taken.
+    pub(super) fn is_behind(&self, position: u64) -> bool {
+        match self.queue.front().and_then(|range| range.place.map(|place| place.at(range.taken))) {
+            Some(next) => position < next,
+            None => true,
+        }
+    }
+
     /// How many bytes lie before a reader's `position`.
     pub(super) fn locate(&self, position: u64) -> Offset {
         let mut offset = 0;
-        // Whether bytes of unknown place lie between `offset` and the last byte that is known to be behind.
-        let mut blurred = false;
+        // Bytes that are behind for certain, if others of unknown place lie between them and `offset`.
+        let mut blurred = None;
         for range in &self.queue {
             let Some(place) = range.place else {
-                blurred = true;
+                blurred.get_or_insert(offset);
                 offset += range.left();
                 continue;
             };
             let start = place.at(range.taken);
             if position <= start {
-                return if blurred && position < start { Offset::Unknown } else { Offset::Exact(offset) };
+                return match blurred {
+                    Some(least) if position < start => Offset::Between(least, offset),
+                    Some(_) | None => Offset::Exact(offset),
+                };
             }
-            blurred = false;
+            blurred = None;
             let behind = place.before(position, range.bytes);
             if behind < range.bytes {
                 return Offset::Exact(offset + behind.saturating_sub(range.taken));
@@ -163,7 +196,7 @@ impl Ranges {
         match self.past {
             Some(past) if position <= past => Offset::Exact(offset),
             Some(_) => Offset::Beyond,
-            None => Offset::Unknown,
+            None => Offset::Between(blurred.unwrap_or(offset), u64::MAX),
         }
     }
 }
@@ -183,7 +216,7 @@ mod tests {
     #[test]
     fn positions_become_offsets() {
         let mut ranges = Ranges::default();
-        assert_eq!(ranges.locate(at(0, 0)), Offset::Unknown);
+        assert_eq!(ranges.locate(at(0, 0)), Offset::Between(0, u64::MAX));
         ranges.push(range(at(0, 0), at(1, 10), 10));
         ranges.push(range(at(1, 10), at(1, 30), 20));
         ranges.push(range(at(1, 30), at(2, 5), 5));
@@ -203,7 +236,7 @@ mod tests {
         let mut ranges = Ranges::default();
         ranges.push(Range::unknown(Why::BeforeStart, 100, 0, true));
         ranges.push(range(at(3, 4096), at(4, 10), 10));
-        assert_eq!(ranges.locate(at(1, 0)), Offset::Unknown);
+        assert_eq!(ranges.locate(at(1, 0)), Offset::Between(0, 100));
         assert_eq!(ranges.locate(at(3, 0)), Offset::Exact(100));
         assert_eq!(ranges.locate(at(3, 5)), Offset::Exact(105));
     }

@@ -15,8 +15,6 @@ pub(super) struct Sequencer {
     next: u64,
     /// Calls beyond a gap, by `before`.
     early: BTreeMap<u64, Call>,
-    /// When the gap was first noticed.
-    since: u64,
     /// Bytes that were given up before their call arrived: taken off the calls that come.
     debt: u64,
     /// Calls in order, none missing before them.
@@ -25,12 +23,9 @@ pub(super) struct Sequencer {
 
 impl Sequencer {
     /// Takes a call in. `open` is false as long as the beginning of the books is not known.
-    pub(super) fn push(&mut self, mut call: Call, open: bool, now: u64) -> Arrived {
+    pub(super) fn push(&mut self, mut call: Call, open: bool) -> Arrived {
         let before = call.before.unwrap_or(self.next);
         if !open || before > self.next {
-            if self.early.is_empty() {
-                self.since = now;
-            }
             let late = self.early.insert(before, call).is_some();
             return if late { Arrived::Replaced } else { Arrived::Taken };
         }
@@ -42,13 +37,13 @@ impl Sequencer {
         call.trim(stale);
         self.append(call);
         if !self.early.is_empty() {
-            self.follow(now);
+            self.follow();
         }
         Arrived::Taken
     }
 
     /// Moves what has become continuous from `early` to `ready`.
-    pub(super) fn follow(&mut self, now: u64) {
+    pub(super) fn follow(&mut self) {
         while let Some(entry) = self.early.first_entry()
             && *entry.key() <= self.next
         {
@@ -58,7 +53,6 @@ impl Sequencer {
                 call.trim(stale);
                 self.append(call);
             }
-            self.since = now;
         }
     }
 
@@ -72,18 +66,19 @@ impl Sequencer {
         }
     }
 
-    /// Declares the first gap lost, if there is one and it is `due`. Says how large it was.
-    pub(super) fn skip(&mut self, due: bool, context: &Context<'_>) -> Option<u64> {
-        let (before, call) = self.early.first_key_value()?;
-        if !due && !context.overdue(self.since) {
-            return None;
+    /// Declares the first gap lost, if there is one and it is `due` or waited for too long. Says whether it did.
+    pub(super) fn skip(&mut self, due: bool, context: &Context<'_>) -> bool {
+        let Some((before, call)) = self.early.first_key_value() else { return false };
+        if !due && !context.overdue(call.time) {
+            return false;
         }
+        let before = *before;
         let gap = before.saturating_sub(self.next);
         let time = call.time;
         self.append(Call::lost(gap, time));
-        self.next = self.next.max(*self.early.first_key_value()?.0);
-        self.follow(context.now);
-        Some(gap)
+        self.next = self.next.max(before);
+        self.follow();
+        true
     }
 
     /// The books begin again at `next`.

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::context::Context;
 use super::join::{Receiver, Runs, UNREAD};
 use super::naming::Naming;
+use super::position::Place;
 use super::put::{Mode, Progress, Put};
 use super::range::{Range, Ranges};
 use super::sequence::Arrived;
@@ -76,17 +77,20 @@ impl Stream {
         let position = self.paged().then_some(record.write_pos);
         if self.open {
             self.put.restart(position);
-            self.take.restart();
+            self.take.restart(record.read_pos);
             self.trust(record, context);
         } else {
             self.open = true;
             self.put.restart(position);
+            self.take.restart(record.read_pos);
             self.doubt |= record.queued == u64::MAX;
             let queued = if record.queued == u64::MAX { 0 } else { record.queued };
-            self.ranges.push(Range::unknown(Why::BeforeStart, queued, record.header.time, true));
+            let place = position.and_then(|position| Place::queued(record.read_pos, position, queued));
+            let range = Range::unknown(Why::BeforeStart, queued, record.header.time, true);
+            self.ranges.push(Range { place, ..range });
         }
-        self.put.calls.follow(context.now);
-        self.take.calls.follow(context.now);
+        self.put.calls.follow();
+        self.take.calls.follow();
         self.settle(false, context);
     }
 
@@ -102,7 +106,7 @@ impl Stream {
         }
         if kernel < model {
             let call = Call::lost(model - kernel, record.header.time);
-            let settled = Settled { call, exact: true, verified: false };
+            let settled = Settled { call, exact: true, tight: false };
             let channel = Arc::clone(self.naming.channel());
             receive(self.mechanism, &channel, &mut self.doubt, settled, &mut self.ranges, context);
         }
@@ -119,7 +123,7 @@ impl Stream {
             return;
         }
         let calls = if receive { &mut self.take.calls } else { &mut self.put.calls };
-        match calls.push(call, self.open, context.now) {
+        match calls.push(call, self.open) {
             Arrived::Taken => {}
             Arrived::Replaced => *context.evicted += 1,
             Arrived::Stale(mut call) => {
@@ -128,7 +132,7 @@ impl Stream {
                 if call.before == Some(0) {
                     calls.restart(0);
                     call.before = None;
-                    calls.push(call, true, context.now);
+                    calls.push(call, true);
                     self.doubt = true;
                 } else {
                     *context.evicted += 1;
@@ -160,27 +164,22 @@ impl Stream {
             // The Channel record is lost. The books began with 0, but what was queued then is not known.
             self.open = true;
             self.doubt = true;
-            self.put.calls.follow(context.now);
-            self.take.calls.follow(context.now);
+            self.put.calls.follow();
+            self.take.calls.follow();
         }
-        loop {
-            let put_due = force || self.put.calls.held() > context.limits.ranges;
-            let take_due = force || self.take.calls.held() > context.limits.ranges;
-            let lost_put = self.put.calls.skip(put_due, context).is_some();
-            let lost_take = self.take.calls.skip(take_due, context).is_some();
-            self.doubt |= (lost_put || lost_take) && self.paged();
-            self.advance(force, context);
-            if !(lost_put || lost_take) {
-                break;
-            }
+        for calls in [&mut self.put.calls, &mut self.take.calls] {
+            let full = calls.held() > context.limits.ranges;
+            while calls.skip(force || full, context) {}
         }
+        self.advance(force, context);
     }
 
     /// Joins the two sides as far as they go.
     fn advance(&mut self, force: bool, context: &mut Context<'_>) {
-        let mode = Mode { paged: self.paged(), force };
+        let mut mode = Mode { paged: self.paged(), force, pending: false };
         loop {
             let put = self.put.settle(mode, &mut self.ranges, context);
+            mode.pending = !self.put.calls.ready.is_empty() || self.put.calls.held() > 0;
             let channel = Arc::clone(self.naming.channel());
             let (mechanism, doubt) = (self.mechanism, &mut self.doubt);
             let take = self.take.settle(mode, &mut self.ranges, context, |settled, ranges, context| {
@@ -195,7 +194,7 @@ impl Stream {
                     self.generations.take += 1;
                     self.anew(self.generations.take, context);
                 }
-                (_, Progress::Starved(since)) if force || context.explained(since) => self.feed(since),
+                (_, Progress::Starved(since)) if force || self.hopeless(since, context) => self.feed(since),
                 (_, Progress::Starved(_)) if self.take.calls.ready.len() >= context.limits.ranges => {
                     self.take.condense();
                     if self.take.calls.ready.len() >= context.limits.ranges {
@@ -213,25 +212,30 @@ impl Stream {
         }
     }
 
+    /// Whether the send for which a receive has waited since then will not come. A gap among the sends is filled
+    /// first.
+    fn hopeless(&self, since: u64, context: &Context<'_>) -> bool {
+        self.put.calls.held() == 0 && self.put.calls.ready.is_empty() && context.explained(since)
+    }
+
     /// Lets the first waiting receive have bytes of an unknown sender, whose call, should it still come, has them
     /// taken off.
     fn feed(&mut self, time: u64) {
         let Some(front) = self.take.calls.ready.front() else { return };
         let missing = front.bytes.saturating_sub(self.ranges.left());
         self.put.calls.owe(missing);
-        self.doubt |= self.paged();
         self.ranges.push(Range::unknown(Why::Lost, missing, time, true));
     }
 
     /// One side saw the object begin anew, for the `seen`th time.
     fn anew(&mut self, seen: u64, context: &mut Context<'_>) {
-        if self.mechanism != Mechanism::Fifo {
-            // A pipe that is resized numbers its buffers anew and keeps its bytes.
-            self.ranges.displace();
-        } else if seen > self.generations.both {
+        // A pipe that is resized numbers its buffers anew too, but keeps its bytes.
+        if self.mechanism == Mechanism::Fifo && seen > self.generations.both {
             self.generations.both = seen;
             self.flush(context);
         }
+        self.ranges.displace();
+        self.take.renumbered();
     }
 
     /// Nobody will take what is in the stream.
@@ -271,10 +275,16 @@ fn receive(
     ranges: &mut Ranges,
     context: &mut Context<'_>,
 ) {
-    let Settled { call, exact, verified } = settled;
-    let receiver = Receiver { who: &call.who, time: Some(call.time), exact: exact && !*doubt };
+    let Settled { call, exact, tight } = settled;
+    // Where a lost call stands among the others is the books' guess.
+    let guess = call.who.process().is_none() || ranges.lost_within(call.bytes);
+    let receiver =
+        Receiver { who: &call.who, time: Some(call.time), exact: exact && !guess && (tight || !*doubt) };
     let mut runs = Runs::new(mechanism, channel, receiver);
     ranges.take(call.bytes, |range, count| runs.add(range, count, context.out));
     runs.end(context.out);
-    *doubt &= !verified;
+    *doubt = guess || (*doubt && !tight);
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,8 @@ pub(super) struct Take {
     recent: Recent,
     /// Since when the first call waits for one that it shows to be missing.
     since: Option<u64>,
-    /// Readers' position after what is settled; 0 if unknown.
-    position: u64,
+    /// Highest position that a settled call saw at its end.
+    top: u64,
 }
 
 /// A call whose bytes are certain, or given up to doubt.
@@ -28,14 +28,14 @@ pub(super) struct Settled {
     pub(super) call: Call,
     /// Whether its place among the calls of other processes is certain.
     pub(super) exact: bool,
-    /// Whether positions prove that the books of both sides agree at its end.
-    pub(super) verified: bool,
+    /// Whether positions prove that the books of both sides agree: it took all that went out between its own two.
+    pub(super) tight: bool,
 }
 
 /// What a call's positions say of the bytes that the books give it.
 enum Fit {
-    /// They are the ones that it took.
-    Snug,
+    /// They are the ones that it took; `tight` if its own positions leave no room for any others.
+    Snug { tight: bool },
     /// More went out meanwhile: another call.
     More,
     /// Fewer went out than it took: the order of the sends is wrong.
@@ -45,21 +45,34 @@ enum Fit {
 }
 
 fn fit(call: &Call, ranges: &Ranges) -> Fit {
-    let Some((_, high)) = call.seen else { return Fit::Unknown };
+    let Some((low, high)) = call.seen else { return Fit::Unknown };
+    let begin = ranges.locate(low);
+    if matches!(begin, Offset::Exact(1..) | Offset::Between(1.., _) | Offset::Beyond) {
+        return Fit::More;
+    }
     match ranges.locate(high) {
-        Offset::Exact(offset) if offset == call.bytes => Fit::Snug,
+        Offset::Exact(offset) if offset == call.bytes => {
+            Fit::Snug { tight: begin == Offset::Exact(0) && !ranges.is_behind(low) }
+        }
         Offset::Exact(offset) if offset < call.bytes => Fit::Fewer,
         Offset::Exact(_) | Offset::Beyond => Fit::More,
-        Offset::Unknown => Fit::Unknown,
+        Offset::Between(_, most) if most < call.bytes => Fit::Fewer,
+        Offset::Between(least, _) if least > call.bytes => Fit::More,
+        Offset::Between(..) => Fit::Unknown,
     }
 }
 
 impl Take {
     /// The books begin anew.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self, position: u64) {
         self.calls.restart(0);
-        self.position = 0;
+        self.top = position;
         self.since = None;
+    }
+
+    /// The positions begin anew.
+    pub(super) fn renumbered(&mut self) {
+        self.top = 0;
     }
 
     /// Settles what is certain, and what has waited for long enough; `each` gets the calls in the order in which
@@ -73,18 +86,24 @@ impl Take {
     ) -> Progress {
         while let Some(front) = self.calls.ready.front() {
             if mode.paged && self.fell_back(front) {
-                self.position = 0;
                 return Progress::Anew;
             }
             if ranges.left() < front.bytes {
                 return Progress::Starved(front.time);
             }
             let fit = if mode.paged { fit(front, ranges) } else { Fit::Unknown };
+            let end = matches!(fit, Fit::Snug { .. } | Fit::More) && ranges.left() <= self.reach(ranges);
+            if end && mode.pending && !mode.force && !context.overdue(front.time) {
+                // What is still to be settled may lie before the end that was seen.
+                break;
+            }
+            let aligned = !mode.paged || self.aligned(ranges);
             let settled = match fit {
-                Fit::Snug => self.first(true, true),
+                Fit::Snug { tight } => self.first(aligned, aligned && tight),
                 Fit::Fewer => self.first(false, false),
+                Fit::Unknown if mode.paged => self.first(aligned && !self.crowded(), false),
                 Fit::Unknown => self.by_time(mode, context),
-                Fit::More => self.by_position(mode, ranges, context),
+                Fit::More => self.by_position(aligned, mode, ranges, context),
             };
             if settled.is_empty() {
                 break;
@@ -98,21 +117,45 @@ impl Take {
 
     /// Whether the call began after all that is settled, and in an earlier page: the positions have begun anew.
     fn fell_back(&self, call: &Call) -> bool {
-        call.enter > self.recent.end() && call.seen.is_some_and(|(low, _)| low >> 32 < self.position >> 32)
+        call.enter > self.recent.end() && call.seen.is_some_and(|(low, _)| low >> 32 < self.top >> 32)
     }
 
-    fn remove(&mut self, index: usize, exact: bool, verified: bool) -> Option<Settled> {
+    /// How far into the ranges the first call saw, at most.
+    fn reach(&self, ranges: &Ranges) -> u64 {
+        let high = self.calls.ready.front().and_then(|call| call.seen).map_or(0, |(_, high)| high);
+        match ranges.locate(high) {
+            Offset::Exact(offset) => offset,
+            Offset::Between(_, most) => most,
+            Offset::Beyond => u64::MAX,
+        }
+    }
+
+    fn crowded(&self) -> bool {
+        crowded(&self.calls.ready, &self.recent)
+    }
+
+    /// Whether the calls settled so far took just the bytes before the first range: none of them saw the position
+    /// beyond it. Where that cannot be seen, one process alone cannot be wrong.
+    fn aligned(&self, ranges: &Ranges) -> bool {
+        match ranges.locate(self.top) {
+            Offset::Exact(offset) => offset == 0,
+            Offset::Beyond | Offset::Between(1.., _) => false,
+            Offset::Between(0, _) => !self.crowded(),
+        }
+    }
+
+    fn remove(&mut self, index: usize, exact: bool, tight: bool) -> Option<Settled> {
         let call = self.calls.ready.remove(index)?;
         if call.who.process().is_some() || self.recent.crowd() {
             self.recent.note(call.process(), call.time);
         }
-        self.position = call.seen.map_or(self.position, |(_, high)| high.max(self.position));
+        self.top = call.seen.map_or(self.top, |(_, high)| high.max(self.top));
         self.since = None;
-        Some(Settled { call, exact, verified })
+        Some(Settled { call, exact, tight })
     }
 
-    fn first(&mut self, exact: bool, verified: bool) -> Few {
-        Few::One(self.remove(0, exact, verified))
+    fn first(&mut self, exact: bool, tight: bool) -> Few {
+        Few::One(self.remove(0, exact, tight))
     }
 
     /// Without positions: by the books, in doubt where calls of two processes overlapped.
@@ -128,22 +171,20 @@ impl Take {
     }
 
     /// By positions, as offsets among the ranges: all calls that account for what one of them saw, together.
-    fn by_position(&mut self, mode: Mode, ranges: &Ranges, context: &Context<'_>) -> Few {
+    fn by_position(&mut self, aligned: bool, mode: Mode, ranges: &Ranges, context: &Context<'_>) -> Few {
         let all: Vec<Piece> = self.calls.ready.iter().take(REACH).map(|call| offsets(call, ranges)).collect();
-        let window = order::window(&all);
+        let window = order::window(&all, 0);
         let pieces: Vec<Piece> = window.iter().map(|index| all[*index]).collect();
-        if let Verdict::Settled(blocks, _) = order::decide(&pieces, &[0]) {
-            let mut settled = Vec::new();
-            for block in &blocks {
-                for member in &block.members {
-                    let index = window[*member];
-                    let gone = settled.iter().filter(|(other, _)| *other < index).count();
-                    if let Some(call) = self.remove(index - gone, block.exact, true) {
-                        settled.push((index, call));
-                    }
-                }
+        if let Verdict::Settled(placed) = order::decide(&pieces, &[0]) {
+            let mut settled = Vec::with_capacity(placed.len());
+            let mut gone: Vec<usize> = Vec::with_capacity(placed.len());
+            for placed in placed {
+                let index = window[placed.index];
+                let shift = gone.iter().filter(|other| **other < index).count();
+                settled.extend(self.remove(index - shift, aligned && placed.exact, false));
+                gone.push(index);
             }
-            return Few::Many(settled.into_iter().map(|(_, call)| call).collect());
+            return Few::Many(settled);
         }
         let since = *self.since.get_or_insert(context.now);
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
@@ -174,17 +215,14 @@ impl Take {
 
 /// A call's bounds as offsets from the next byte to be taken.
 fn offsets(call: &Call, ranges: &Ranges) -> Piece {
-    let place = |position| match ranges.locate(position) {
-        Offset::Exact(offset) => Some(offset),
-        Offset::Beyond | Offset::Unknown => None,
+    // Beyond what is known to be in the stream: no order accounts for it until the rest has come.
+    const BEYOND: u64 = u64::MAX - 1;
+    let bounds = |position| match ranges.locate(position) {
+        Offset::Exact(offset) => (offset, offset),
+        Offset::Beyond => (BEYOND, BEYOND),
+        Offset::Between(least, most) => (least, most.min(BEYOND)),
     };
-    let (low, high) = match call.seen {
-        Some((low, high)) => {
-            // Beyond what is known to be in the stream: no order accounts for it until the rest has come.
-            (place(low).unwrap_or(0), place(high).unwrap_or(u64::MAX - 1))
-        }
-        None => (0, u64::MAX),
-    };
+    let (low, high) = call.seen.map_or((0, u64::MAX), |(low, high)| (bounds(low).0, bounds(high).1));
     Piece { low, high, advance: Advance::Bytes, ..call.piece() }
 }
 

@@ -157,6 +157,9 @@ impl World {
             caller.early = caller.moved;
             caller.straddles = caller.asked.is_some();
             caller.got.clear();
+            // Nothing that the hooks would have seen before is known.
+            caller.locked = None;
+            caller.low = 0;
         }
         if let Record::Channel(mut fixed, name) = channel(Mechanism::Pipe, ID, self.pipe.queued(), b"") {
             fixed.header.time = self.now;

@@ -1,0 +1,217 @@
+use bytes::Bytes;
+use ipctrace_common::wire::{self, op_flag};
+use ipctrace_common::{Cause, Mechanism};
+
+use crate::correlate::testing::{channel, correlate, key, op, record, short, shorts, stream, transfers};
+use crate::correlate::{Correlator, Limits};
+use crate::decode::Record;
+use crate::model::{Event, Why};
+
+const MS: u64 = 1_000_000;
+
+fn unix(queued: u64) -> Record {
+    channel(Mechanism::UnixStream, 1, queued, b"")
+}
+
+#[test]
+fn each_byte_goes_to_its_writer_however_reads_cut() {
+    let events = correlate([
+        unix(0),
+        stream(1, 10, false, (1, 2), 0, 5),
+        stream(1, 11, false, (3, 4), 5, 5),
+        stream(1, 20, true, (5, 6), 0, 3),
+        stream(1, 20, true, (7, 8), 3, 7),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 3), (Ok(10), Ok(20), 2), (Ok(11), Ok(20), 5)]);
+    assert!(transfers(&events).iter().all(|transfer| transfer.exact));
+    assert_eq!(transfers(&events)[1].latency, Some(6));
+}
+
+#[test]
+fn a_run_of_sends_is_one_transfer_that_counts_them() {
+    let sends = (0..4).map(|n| stream(1, 10, false, (n, n), n * 3, 3));
+    let events = correlate([unix(0)].into_iter().chain(sends).chain([stream(1, 20, true, (8, 9), 0, 10)]));
+    let all = transfers(&events);
+    assert_eq!((short(all[0]), all[0].messages), ((Ok(10), Ok(20), 10), 4));
+    assert_eq!(short(all[1]), (Ok(10), Err(Why::Unread), 2));
+}
+
+#[test]
+fn the_receive_may_come_before_the_send_and_sends_in_any_order() {
+    let events = correlate([
+        unix(0),
+        stream(1, 20, true, (1, 9), 0, 10),
+        stream(1, 10, false, (6, 7), 5, 5),
+        stream(1, 10, false, (2, 3), 0, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 10)]);
+    assert_eq!(transfers(&events)[0].latency, Some(2));
+}
+
+#[test]
+fn what_was_queued_before_the_start_has_no_sender() {
+    let events = correlate([unix(4), stream(1, 10, false, (1, 2), 0, 5), stream(1, 20, true, (3, 4), 0, 6)]);
+    assert_eq!(
+        shorts(&events),
+        [(Err(Why::BeforeStart), Ok(20), 4), (Ok(10), Ok(20), 2), (Ok(10), Err(Why::Unread), 3)]
+    );
+}
+
+#[test]
+fn overlapping_senders_without_positions_are_in_doubt_and_no_others() {
+    let events = correlate([
+        unix(0),
+        stream(1, 10, false, (1, 5), 0, 4),
+        stream(1, 11, false, (2, 6), 4, 4),
+        stream(1, 10, false, (7, 8), 8, 4),
+        stream(1, 20, true, (9, 10), 0, 12),
+    ]);
+    let exact: Vec<bool> = transfers(&events).iter().map(|transfer| transfer.exact).collect();
+    assert_eq!(exact, [false, false, true]);
+}
+
+#[test]
+fn a_receive_waits_for_a_long_write_however_long_it_takes() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(unix(0), &mut out);
+    for n in 0..100 {
+        correlator.push(stream(1, 20, true, (n, n + 1), n * 10, 10), &mut out);
+        correlator.tick(n * 1000 * MS, &mut out);
+    }
+    assert_eq!(out, []);
+    correlator.push(stream(1, 10, false, (0, 100_000 * MS), 0, 1000), &mut out);
+    assert_eq!(out.len(), 100);
+    assert!(shorts(&out).iter().all(|short| *short == (Ok(10), Ok(20), 10)));
+}
+
+#[test]
+fn a_gap_is_lost_and_what_is_behind_it_is_right() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(unix(0), &mut out);
+    correlator.push(stream(1, 10, false, (1, 2), 0, 5), &mut out);
+    correlator.push(stream(1, 10, false, (5, 6), 12, 5), &mut out);
+    correlator.push(stream(1, 20, true, (7, 8), 0, 5), &mut out);
+    correlator.push(stream(1, 20, true, (9, 10), 5, 12), &mut out);
+    correlator.lost(20 * MS, Cause::RingFull, 1, &mut out);
+    correlator.tick(300 * MS, &mut out);
+    let lost = out.iter().filter(|event| matches!(event, Event::Lost(_))).count();
+    assert_eq!(lost, 1);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5), (Err(Why::Lost), Ok(20), 7), (Ok(10), Ok(20), 5)]);
+}
+
+#[test]
+fn a_send_whose_record_is_lost_at_the_end_lets_its_receive_go() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(unix(0), &mut out);
+    correlator.push(stream(1, 20, true, (1, 2), 0, 5), &mut out);
+    correlator.lost(3, Cause::RingFull, 1, &mut out);
+    correlator.tick(300 * MS, &mut out);
+    // The next send shows the gap; what is in it has been accounted for.
+    correlator.push(stream(1, 10, false, (400 * MS, 401 * MS), 5, 3), &mut out);
+    correlator.push(stream(1, 20, true, (402 * MS, 403 * MS), 5, 3), &mut out);
+    correlator.tick(700 * MS, &mut out);
+    assert_eq!(shorts(&out), [(Err(Why::Lost), Ok(20), 5), (Ok(10), Ok(20), 3)]);
+}
+
+#[test]
+fn a_socket_at_an_address_used_again_is_another() {
+    let with = |record: Record, sender_inode: u64, receiver_inode: u64| match record {
+        Record::Op(mut op) => {
+            (op.fixed.sender_inode, op.fixed.receiver_inode) = (sender_inode, receiver_inode);
+            Record::Op(op)
+        }
+        Record::Channel(channel, name) => Record::Channel(wire::Channel { receiver_inode, ..channel }, name),
+        Record::Signal(_) | Record::Process(_) | Record::Handoff(_) => record,
+    };
+    let events = correlate([
+        with(unix(0), 0, 0),
+        with(stream(1, 10, false, (1, 2), 0, 5), 50, 0),
+        with(stream(1, 20, true, (3, 4), 0, 2), 50, 60),
+        with(unix(0), 0, 61),
+        with(stream(1, 11, false, (5, 6), 0, 4), 51, 61),
+        with(stream(1, 21, true, (7, 8), 0, 4), 51, 61),
+    ]);
+    let channels: Vec<&str> =
+        transfers(&events).iter().map(|transfer| transfer.channel.id.as_str()).collect();
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 2), (Ok(10), Err(Why::Unread), 3), (Ok(11), Ok(21), 4)]);
+    let (old, new) = ("socket:[50]->socket:[60]", "socket:[51]->socket:[61]");
+    assert_eq!(channels, [old, old, new]);
+}
+
+#[test]
+fn the_kernel_is_right_when_its_books_begin_again() {
+    let books = |queued, sends: u64| {
+        correlate([
+            unix(0),
+            stream(1, 10, false, (1, 2), 0, sends),
+            unix(queued),
+            stream(1, 10, false, (5, 6), 0, 3),
+            stream(1, 20, true, (7, 8), 0, queued + 3),
+        ])
+    };
+    let more = shorts(&books(6, 4));
+    assert_eq!(more, [(Ok(10), Ok(20), 4), (Err(Why::Lost), Ok(20), 2), (Ok(10), Ok(20), 3)]);
+    let fewer = shorts(&books(1, 4));
+    assert_eq!(fewer, [(Ok(10), Err(Why::Lost), 3), (Ok(10), Ok(20), 4)]);
+}
+
+fn paged(pid: u32, receive: bool, when: (u64, u64), before: u64, span: (u64, u64), bytes: u64) -> Record {
+    let flags = op_flag::SEQUENCED | op_flag::POSITIONS | if receive { op_flag::RECEIVE } else { 0 };
+    let fixed = op(Mechanism::Fifo, 1, pid, flags, when, bytes);
+    record(wire::Op { before, pos_enter: span.0, pos_exit: span.1, ..fixed })
+}
+
+#[test]
+fn a_fifo_begins_anew_when_all_have_closed_it() {
+    let at = |head: u64, end: u64| head << 32 | end;
+    let events = correlate([
+        channel(Mechanism::Fifo, 1, 0, b"/tmp/fifo\0"),
+        paged(10, false, (1, 2), 0, (0, at(1, 5)), 5),
+        paged(20, true, (3, 4), 0, (0, at(0, 2)), 2),
+        paged(11, false, (5, 6), 5, (0, at(1, 9)), 9),
+        paged(21, true, (7, 8), 2, (0, at(1, 0)), 9),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 2), (Ok(10), Err(Why::Unread), 3), (Ok(11), Ok(21), 9)]);
+    assert!(transfers(&events).iter().all(|transfer| transfer.exact));
+    assert_eq!(transfers(&events)[0].channel.name.as_deref(), Some(&b"/tmp/fifo"[..]));
+}
+
+#[test]
+fn the_payload_is_that_of_the_first_byte() {
+    let send = |before, text: &'static [u8]| {
+        let Record::Op(mut op) = stream(1, 10, false, (1, 2), before, text.len() as u64) else {
+            unreachable!()
+        };
+        op.payload = Bytes::from_static(text);
+        Record::Op(op)
+    };
+    let events = correlate([
+        unix(0),
+        send(0, b"hello "),
+        stream(1, 20, true, (3, 4), 0, 2),
+        send(6, b"world"),
+        stream(1, 20, true, (5, 6), 2, 9),
+    ]);
+    let payloads: Vec<_> = transfers(&events).iter().map(|transfer| transfer.payload.as_deref()).collect();
+    assert_eq!(payloads, [Some(&b"he"[..]), Some(&b"llo "[..])]);
+}
+
+#[test]
+fn memory_is_bounded_and_what_is_forgotten_is_counted() {
+    let limits = Limits { streams: 16, ranges: 8, messages: 8, signals: 8, processes: 8 };
+    let (mut correlator, mut out) = (Correlator::new(limits), Vec::new());
+    for id in 0..100 {
+        correlator.push(channel(Mechanism::UnixStream, id, 0, b""), &mut out);
+        correlator.push(stream(id, 10, false, (id, id), 0, 5), &mut out);
+    }
+    assert!(correlator.streams.len() <= 16);
+    assert!(correlator.evicted() > 80);
+    let forgotten = correlator.take_forgotten();
+    assert!(forgotten.contains(&key(0)) && !forgotten.contains(&key(99)));
+    for n in 0..100 {
+        correlator.push(stream(99, 10, false, (n, n), 5 + n, 1), &mut out);
+    }
+    correlator.finish(1000, &mut out);
+    let sent: u64 = transfers(&out).iter().map(|transfer| transfer.bytes).sum();
+    assert_eq!(sent, 100 * 5 + 100, "what is pushed out is written");
+}
