@@ -27,7 +27,8 @@ pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.key = Key { id: number, space: u64::from(device) };
     side.own_inode = number;
     side.peer = 0;
-    side.peer_inode = 0;
+    // Both ends are one object.
+    side.peer_inode = number;
     side.object = read(file, offset!(file_private_data))?;
     side.pos_locked = 0;
     side.pos_enter = position(side.object, side.receive != 0)?;

@@ -218,6 +218,8 @@ mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
 
+    use std::path::Path;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
@@ -274,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_is_hidden_and_takes_anything() {
-        let Ok(Command::Workload { name, args }) = parse("ipctrace __demo-workload pipe --fd 3") else {
+    fn a_workload_is_hidden() {
+        let Ok(Command::Workload { name, report }) = parse("ipctrace __demo-workload pipe /tmp/report") else {
             panic!("no workload")
         };
-        assert_eq!((name.as_str(), args.len()), ("pipe", 2));
+        assert_eq!((name.as_str(), report.as_path()), ("pipe", Path::new("/tmp/report")));
         assert!(!Cli::command().render_long_help().to_string().contains("__demo"));
     }
 
