@@ -88,8 +88,7 @@ impl Repeat for Count {
 /// How many bytes are in a pipe; `u64::MAX` if that could not be read.
 #[inline(never)]
 pub(crate) fn queued(pipe: u64) -> u64 {
-    let (Ok(head), Ok(slot)) =
-        (read::<u32>(pipe, offset!(pipe_head)), read::<u32>(pipe, offset!(pipe_tail)))
+    let (Ok(head), Ok(slot)) = (read::<u32>(pipe, offset!(pipe_head)), read::<u32>(pipe, offset!(pipe_tail)))
     else {
         return u64::MAX;
     };

@@ -69,6 +69,12 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
     call.moved = syscall::plain(returned);
     inflight::begin(tid, call)?;
+    // What is told is what stands in the map.
+    let Some(call) = inflight::get(tid) else {
+        return Ok(());
+    };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *call };
     let known = channel::books(&call.sides[0].key).is_some();
     channel::open(
         tid,

@@ -218,12 +218,8 @@ fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()>
         return messages(tid, call, returned as u32, receive);
     }
     let header = MsgHdr::read(call.user)?;
-    call.moved = Moved {
-        user: call.user,
-        address: header.name,
-        address_len: header.name_len,
-        ..plain(returned)
-    };
+    call.moved =
+        Moved { user: call.user, address: header.name, address_len: header.name_len, ..plain(returned) };
     one_slowly(tid, call);
     if call.sides[0].mechanism == 0 {
         return Ok(());

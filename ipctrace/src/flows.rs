@@ -83,9 +83,10 @@ impl Flows {
                 latency: transfer.latency,
             }),
             Event::Signal(signal) => {
-                let channel = Arc::clone(self.signal.get_or_insert_with(|| {
-                    Arc::new(Channel { id: "signal".to_owned(), name: None })
-                }));
+                let channel = Arc::clone(
+                    self.signal
+                        .get_or_insert_with(|| Arc::new(Channel { id: "signal".to_owned(), name: None })),
+                );
                 self.sum(&Share {
                     mechanism: Mechanism::Signal,
                     channel: &channel,
@@ -168,9 +169,7 @@ impl Flows {
             .values()
             .map(|sum| Flow { latency: sum.latency.as_ref().map(distribution), ..sum.flow.clone() })
             .collect();
-        flows.sort_by(|a, b| {
-            (b.bytes, b.messages, a.first).cmp(&(a.bytes, a.messages, b.first))
-        });
+        flows.sort_by(|a, b| (b.bytes, b.messages, a.first).cmp(&(a.bytes, a.messages, b.first)));
         flows
     }
 }
@@ -227,7 +226,10 @@ mod tests {
         (1..=100).for_each(|latency| flows.add(&transfer(1, 1, latency * 1000)));
         let latency = flows.sorted()[0].latency.expect("latencies were given");
         let near = |value: u64, wanted: u64| value.abs_diff(wanted) <= wanted / 50;
-        assert!(near(latency.p50, 50_000) && near(latency.p90, 90_000) && near(latency.p99, 99_000), "{latency:?}");
+        assert!(
+            near(latency.p50, 50_000) && near(latency.p90, 90_000) && near(latency.p99, 99_000),
+            "{latency:?}"
+        );
         assert_eq!(latency.count, 100);
         assert!(near(latency.max, 100_000));
     }

@@ -7,7 +7,9 @@ pub mod trace;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
 
 /// The binary under test: the environment variable `IPCTRACE`, which `cargo xtask test` sets.
 ///
@@ -17,4 +19,26 @@ pub fn binary() -> Result<PathBuf> {
     std::env::var_os("IPCTRACE")
         .map(PathBuf::from)
         .context("IPCTRACE is not set to the path of the binary under test: run `cargo xtask test`")
+}
+
+/// For a test that cannot run here: says so. `cargo xtask test` counts these lines.
+///
+/// # Errors
+/// None; the result is what the test returns.
+pub fn skip(test: &str, reason: &str) -> Result<()> {
+    println!("SKIP {test}: {reason}");
+    Ok(())
+}
+
+/// Waits until something is so.
+///
+/// # Errors
+/// If it is not so after 20 seconds, or cannot be found out.
+pub fn pause_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(start.elapsed() < Duration::from_secs(20), "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

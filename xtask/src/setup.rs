@@ -52,7 +52,9 @@ struct Rustc {
 
 fn nightly() -> Result<Rustc> {
     if read(Command::new("rustup").arg("--version")).is_err() {
-        bail!("rustup is missing: the eBPF programs are built with nightly, which https://rustup.rs installs");
+        bail!(
+            "rustup is missing: the eBPF programs are built with nightly, which https://rustup.rs installs"
+        );
     }
     let version = || read(Command::new("rustup").args(["run", "nightly", "rustc", "-vV"]));
     let text = match version() {

@@ -143,7 +143,8 @@ fn run_suite(suite: &Suite, binary: &Path, arguments: &Arguments, totals: &mut T
 
 /// Fails if a program of ours is still loaded.
 fn leftovers() -> Result<()> {
-    let listing = read(as_root(workspace::target().join("release/ipctrace")).args(["doctor", "--leftovers"]))?;
+    let listing =
+        read(as_root(workspace::target().join("release/ipctrace")).args(["doctor", "--leftovers"]))?;
     let listing = listing.trim();
     if listing.is_empty() {
         return Ok(());

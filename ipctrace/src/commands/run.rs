@@ -1,6 +1,7 @@
 //! `ipctrace run`.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus, Stdio};
@@ -10,11 +11,15 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind};
 
 use super::{Wish, begin};
 use crate::session::{Ended, Session};
 use crate::{args, options};
+
+/// The status of a shell for a command that does not exist, and for one that is no program.
+const EXIT_NOT_FOUND: u8 = 127;
+const EXIT_NOT_EXECUTABLE: u8 = 126;
 
 /// Starts a command and traces it and its descendants until it ends.
 ///
@@ -26,23 +31,52 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     let duration = reporting.duration;
     // With the trace on standard output, that of the command would get in between its lines.
     let aside = reporting.output.is_none();
+    let mut signals = Signals::new()?;
     let mut session = begin(Wish { selection, reporting, children_only: true, keep: false })?;
-    let mut child = start(&arguments.command, aside)?;
-    let status = follow(&mut session, &mut child, duration).await?;
+    let mut child = match start(&arguments.command, aside) {
+        Ok(child) => child,
+        Err(error) => {
+            let status =
+                if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE };
+            log::error!("starting {}: {error}", arguments.command[0].to_string_lossy());
+            return Ok(ExitCode::from(status));
+        }
+    };
+    let status = follow(&mut session, &mut child, &mut signals, duration).await?;
     let (totals, _) = session.end(false, true)?;
     log::warn!("{totals}");
     Ok(exit_code(status))
 }
 
-/// Starts the command. The programs are at work already: what it does first is seen.
-fn start(command: &[OsString], aside: bool) -> Result<Child> {
-    let (program, arguments) = command.split_first().context("no command to run")?;
-    let mut process = Command::new(program);
-    process.args(arguments);
-    if aside {
-        process.stdout(Stdio::from(std::io::stderr().as_fd().try_clone_to_owned()?));
+/// The signals that would end us.
+pub(super) struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl Signals {
+    /// From here on they do not. To be made before anything is started that one of them is to reach.
+    ///
+    /// # Errors
+    /// If there can be no more handlers.
+    pub(super) fn new() -> Result<Signals> {
+        Ok(Signals {
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+            hangup: unix::signal(SignalKind::hangup())?,
+        })
     }
-    process.spawn().with_context(|| format!("starting {}", program.to_string_lossy()))
+}
+
+/// Starts the command. The programs are at work already: what it does first is seen.
+fn start(command: &[OsString], aside: bool) -> io::Result<Child> {
+    let mut process = Command::new(&command[0]);
+    process.args(&command[1..]);
+    if aside {
+        process.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
+    }
+    process.spawn()
 }
 
 /// Shows events until the command ends; then, or when nobody wants more of them, gives its status.
@@ -54,11 +88,9 @@ fn start(command: &[OsString], aside: bool) -> Result<Child> {
 pub(super) async fn follow(
     session: &mut Session,
     child: &mut Child,
+    signals: &mut Signals,
     duration: Option<Duration>,
 ) -> Result<ExitStatus> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let pid = child.id();
     let pass_on = |signal| {
         if let Some(pid) = pid {
@@ -79,9 +111,9 @@ pub(super) async fn follow(
                 tokio::select! {
                     status = child.wait() => return Some(status),
                     () = &mut deadline => return None,
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => pass_on(Signal::SIGTERM),
-                    _ = hangup.recv() => pass_on(Signal::SIGHUP),
+                    _ = signals.interrupt.recv() => {}
+                    _ = signals.terminate.recv() => pass_on(Signal::SIGTERM),
+                    _ = signals.hangup.recv() => pass_on(Signal::SIGHUP),
                 }
             }
         };

@@ -7,8 +7,22 @@ use ipctrace::object::OBJECT;
 
 /// System calls that carry data, as the per-call tracepoints name them.
 const CALLS: &[&str] = &[
-    "read", "write", "readv", "writev", "preadv2", "pwritev2", "sendto", "sendmsg", "sendmmsg", "recvfrom", "recvmsg",
-    "recvmmsg", "splice", "tee", "vmsplice", "sendfile64",
+    "read",
+    "write",
+    "readv",
+    "writev",
+    "preadv2",
+    "pwritev2",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+    "splice",
+    "tee",
+    "vmsplice",
+    "sendfile64",
 ];
 
 /// Attaches an empty program to `sys_enter` and `sys_exit`. It is there until the result is dropped.

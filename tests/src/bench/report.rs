@@ -32,8 +32,9 @@ pub fn table(times: &Times) -> Table {
     table.set_header(std::iter::once("workload".to_owned()).chain(titles));
     for (workload, times) in times {
         let cells = COLUMNS.iter().map(|(of, to)| {
-            ratio(times, *of, *to)
-                .map_or_else(String::new, |(least, median, most)| format!("{median:.2} ({least:.2}-{most:.2})"))
+            ratio(times, *of, *to).map_or_else(String::new, |(least, median, most)| {
+                format!("{median:.2} ({least:.2}-{most:.2})")
+            })
         });
         table.add_row(std::iter::once(workload.name().to_owned()).chain(cells));
     }
@@ -65,8 +66,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_a_round() {
-        let times =
-            [(Mode::Untraced, vec![1.0, 10.0, 2.0]), (Mode::Floor, vec![3.0, 20.0, 3.0])];
+        let times = [(Mode::Untraced, vec![1.0, 10.0, 2.0]), (Mode::Floor, vec![3.0, 20.0, 3.0])];
         assert_eq!(ratio(&times, Mode::Floor, Mode::Untraced), Some((1.5, 2.0, 3.0)));
         assert_eq!(ratio(&times, Mode::Trace, Mode::Untraced), None);
     }

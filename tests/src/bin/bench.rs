@@ -36,7 +36,8 @@ enum Part {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(Part::Workload { name, operations }) = arguments.part {
-        let workload = Workload::ALL.iter().find(|workload| workload.name() == name).context("no such workload")?;
+        let workload =
+            Workload::ALL.iter().find(|workload| workload.name() == name).context("no such workload")?;
         println!("{}", workload.work(operations)?.as_nanos());
         return Ok(());
     }

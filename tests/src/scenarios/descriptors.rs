@@ -86,7 +86,8 @@ fn equal_inodes(stage: &Stage) -> Result<()> {
     let mut paths = Vec::new();
     for folder in folders {
         let folder = folder?;
-        mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).context("mounting a tmpfs")?;
+        mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .context("mounting a tmpfs")?;
         let path = folder.join("fifo");
         mkfifo(&path, Mode::S_IRWXU)?;
         paths.push((folder, path));
@@ -107,9 +108,9 @@ fn talk_over(stage: &Stage, first: &std::path::Path, second: &std::path::Path) -
         // Opened for both, so that neither waits for the other.
         let fifo = OwnedFd::from(File::options().read(true).write(true).open(path)?);
         let size = 50 + index;
-        children.push(stage.child(&format!("writer-{index}"), |stage| {
-            stage::write_all(&fifo, &stage.marked(size))
-        })?);
+        children.push(
+            stage.child(&format!("writer-{index}"), |stage| stage::write_all(&fifo, &stage.marked(size)))?,
+        );
         children.push(stage.child(&format!("reader-{index}"), |stage| {
             let bytes = stage::read_exactly(&fifo, size)?;
             let status = fstat(&fifo)?;

@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use anyhow::{Result, ensure};
 use ipctrace::demo::{Stage, stage};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, send, sendto, socket, socketpair,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, send, sendto, socket,
+    socketpair,
 };
 
 use super::Scenario;

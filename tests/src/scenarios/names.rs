@@ -4,9 +4,7 @@ use std::os::fd::AsRawFd;
 
 use anyhow::Result;
 use ipctrace::demo::{Stage, stage};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, sendto, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, sendto, socket};
 
 use super::Scenario;
 use crate::scenarios::ends::{connect_to, listen_at};
@@ -49,9 +47,8 @@ fn path(stage: &Stage) -> Result<()> {
         stage.heard("unix_stream", None, &bytes)
     })?;
     stage.wait_for(0, 1)?;
-    let client = stage.child("client", |stage| {
-        stage::write_all(&connect_to(&address)?, &stage.marked(12))
-    })?;
+    let client =
+        stage.child("client", |stage| stage::write_all(&connect_to(&address)?, &stage.marked(12)))?;
     let outcome = stage.reap(&[server, client]);
     std::fs::remove_file(&path)?;
     outcome

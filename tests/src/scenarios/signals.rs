@@ -3,7 +3,9 @@
 use anyhow::{Result, ensure};
 use ipctrace::demo::truth::{Party, Truth};
 use ipctrace::demo::{Stage, stage};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigaction, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigaction, sigprocmask,
+};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid, setpgid};
 
@@ -26,7 +28,14 @@ fn handle(signal: Signal) -> Result<()> {
     Ok(())
 }
 
-fn tell(stage: &Stage, signal: &str, from: Party, to: Party, outcome: &str, value: Option<u64>) -> Result<()> {
+fn tell(
+    stage: &Stage,
+    signal: &str,
+    from: Party,
+    to: Party,
+    outcome: &str,
+    value: Option<u64>,
+) -> Result<()> {
     stage.tell(&Truth::Signal { signal: signal.to_owned(), from, to, outcome: outcome.to_owned(), value })
 }
 

@@ -248,7 +248,10 @@ fn sockets_by_read_and_write(stage: &Stage) -> Result<()> {
     let writer = stage.child("writer", |stage| {
         let data = stage.marked(600);
         stage::write_all(&left, &data)?;
-        ensure!(nix::sys::uio::writev(&left, &[std::io::IoSlice::new(&data), std::io::IoSlice::new(&data)])? == 1200);
+        ensure!(
+            nix::sys::uio::writev(&left, &[std::io::IoSlice::new(&data), std::io::IoSlice::new(&data)])?
+                == 1200
+        );
         let file = memory_file(&data)?;
         ensure!(nix::sys::sendfile::sendfile(&left, &file, None, 600)? == 600);
         Ok(())

@@ -1,0 +1,366 @@
+//! The command line: what it prints, where, and with which exit status.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ipctrace_tests::trace::{Scratch, Trace, lines, run, said};
+use ipctrace_tests::{binary, pause_until, skip};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
+
+/// Events of a kind.
+fn of_type<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["type"] == kind).collect()
+}
+
+/// Bytes from one command name to another.
+fn bytes(lines: &[Value], sender: &str, receiver: &str) -> u64 {
+    of_type(lines, "transfer")
+        .iter()
+        .filter(|line| line["sender"]["comm"] == sender && line["receiver"]["comm"] == receiver)
+        .filter_map(|line| line["bytes"].as_u64())
+        .sum()
+}
+
+#[test]
+fn a_shell_pipeline_is_traced_to_the_byte() -> Result<()> {
+    let output = run(&["run", "-f", "json", "--", "sh", "-c", "seq 1 200000 | sort -n | tail -1"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    ensure!(said(&output).lines().any(|line| line == "200000"), "the command's output goes to stderr");
+    let lines = lines(&String::from_utf8(output.stdout)?)?;
+    let written: u64 = (1..=200_000u32).map(|number| number.to_string().len() as u64 + 1).sum();
+    assert_eq!(bytes(&lines, "seq", "sort"), written);
+    assert_eq!(bytes(&lines, "sort", "tail"), written);
+    let flows = of_type(&lines, "flow").iter().filter(|flow| flow["mechanism"] == "pipe").count();
+    assert_eq!(flows, 2, "two pipes, one flow each");
+    assert!(of_type(&lines, "signal").iter().all(|line| line["receiver"]["comm"] == "sh"));
+    Ok(())
+}
+
+#[test]
+fn jobserver_tokens_move_between_make_and_its_children() -> Result<()> {
+    if Command::new("make").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return skip("jobserver_tokens_move_between_make_and_its_children", "make is not installed");
+    }
+    let folder = Scratch::new(".make");
+    fs::create_dir(folder.path())?;
+    // Only a recipe that runs make is handed the jobserver.
+    fs::write(
+        folder.path().join("Makefile"),
+        "all: a b c\na b c:\n\t+@$(MAKE) -s -f sub.mk\n.PHONY: all a b c\n",
+    )?;
+    fs::write(folder.path().join("sub.mk"), "all: x y z\nx y z:\n\t@sleep 0.05\n.PHONY: all x y z\n")?;
+    let trace = Scratch::new(".json");
+    let (folder_path, trace_path) = (folder.path().to_string_lossy(), trace.path().to_string_lossy());
+    let output =
+        run(&["run", "-f", "json", "-o", &trace_path, "--", "make", "-s", "-j4", "-C", &folder_path])?;
+    let text = fs::read_to_string(trace.path())?;
+    fs::remove_dir_all(folder.path())?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let lines = lines(&text)?;
+    let tokens: Vec<_> = of_type(&lines, "transfer")
+        .into_iter()
+        .filter(|line| line["mechanism"] == "pipe" || line["mechanism"] == "fifo")
+        .filter(|line| line["sender"]["comm"] == "make" && line["receiver"]["comm"] == "make")
+        .collect();
+    let ends = |line: &Value| (line["sender"]["pid"].clone(), line["receiver"]["pid"].clone());
+    assert!(tokens.iter().any(|line| ends(line).0 != ends(line).1), "tokens between processes: {tokens:?}");
+    Ok(())
+}
+
+#[test]
+fn the_status_of_run_is_the_commands() -> Result<()> {
+    assert_eq!(run(&["run", "--", "sh", "-c", "exit 7"])?.status.code(), Some(7));
+    assert_eq!(run(&["run", "--", "sh", "-c", "kill -TERM $$"])?.status.code(), Some(128 + 15));
+    let missing = run(&["run", "--", "/no/such/program"])?;
+    assert_eq!(missing.status.code(), Some(127));
+    assert!(said(&missing).contains("/no/such/program"), "{}", said(&missing));
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_is_one_line_with_the_remedy_and_status_2() -> Result<()> {
+    let unknown = run(&["trace", "-m", "pipes"])?;
+    assert_eq!(unknown.status.code(), Some(2));
+    let message = said(&unknown);
+    assert!(message.contains("unknown mechanism 'pipes'") && message.contains("unix_stream"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert_eq!(run(&["trace", "-x", "5000"])?.status.code(), Some(2));
+    assert_eq!(run(&["demo", "nothing"])?.status.code(), Some(2));
+    Ok(())
+}
+
+/// Runs the binary as the user nobody.
+fn as_nobody(arguments: &[&str]) -> Result<std::process::Output> {
+    let copy = Scratch::new(".bin");
+    fs::copy(binary()?, copy.path())?;
+    let mut command = Command::new(copy.path());
+    Ok(command.args(arguments).uid(65_534).gid(65_534).stdin(Stdio::null()).output()?)
+}
+
+#[test]
+fn without_root_it_says_what_to_do() -> Result<()> {
+    let output = as_nobody(&["trace", "-d", "1"])?;
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("sudo") && said(&output).lines().count() == 1, "{}", said(&output));
+    for help in [["--help"].as_slice(), &["--version"], &["demo", "--list"]] {
+        assert!(as_nobody(help)?.status.success(), "{help:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() -> Result<()> {
+    let mut child = Command::new(binary()?)
+        .args(["trace", "-f", "json", "-d", "20"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().context("a pipe")?).read_line(&mut first)?;
+    assert!(first.contains("\"hello\""));
+    // The reader is gone. What happens now cannot be told to anybody.
+    pause_until("the tracer ends", || {
+        let _ = Command::new("sh").args(["-c", "echo x | cat > /dev/null"]).status();
+        Ok(child.try_wait()?.is_some())
+    })?;
+    let output = child.wait_with_output()?;
+    assert!(output.status.success());
+    assert_eq!(said(&output), "");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_is_said_and_its_losses_are_counted() -> Result<()> {
+    let output =
+        run(&["run", "-f", "json", "-o", "/dev/full", "--", "sh", "-c", "seq 1 100 | cat > /dev/null"])?;
+    assert!(output.status.success(), "{}", said(&output));
+    let message = said(&output);
+    assert!(message.contains("/dev/full") && message.contains("No space left"), "{message}");
+    assert!(message.contains("write-failed: "), "{message}");
+    Ok(())
+}
+
+#[test]
+fn duration_and_count_end_it() -> Result<()> {
+    let output = run(&["trace", "-f", "json", "-d", "0.3"])?;
+    assert!(output.status.success());
+    lines(&String::from_utf8(output.stdout)?)?;
+    let output = run(&[
+        "run",
+        "-f",
+        "json",
+        "-c",
+        "3",
+        "--",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5 6; do echo $i | cat > /dev/null; done",
+    ])?;
+    let lines = lines(&String::from_utf8(output.stdout)?)?;
+    let events = lines
+        .iter()
+        .filter(|line| !["hello", "flow", "lost", "end"].iter().any(|kind| line["type"] == *kind));
+    assert_eq!(events.count(), 3);
+    Ok(())
+}
+
+#[test]
+fn what_was_queued_before_the_start_is_credited_to_nobody_exactly() -> Result<()> {
+    // 12,345 bytes wait in a pipe; the reader sleeps in the read of another one. Then tracing begins.
+    let script = "head -c 12345 /dev/zero; read line < \"$0\"; head -c 1000 /dev/zero";
+    let gate = Scratch::new(".gate");
+    nix::unistd::mkfifo(gate.path(), nix::sys::stat::Mode::S_IRWXU)?;
+    let mut writer =
+        Command::new("sh").args(["-c", script]).arg(gate.path()).stdout(Stdio::piped()).spawn()?;
+    let mut pipe = writer.stdout.take().context("a pipe")?;
+    let inode = nix::sys::stat::fstat(&pipe)?.st_ino;
+    pause_until("the writer waits at the gate", || {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", writer.id()))?;
+        Ok(call.starts_with(&format!("{} ", libc::SYS_openat)))
+    })?;
+    let trace = Trace::start(&[])?;
+    fs::write(gate.path(), "go\n")?;
+    let mut taken = Vec::new();
+    pipe.read_to_end(&mut taken)?;
+    writer.wait()?;
+    let lines = trace.stop()?;
+    assert_eq!(taken.len(), 13_345);
+    let id = format!("pipe:[{inode}]");
+    let sum = |before: bool| -> u64 {
+        of_type(&lines, "transfer")
+            .iter()
+            .filter(|line| line["channel"]["id"] == id.as_str())
+            .filter(|line| (line["sender_why"] == "before-start") == before)
+            .inspect(|line| assert!(line["receiver"]["pid"] == std::process::id()))
+            .filter_map(|line| line["bytes"].as_u64())
+            .sum()
+    };
+    assert_eq!((sum(true), sum(false)), (12_345, 1000));
+    Ok(())
+}
+
+#[test]
+fn a_writer_blocked_since_before_the_start_is_credited_for_the_rest() -> Result<()> {
+    // The writer's one call of 200,000 bytes has put 65,536 into the pipe and waits when tracing begins.
+    let mut writer = Command::new("dd")
+        .args(["if=/dev/zero", "bs=200000", "count=1", "status=none"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut pipe = writer.stdout.take().context("a pipe")?;
+    let inode = nix::sys::stat::fstat(&pipe)?.st_ino;
+    pause_until("the writer waits for room", || {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", writer.id()))?;
+        Ok(call.starts_with(&format!("{} 0x1 ", libc::SYS_write)))
+    })?;
+    std::thread::sleep(Duration::from_millis(50));
+    let trace = Trace::start(&[])?;
+    let mut taken = Vec::new();
+    pipe.read_to_end(&mut taken)?;
+    writer.wait()?;
+    let lines = trace.stop()?;
+    assert_eq!(taken.len(), 200_000);
+    let id = format!("pipe:[{inode}]");
+    let sum = |sender: Option<&str>| -> u64 {
+        of_type(&lines, "transfer")
+            .iter()
+            .filter(|line| line["channel"]["id"] == id.as_str() && line["sender"]["comm"].as_str() == sender)
+            .filter_map(|line| line["bytes"].as_u64())
+            .sum()
+    };
+    assert_eq!((sum(None), sum(Some("dd"))), (65_536, 134_464), "{lines:?}");
+    Ok(())
+}
+
+#[test]
+fn hostile_names_and_payload_cannot_reach_the_terminal() -> Result<()> {
+    let script = "printf '\\033[2J\\033]0;x\\007\\n' > /proc/self/comm; printf '\\033[31mred\\n\\377' | cat > /dev/null";
+    let output = run(&["run", "-x", "100", "--", "bash", "-c", script])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8(output.stdout)?;
+    assert!(text.contains("\\x1b") || text.contains("\\u{1b}") || text.contains("\\033"), "{text}");
+    let bad = text.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(bad, None, "{text:?}");
+    Ok(())
+}
+
+#[test]
+fn the_payload_is_the_start_of_what_was_sent() -> Result<()> {
+    let output =
+        run(&["run", "-f", "json", "-x", "5", "--", "sh", "-c", "printf 'hello world' | cat > /dev/null"])?;
+    let lines = lines(&String::from_utf8(output.stdout)?)?;
+    let transfers = of_type(&lines, "transfer");
+    let hello = transfers.iter().find(|line| line["bytes"] == 11).context("the transfer")?;
+    assert_eq!((&hello["payload"], &hello["payload_total"]), (&"hello".into(), &11.into()));
+    Ok(())
+}
+
+#[test]
+fn nothing_stays_attached_after_kill_9() -> Result<()> {
+    ensure!(geteuid().is_root());
+    let trace = Trace::start(&[])?;
+    let loaded = || -> Result<usize> { Ok(said_out(&run(&["doctor", "--leftovers"])?).lines().count()) };
+    ensure!(loaded()? > 0, "a running tracer has programs loaded");
+    kill(trace.pid(), Signal::SIGKILL)?;
+    pause_until("the kernel unloads the programs", || Ok(loaded()? == 0))
+}
+
+fn said_out(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn sigterm_ends_it_like_ctrl_c() -> Result<()> {
+    let trace = Trace::start(&["-s"])?;
+    kill(trace.pid(), Signal::SIGTERM)?;
+    // The second signal finds it ending, or gone.
+    let lines = trace
+        .stop()
+        .or_else(|error| if error.to_string().contains("ESRCH") { Ok(Vec::new()) } else { Err(error) })?;
+    assert!(lines.is_empty() || lines.last().is_some_and(|line| line["type"] == "end"));
+    Ok(())
+}
+
+#[test]
+fn its_own_output_makes_no_events() -> Result<()> {
+    // The trace goes through two pipes to a file. Were its own lines traced, each would make others without end.
+    let file = Scratch::new(".json");
+    let command =
+        format!("'{}' trace -f json -d 1 | cat | cat > '{}'", binary()?.display(), file.path().display());
+    let status = Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status()?;
+    assert!(status.success());
+    let lines = lines(&fs::read_to_string(file.path())?)?;
+    let own = of_type(&lines, "transfer").iter().filter(|line| line["sender"]["comm"] == "cat").count();
+    assert_eq!(own, 0, "{lines:?}");
+    Ok(())
+}
+
+#[test]
+fn filters_name_the_other_end_too() -> Result<()> {
+    let trace = Trace::start(&["-n", "sort", "-m", "pipe"])?;
+    Command::new("sh")
+        .args(["-c", "seq 1 1000 | sort | cat > /dev/null; seq 1 10 | cat > /dev/null"])
+        .status()?;
+    let lines = trace.stop()?;
+    let transfers = of_type(&lines, "transfer");
+    assert!(bytes(&lines, "seq", "sort") > 0 && bytes(&lines, "sort", "cat") > 0);
+    assert!(
+        transfers.iter().all(|line| line["sender"]["comm"] == "sort" || line["receiver"]["comm"] == "sort")
+    );
+    assert!(of_type(&lines, "signal").is_empty());
+    Ok(())
+}
+
+#[test]
+fn every_demo_agrees_with_its_trace() -> Result<()> {
+    let output = run(&["demo", "all"])?;
+    let text = said_out(&output);
+    assert!(output.status.success(), "{text}\n{}", said(&output));
+    assert!(text.contains("signals") && !text.contains(" NO "), "{text}");
+    Ok(())
+}
+
+#[test]
+fn doctor_tells_each_mechanism_and_each_hook() -> Result<()> {
+    let output = run(&["doctor"])?;
+    let text = said_out(&output);
+    assert!(output.status.success(), "{text}");
+    for word in ["pipe", "unix_seqpacket", "process_vm", "sys_enter", "signal_deliver"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_signal_that_ends_the_command_is_its_status() -> Result<()> {
+    let status = run(&["run", "--", "sh", "-c", "kill -KILL $$"])?.status;
+    assert_eq!((status.code(), status.signal()), (Some(137), None));
+    Ok(())
+}
+
+#[test]
+fn ctrl_c_leaves_the_command_its_say() -> Result<()> {
+    // As a terminal does: the signal goes to the whole group. The command handles it and ends with 5.
+    let mut child = Command::new(binary()?)
+        .args(["run", "--", "sh", "-c", "trap 'exit 5' INT; echo ready >&2; while :; do sleep 0.05; done"])
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stderr = BufReader::new(child.stderr.take().context("a pipe")?);
+    let mut line = String::new();
+    stderr.read_line(&mut line)?;
+    assert_eq!(line, "ready\n");
+    kill(Pid::from_raw(-(child.id() as i32)), Signal::SIGINT)?;
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest)?;
+    assert_eq!(child.wait()?.code(), Some(5), "{rest}");
+    Ok(())
+}
