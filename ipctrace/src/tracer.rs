@@ -144,7 +144,7 @@ fn fork(record: &Record) -> Option<Fork> {
     let Record::Process(process) = record else {
         return None;
     };
-    (process.header.flags == process_event::FORK).then(|| Fork {
+    (process.header.flags == process_event::FORK).then_some(Fork {
         parent: (process.parent.tgid, process.parent.start),
         child: (process.task.tgid, process.task.start),
     })

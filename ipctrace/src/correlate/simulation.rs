@@ -25,7 +25,7 @@ fn run(plan: Plan, processes: &[(u32, u32)]) -> Report {
 
 impl Report {
     /// What is called exact is true.
-    fn is_true(self) -> Report {
+    fn all_true(self) -> Report {
         assert!(self.wrong.is_empty(), "{} of {}: {:#?}", self.wrong.len(), self.transfers, self.wrong);
         self
     }
@@ -33,7 +33,7 @@ impl Report {
     /// What is called exact is true but for one transfer in ten thousand. For schedules in which half of all calls
     /// are of one length and every call is interrupted: a read and a write of the same length, both interrupted
     /// before their hook at exit, look as if neither had been.
-    fn is_nearly_true(self) -> Report {
+    fn nearly_true(self) -> Report {
         let wrong = self.wrong.len() as u64;
         assert!(wrong * 10_000 <= self.transfers, "{wrong} of {}: {:#?}", self.transfers, self.wrong);
         self
@@ -52,40 +52,40 @@ const MANY_READERS: &[(u32, u32)] = &[(1, 3), (2, 3), (3, 3)];
 #[test]
 fn one_writer_and_one_reader_are_never_in_doubt() {
     for largest in [10, 300, 20_000] {
-        let report = run(Plan { largest, ..Plan::ADVERSARIAL }, &[(1, 1)]).is_true();
+        let report = run(Plan { largest, ..Plan::ADVERSARIAL }, &[(1, 1)]).all_true();
         assert_eq!(report.doubtful, 0);
     }
 }
 
 #[test]
 fn few_bytes_are_in_doubt() {
-    run(Plan::REALISTIC, ONE_READER).is_true().has_doubts_below(2);
-    run(Plan::REALISTIC, MANY_READERS).is_true().has_doubts_below(6);
+    run(Plan::REALISTIC, ONE_READER).all_true().has_doubts_below(2);
+    run(Plan::REALISTIC, MANY_READERS).all_true().has_doubts_below(6);
 }
 
 #[test]
 fn calls_may_be_interrupted_at_any_point() {
-    run(Plan::ADVERSARIAL, ONE_READER).is_true().has_doubts_below(100);
-    run(Plan::ADVERSARIAL, MANY_READERS).is_nearly_true().has_doubts_below(250);
+    run(Plan::ADVERSARIAL, ONE_READER).all_true().has_doubts_below(100);
+    run(Plan::ADVERSARIAL, MANY_READERS).nearly_true().has_doubts_below(250);
 }
 
 #[test]
 fn large_writes_keep_the_sums() {
     let large = Plan { largest: 20_000, ..Plan::ADVERSARIAL };
-    run(large, ONE_READER).is_nearly_true();
-    run(large, MANY_READERS).is_nearly_true();
+    run(large, ONE_READER).nearly_true();
+    run(large, MANY_READERS).nearly_true();
 }
 
 #[test]
 fn tracing_may_begin_in_the_middle() {
     let middle = Plan { untraced: 60, ..Plan::ADVERSARIAL };
-    run(middle, ONE_READER).is_true();
-    run(middle, MANY_READERS).is_nearly_true();
+    run(middle, ONE_READER).all_true();
+    run(middle, MANY_READERS).nearly_true();
 }
 
 #[test]
 fn losses_cause_doubt_and_no_wrong_name() {
-    run(Plan { lost: 40, ..Plan::REALISTIC }, ONE_READER).is_true();
-    run(Plan { lost: 40, ..Plan::REALISTIC }, MANY_READERS).is_true();
-    run(Plan { lost: 40, ..Plan::ADVERSARIAL }, ONE_READER).is_true();
+    run(Plan { lost: 40, ..Plan::REALISTIC }, ONE_READER).all_true();
+    run(Plan { lost: 40, ..Plan::REALISTIC }, MANY_READERS).all_true();
+    run(Plan { lost: 40, ..Plan::ADVERSARIAL }, ONE_READER).all_true();
 }

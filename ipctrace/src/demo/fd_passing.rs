@@ -70,9 +70,8 @@ fn receive(stage: &Stage, channel: &OwnedFd) -> Result<OwnedFd> {
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
     let mut buffers = [IoSliceMut::new(&mut byte)];
     let message = recvmsg::<()>(channel.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
-    let passed = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmRights(passed) => passed.first().copied(),
-        _ => None,
+    let passed = message.cmsgs()?.find_map(|control| {
+        if let ControlMessageOwned::ScmRights(passed) = control { passed.first().copied() } else { None }
     });
     let Some(passed) = passed else {
         bail!("no descriptor came");

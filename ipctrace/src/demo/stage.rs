@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::prctl::set_name;
 use nix::sys::stat::fstat;
@@ -204,10 +204,12 @@ impl Stage {
     /// If one does not.
     pub fn reap(&self, children: &[Pid]) -> Result<()> {
         for child in children {
-            match waitpid(*child, None)? {
-                WaitStatus::Exited(_, 0) => self.bereaved()?,
-                status => bail!("a process of the workload ended with {status:?}"),
-            }
+            let status = waitpid(*child, None)?;
+            ensure!(
+                matches!(status, WaitStatus::Exited(_, 0)),
+                "a process of the workload ended with {status:?}"
+            );
+            self.bereaved()?;
         }
         Ok(())
     }

@@ -18,9 +18,8 @@ pub(super) fn offset(btf: &Btf, path: &str) -> Option<u32> {
 
 /// Size of a structure in bytes.
 pub(super) fn size(btf: &Btf, name: &str) -> Option<u32> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
-        Type::Struct(found) => u32::try_from(found.size()).ok(),
-        _ => None,
+    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| {
+        if let Type::Struct(found) = found { u32::try_from(found.size()).ok() } else { None }
     })
 }
 
@@ -32,11 +31,9 @@ pub(super) fn has_tracepoint(btf: &Btf, name: &str) -> bool {
 /// Whether the kernel has the eBPF helper with that name in `enum bpf_func_id`.
 pub(super) fn has_helper(btf: &Btf, name: &str) -> bool {
     btf.resolve_types_by_name("bpf_func_id").is_ok_and(|found| {
-        found.iter().any(|found| match found {
-            Type::Enum(found) => {
-                found.members.iter().any(|member| btf.resolve_name(member).is_ok_and(|member| member == name))
-            }
-            _ => false,
+        found.iter().any(|found| {
+            let Type::Enum(found) = found else { return false };
+            found.members.iter().any(|member| btf.resolve_name(member).is_ok_and(|member| member == name))
         })
     })
 }
@@ -71,10 +68,13 @@ fn member(btf: &Btf, id: u32, name: &str) -> Option<(u32, u32)> {
 /// The type behind typedefs and qualifiers.
 fn plain(btf: &Btf, mut id: u32) -> Option<Type> {
     loop {
-        match btf.resolve_type_by_id(id).ok()? {
-            Type::Typedef(found) => id = found.get_type_id()?,
-            Type::Const(found) | Type::Volatile(found) | Type::Restrict(found) => id = found.get_type_id()?,
-            found => return Some(found),
-        }
+        let found = btf.resolve_type_by_id(id).ok()?;
+        id = if let Type::Typedef(inner) = &found {
+            inner.get_type_id()?
+        } else if let Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) = &found {
+            inner.get_type_id()?
+        } else {
+            return Some(found);
+        };
     }
 }

@@ -79,5 +79,5 @@ pub fn table(mechanisms: u32) -> [u8; TABLE] {
 
 /// Whether a thread in system call `number` may be moving data.
 pub fn moves_data(number: i64) -> bool {
-    CALLS.iter().any(|(known, ..)| i64::from(*known) == number)
+    CALLS.iter().any(|(known, ..)| *known == number)
 }

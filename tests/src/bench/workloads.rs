@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{pipe, read, write};
 
@@ -169,8 +169,7 @@ fn fork(work: impl FnOnce() -> Result<()>) -> Result<nix::unistd::Pid> {
 }
 
 fn reap(child: nix::unistd::Pid) -> Result<()> {
-    match nix::sys::wait::waitpid(child, None)? {
-        nix::sys::wait::WaitStatus::Exited(_, 0) => Ok(()),
-        status => bail!("the child ended with {status:?}"),
-    }
+    let status = nix::sys::wait::waitpid(child, None)?;
+    ensure!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "the child ended with {status:?}");
+    Ok(())
 }

@@ -197,7 +197,7 @@ fn memory_file(content: &[u8]) -> Result<OwnedFd> {
 /// What `SO_PEERCRED` and `sk_peer_pid` would say: the parent, twice.
 fn socketpair_of_parent(stage: &Stage) -> Result<()> {
     let (left, right) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
-    let writer = stage.child("left", |_| Ok(stage::write_all(&left, &stage.marked(4000))?));
+    let writer = stage.child("left", |stage| stage::write_all(&left, &stage.marked(4000)));
     let reader = stage.child("right", |stage| {
         let bytes = stage::read_exactly(&right, 4000)?;
         stage.heard("unix_stream", None, &bytes)
