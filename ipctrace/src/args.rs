@@ -277,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_workload_is_hidden() {
-        let Ok(Command::Workload { name, report }) = parse("ipctrace __demo-workload pipe /tmp/report") else {
+        let Ok(Command::Workload { name, report }) = parse("ipctrace __demo-workload pipe /tmp/report")
+        else {
             panic!("no workload")
         };
         assert_eq!((name.as_str(), report.as_path()), ("pipe", Path::new("/tmp/report")));

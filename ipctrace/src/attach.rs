@@ -135,14 +135,13 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
             .load(OBJECT)
             .context("loading the eBPF maps")?;
         let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-        let tried = plan.hooks.iter().map(|hook| {
-            (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| first_line(&error)))
-        });
+        let tried = plan
+            .hooks
+            .iter()
+            .map(|hook| (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| first_line(&error))));
         Ok(tried.collect())
     };
-    attempt().unwrap_or_else(|error| {
-        plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect()
-    })
+    attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect())
 }
 
 /// An error and its causes without the verifier's log, which can have thousands of lines.

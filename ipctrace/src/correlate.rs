@@ -20,6 +20,8 @@ mod stream;
 mod take;
 
 #[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod testing;

@@ -77,8 +77,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
 
 /// The fixed part, copied, and what follows it.
 fn fixed<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), Malformed> {
-    T::read_from_prefix(bytes)
-        .map_err(|_| Malformed::Short { found: bytes.len(), needed: size_of::<T>() })
+    T::read_from_prefix(bytes).map_err(|_| Malformed::Short { found: bytes.len(), needed: size_of::<T>() })
 }
 
 /// A variable part, copied, and what follows it.

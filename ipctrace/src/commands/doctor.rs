@@ -21,10 +21,7 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     let facts = Facts::gather();
     println!("kernel        {}", facts.release);
     println!("lockdown      {}", facts.lockdown.as_deref().unwrap_or("none"));
-    println!(
-        "types (BTF)   {}",
-        facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed")
-    );
+    println!("types (BTF)   {}", facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed"));
     let plan = match Plan::new(&facts, Mechanism::ALL, std::process::id(), 0) {
         Ok(plan) => plan,
         Err(refusal) => {
@@ -33,12 +30,17 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         }
     };
     let attached = attach::try_hooks(&plan);
-    let failed = |hook: &Hook| attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err());
+    let failed = |hook: &Hook| {
+        attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err())
+    };
     println!();
     println!("{}", mechanisms(&plan, &failed));
     println!();
     println!("{}", hooks(&facts, &failed));
-    let works = plan.mechanisms.iter().any(|(mechanism, state)| state.is_ok() && missing(*mechanism, &failed).is_none());
+    let works = plan
+        .mechanisms
+        .iter()
+        .any(|(mechanism, state)| state.is_ok() && missing(*mechanism, &failed).is_none());
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(EXIT_IMPOSSIBLE) })
 }
 
@@ -60,7 +62,11 @@ fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
     let mut table = table(["mechanism", "state", "why"]);
     for (mechanism, state) in &plan.mechanisms {
         let reason = state.clone().err().or_else(|| missing(*mechanism, failed));
-        table.add_row([mechanism.name(), if reason.is_none() { "on" } else { "off" }, reason.as_deref().unwrap_or("")]);
+        table.add_row([
+            mechanism.name(),
+            if reason.is_none() { "on" } else { "off" },
+            reason.as_deref().unwrap_or(""),
+        ]);
     }
     table
 }

@@ -54,7 +54,9 @@ pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
         }
     }
     let who = |party: &Party| match party {
-        Party::Mark(mark) => marks.get(mark).map_or_else(|| Who::None(format!("mark {mark}")), |pid| Who::Pid(*pid)),
+        Party::Mark(mark) => {
+            marks.get(mark).map_or_else(|| Who::None(format!("mark {mark}")), |pid| Who::Pid(*pid))
+        }
         Party::Pid(pid) => Who::Pid(*pid),
         Party::None(why) => Who::None(why.clone()),
     };
@@ -189,9 +191,10 @@ impl Report {
     /// Bytes and messages done, and traced, over all rows.
     pub fn totals(&self) -> ((u64, u64), (u64, u64)) {
         let sum = |pick: fn(&(Amount, Amount)) -> Amount| {
-            self.rows.values().map(pick).fold((0, 0), |(bytes, messages), amount| {
-                (bytes + amount.bytes, messages + amount.messages)
-            })
+            self.rows
+                .values()
+                .map(pick)
+                .fold((0, 0), |(bytes, messages), amount| (bytes + amount.bytes, messages + amount.messages))
         };
         (sum(|row| row.0), sum(|row| row.1))
     }

@@ -9,8 +9,8 @@ use ipctrace_common::Mechanism;
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::unistd::{mkdtemp, mkfifo};
 
-use super::stage::{self, Stage};
 use super::Demo;
+use super::stage::{self, Stage};
 
 pub(super) const DEMO: Demo = Demo {
     name: "fifo",

@@ -4,8 +4,8 @@ use anyhow::Result;
 use ipctrace_common::Mechanism;
 use nix::unistd::pipe;
 
-use super::stage::{self, Stage};
 use super::Demo;
+use super::stage::{self, Stage};
 
 pub(super) const DEMO: Demo = Demo {
     name: "pipe",

@@ -53,7 +53,9 @@ impl Stage {
             .with_context(|| format!("opening {}", report.display()))?;
         let size = size_of::<Shared>().try_into()?;
         // SAFETY: new memory, of which nobody else knows.
-        let memory = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED) }?;
+        let memory = unsafe {
+            mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED)
+        }?;
         // SAFETY: zeroed, page-aligned, of that size and never unmapped; shared between processes as atomics may be.
         let shared = unsafe { memory.cast::<Shared>().as_ref() };
         shared.mark.store(1, Ordering::SeqCst);
@@ -78,7 +80,8 @@ impl Stage {
                 self.mark.store(mark, Ordering::SeqCst);
                 // Not left behind if the parent is killed.
                 let ready = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-                let outcome = ready.map_err(Into::into).and_then(|()| self.join(name)).and_then(|()| work(self));
+                let outcome =
+                    ready.map_err(Into::into).and_then(|()| self.join(name)).and_then(|()| work(self));
                 if let Err(error) = &outcome {
                     eprintln!("{name}: {error:#}");
                 }

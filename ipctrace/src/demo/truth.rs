@@ -76,5 +76,7 @@ pub enum Truth {
 /// If there is none, or it is none.
 pub fn read(report: &Path) -> Result<Vec<Truth>> {
     let text = fs::read_to_string(report).with_context(|| format!("reading {}", report.display()))?;
-    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("in the report: {line}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("in the report: {line}")))
+        .collect()
 }

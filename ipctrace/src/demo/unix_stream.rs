@@ -5,11 +5,11 @@ use std::os::fd::AsRawFd;
 use anyhow::Result;
 use ipctrace_common::Mechanism;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr,  bind, connect, listen, socket, socketpair,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
 };
 
-use super::stage::{self, Stage};
 use super::Demo;
+use super::stage::{self, Stage};
 
 pub(super) const DEMO: Demo = Demo {
     name: "unix_stream",
@@ -71,13 +71,14 @@ fn ask(stage: &Stage, address: &UnixAddr) -> Result<()> {
 
 fn pair(stage: &Stage) -> Result<()> {
     let (left, right) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
-    let children = [("left", &left, 1234, 777), ("right", &right, 777, 1234)].map(|(name, end, says, hears)| {
-        stage.child(name, |stage| {
-            stage::write_all(end, &stage.marked(says))?;
-            let heard = stage::read_exactly(end, hears)?;
-            stage.heard("unix_stream", None, &heard)
-        })
-    });
+    let children =
+        [("left", &left, 1234, 777), ("right", &right, 777, 1234)].map(|(name, end, says, hears)| {
+            stage.child(name, |stage| {
+                stage::write_all(end, &stage.marked(says))?;
+                let heard = stage::read_exactly(end, hears)?;
+                stage.heard("unix_stream", None, &heard)
+            })
+        });
     for child in children {
         stage.reap(&[child?])?;
     }
