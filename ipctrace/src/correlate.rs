@@ -65,6 +65,11 @@ impl Default for Limits {
     }
 }
 
+/// More than any call moves, or any queue holds.
+const LARGEST: u64 = 1 << 48;
+/// More than any channel carries, and little enough that sums of it do not overflow.
+const BOOKS: u64 = 1 << 56;
+
 /// Joins sends to receives.
 #[derive(Debug)]
 pub struct Correlator {
@@ -134,9 +139,12 @@ impl Correlator {
         }
     }
 
-    /// `None`: the record is of a mechanism that has no such records.
+    /// `None`: the record is of a mechanism that has no such records, or claims what cannot be.
     fn channel(&mut self, record: &wire::Channel, name: &Bytes, out: &mut Vec<Event>) -> Option<()> {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        if record.queued != u64::MAX && record.queued > LARGEST {
+            return None;
+        }
         match mechanism.shape() {
             Shape::Stream => {
                 self.make_room(out);
@@ -158,6 +166,9 @@ impl Correlator {
     fn op(&mut self, op: decode::Op, out: &mut Vec<Event>) -> Option<()> {
         let fixed = &op.fixed;
         let mechanism = Mechanism::from_wire(fixed.header.mechanism)?;
+        if fixed.bytes.max(fixed.message_len) > LARGEST || fixed.before > BOOKS {
+            return None;
+        }
         let who = self.procs.intern(&fixed.task, self.limits.processes);
         match mechanism.shape() {
             Shape::Stream => {
