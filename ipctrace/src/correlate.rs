@@ -20,6 +20,8 @@ mod stream;
 mod take;
 
 #[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod testing;
@@ -62,6 +64,11 @@ impl Default for Limits {
         Limits { streams: 65_536, ranges: 65_536, messages: 131_072, signals: 65_536, processes: 65_536 }
     }
 }
+
+/// More than any call moves, or any queue holds.
+const LARGEST: u64 = 1 << 48;
+/// More than any channel carries, and little enough that sums of it do not overflow.
+const BOOKS: u64 = 1 << 56;
 
 /// Joins sends to receives.
 #[derive(Debug)]
@@ -132,9 +139,12 @@ impl Correlator {
         }
     }
 
-    /// `None`: the record is of a mechanism that has no such records.
+    /// `None`: the record is of a mechanism that has no such records, or claims what cannot be.
     fn channel(&mut self, record: &wire::Channel, name: &Bytes, out: &mut Vec<Event>) -> Option<()> {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        if record.queued != u64::MAX && record.queued > LARGEST {
+            return None;
+        }
         match mechanism.shape() {
             Shape::Stream => {
                 self.make_room(out);
@@ -156,6 +166,9 @@ impl Correlator {
     fn op(&mut self, op: decode::Op, out: &mut Vec<Event>) -> Option<()> {
         let fixed = &op.fixed;
         let mechanism = Mechanism::from_wire(fixed.header.mechanism)?;
+        if fixed.bytes.max(fixed.message_len) > LARGEST || fixed.before > BOOKS {
+            return None;
+        }
         let who = self.procs.intern(&fixed.task, self.limits.processes);
         match mechanism.shape() {
             Shape::Stream => {

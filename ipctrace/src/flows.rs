@@ -1,159 +1,180 @@
-//! Sums up events by flow: who sent to whom, over which channel.
+//! Sums of events: one flow for each pair of ends on each channel.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
 use ipctrace_common::Mechanism;
 
-use crate::model::{Channel, End, Event, Flow, Latency, Why};
+use crate::model::{Channel, End, Event, Flow, Why};
 
-/// Most flows that are kept apart.
+mod latencies;
+
+use latencies::Latencies;
+
+/// Most flows that are told apart.
 const MOST: usize = 100_000;
 
-/// Significant decimal digits of latencies: one in a hundred.
-const DIGITS: u8 = 2;
-
-/// One end, as far as it tells flows apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Who {
-    /// `(pid, start)`, and the name: one process with another program is another end.
-    Process(u32, u64, Vec<u8>),
-    Nobody(Why),
+/// What makes a flow the same one.
+#[derive(Clone, Debug)]
+struct Key {
+    mechanism: Mechanism,
+    channel: Arc<Channel>,
+    sender: End,
+    receiver: End,
 }
 
-impl From<&End> for Who {
-    fn from(end: &End) -> Who {
-        match end {
-            End::Known(process) => Who::Process(process.pid, process.start, process.comm.clone()),
-            End::Unknown(why) => Who::Nobody(why.clone()),
-        }
+/// What makes an end the same one: the process, whichever of its threads, and its name, for one process with another
+/// program is another end; or the reason why it is unknown.
+fn identity(end: &End) -> Result<(u32, u64, &[u8]), &Why> {
+    match end {
+        End::Known(process) => Ok((process.pid, process.start, &process.comm)),
+        End::Unknown(why) => Err(why),
     }
 }
 
-/// What tells flows apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    mechanism: Mechanism,
-    channel: String,
-    sender: Who,
-    receiver: Who,
+impl Key {
+    fn parts(&self) -> impl Eq + Hash + use<'_> {
+        (self.mechanism, &self.channel.id, identity(&self.sender), identity(&self.receiver))
+    }
 }
 
-/// A flow being summed up.
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+/// What a flow has come to.
+#[derive(Debug)]
 struct Sum {
-    flow: Flow,
-    latency: Option<Histogram<u64>>,
+    /// As it was known last: a name can become known.
+    channel: Arc<Channel>,
+    messages: u64,
+    bytes: u64,
+    first: u64,
+    last: u64,
+    latencies: Latencies,
 }
 
-/// What one event adds.
-struct Share<'a> {
+/// One event's part in a flow.
+struct Part<'a> {
+    time: u64,
     mechanism: Mechanism,
     channel: &'a Arc<Channel>,
     sender: &'a End,
     receiver: &'a End,
     messages: u64,
     bytes: u64,
-    time: u64,
     latency: Option<u64>,
 }
 
-/// All flows so far.
-#[derive(Default)]
+/// The flows of a trace so far.
+#[derive(Debug)]
 pub struct Flows {
+    limit: usize,
     sums: HashMap<Key, Sum>,
-    /// What signals are told under: they have no channel.
-    signal: Option<Arc<Channel>>,
     left_out: u64,
+    /// What signals are told under: they have no channel.
+    signals: Arc<Channel>,
+}
+
+impl Default for Flows {
+    fn default() -> Flows {
+        Flows::new(MOST)
+    }
 }
 
 impl Flows {
-    /// Adds what an event tells of a flow. Losses, hand-overs and changes of who shares memory tell of none.
+    /// No flows yet; at most `limit` will be told apart.
+    pub fn new(limit: usize) -> Flows {
+        let signals = Arc::new(Channel { id: "signal".to_owned(), name: None });
+        Flows { limit, sums: HashMap::new(), left_out: 0, signals }
+    }
+
+    /// Adds an event to its flow.
+    ///
+    /// Hand-overs are counted as the message that carried them; shared memory has no events of its use.
     pub fn add(&mut self, event: &Event) {
         match event {
-            Event::Transfer(transfer) => self.sum(&Share {
+            Event::Transfer(transfer) => self.count(&Part {
+                time: transfer.time,
                 mechanism: transfer.mechanism,
                 channel: &transfer.channel,
                 sender: &transfer.sender,
                 receiver: &transfer.receiver,
-                messages: transfer.messages,
+                // The rest of a message that was cut short is no message of its own.
+                messages: if transfer.truncated { 0 } else { transfer.messages },
                 bytes: transfer.bytes,
-                time: transfer.time,
                 latency: transfer.latency,
             }),
             Event::Signal(signal) => {
-                let channel = Arc::clone(
-                    self.signal
-                        .get_or_insert_with(|| Arc::new(Channel { id: "signal".to_owned(), name: None })),
-                );
-                self.sum(&Share {
+                let channel = Arc::clone(&self.signals);
+                self.count(&Part {
+                    time: signal.time,
                     mechanism: Mechanism::Signal,
                     channel: &channel,
                     sender: &signal.sender,
                     receiver: &End::Known(Arc::clone(&signal.receiver)),
                     messages: 1,
                     bytes: 0,
-                    time: signal.time,
                     latency: signal.latency,
                 });
             }
-            Event::Wake(wake) => self.sum(&Share {
+            Event::Wake(wake) => self.count(&Part {
+                time: wake.time,
                 mechanism: wake.mechanism,
                 channel: &wake.channel,
                 sender: &wake.sender,
                 receiver: &wake.receiver,
                 messages: 1,
                 bytes: 0,
-                time: wake.time,
                 latency: wake.latency,
             }),
             Event::Share(_) | Event::Handoff(_) | Event::Lost(_) => {}
         }
     }
 
-    fn sum(&mut self, share: &Share<'_>) {
+    fn count(&mut self, part: &Part<'_>) {
         let key = Key {
-            mechanism: share.mechanism,
-            channel: share.channel.id.clone(),
-            sender: share.sender.into(),
-            receiver: share.receiver.into(),
+            mechanism: part.mechanism,
+            channel: Arc::clone(part.channel),
+            sender: part.sender.clone(),
+            receiver: part.receiver.clone(),
         };
-        let full = self.sums.len() >= MOST;
-        let sum = match self.sums.entry(key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if full => {
+        let known = self.sums.len();
+        let sum = match self.sums.get_mut(&key) {
+            Some(sum) => sum,
+            None if known >= self.limit => {
                 self.left_out += 1;
                 return;
             }
-            Entry::Vacant(entry) => entry.insert(Sum {
-                flow: Flow {
-                    mechanism: share.mechanism,
-                    channel: Arc::clone(share.channel),
-                    sender: share.sender.clone(),
-                    receiver: share.receiver.clone(),
-                    messages: 0,
-                    bytes: 0,
-                    first: share.time,
-                    last: share.time,
-                    latency: None,
-                },
-                latency: None,
+            None => self.sums.entry(key).or_insert_with(|| Sum {
+                channel: Arc::clone(part.channel),
+                messages: 0,
+                bytes: 0,
+                first: part.time,
+                last: part.time,
+                latencies: Latencies::new(known),
             }),
         };
-        sum.flow.messages += share.messages;
-        sum.flow.bytes += share.bytes;
-        sum.flow.first = sum.flow.first.min(share.time);
-        sum.flow.last = sum.flow.last.max(share.time);
-        if let Some(latency) = share.latency {
-            // It grows with what is recorded: most flows need little.
-            let histogram = sum.latency.get_or_insert_with(|| {
-                let mut histogram = Histogram::new(DIGITS).expect("two digits are in the range of 0 to 5");
-                histogram.auto(true);
-                histogram
-            });
-            // It fails for what does not fit 64 bits of range only, and grows otherwise.
-            let _ = histogram.record(latency);
+        sum.messages = sum.messages.saturating_add(part.messages);
+        sum.bytes = sum.bytes.saturating_add(part.bytes);
+        sum.first = sum.first.min(part.time);
+        if part.time >= sum.last {
+            sum.last = part.time;
+            sum.channel = Arc::clone(part.channel);
+        }
+        if let Some(latency) = part.latency {
+            sum.latencies.record(latency);
         }
     }
 
@@ -162,25 +183,29 @@ impl Flows {
         self.left_out
     }
 
-    /// All flows, those with the most bytes first, then those with the most messages.
+    /// The flows as they are now, those with the most bytes first, then those with the most messages.
     pub fn sorted(&self) -> Vec<Flow> {
         let mut flows: Vec<Flow> = self
             .sums
-            .values()
-            .map(|sum| Flow { latency: sum.latency.as_ref().map(distribution), ..sum.flow.clone() })
+            .iter()
+            .map(|(key, sum)| Flow {
+                mechanism: key.mechanism,
+                channel: Arc::clone(&sum.channel),
+                sender: key.sender.clone(),
+                receiver: key.receiver.clone(),
+                messages: sum.messages,
+                bytes: sum.bytes,
+                first: sum.first,
+                last: sum.last,
+                latency: sum.latencies.summary(),
+            })
             .collect();
-        flows.sort_by(|a, b| (b.bytes, b.messages, a.first).cmp(&(a.bytes, a.messages, b.first)));
+        // The rest of the order only has to be the same every time.
+        flows.sort_by(|one, two| {
+            let busy = (two.bytes, two.messages).cmp(&(one.bytes, one.messages));
+            busy.then_with(|| (one.first, &one.channel.id).cmp(&(two.first, &two.channel.id)))
+        });
         flows
-    }
-}
-
-fn distribution(histogram: &Histogram<u64>) -> Latency {
-    Latency {
-        count: histogram.len(),
-        p50: histogram.value_at_quantile(0.5),
-        p90: histogram.value_at_quantile(0.9),
-        p99: histogram.value_at_quantile(0.99),
-        max: histogram.max(),
     }
 }
 
@@ -189,19 +214,27 @@ mod tests {
     use super::*;
     use crate::model::{Proc, Transfer};
 
-    fn transfer(sender: u32, bytes: u64, latency: u64) -> Event {
-        let process = |pid| {
-            End::Known(Arc::new(Proc { pid, tid: pid, start: 1, comm: b"p".to_vec(), uid: None, cgroup: 0 }))
-        };
+    fn process(pid: u32, tid: u32, comm: &str) -> End {
+        End::Known(Arc::new(Proc {
+            pid,
+            tid,
+            start: u64::from(pid),
+            comm: comm.as_bytes().to_vec(),
+            uid: None,
+            cgroup: 0,
+        }))
+    }
+
+    fn transfer(channel: &str, sender: End, bytes: u64, time: u64) -> Event {
         Event::Transfer(Transfer {
-            time: 10 + latency,
+            time,
             mechanism: Mechanism::Pipe,
-            channel: Arc::new(Channel { id: "pipe:[1]".to_owned(), name: None }),
-            sender: process(sender),
-            receiver: process(9),
+            channel: Arc::new(Channel { id: channel.to_owned(), name: None }),
+            sender,
+            receiver: process(20, 20, "cat"),
             bytes,
             messages: 1,
-            latency: Some(latency),
+            latency: Some(time),
             exact: true,
             truncated: false,
             payload: None,
@@ -211,26 +244,38 @@ mod tests {
     }
 
     #[test]
-    fn one_flow_for_each_pair_and_channel_busiest_first() {
-        let mut flows = Flows::default();
-        for (sender, bytes) in [(1, 10), (2, 100), (1, 20)] {
-            flows.add(&transfer(sender, bytes, 1000));
-        }
-        let sums: Vec<_> = flows.sorted().iter().map(|flow| (flow.bytes, flow.messages)).collect();
-        assert_eq!(sums, [(100, 1), (30, 2)]);
+    fn threads_of_a_process_are_one_flow_and_channels_are_not() {
+        let mut flows = Flows::new(10);
+        flows.add(&transfer("pipe:[1]", process(10, 10, "sh"), 5, 1));
+        flows.add(&transfer("pipe:[1]", process(10, 11, "sh"), 6, 2));
+        flows.add(&transfer("pipe:[2]", process(10, 10, "sh"), 20, 3));
+        flows.add(&transfer("pipe:[1]", process(10, 10, "seq"), 3, 4));
+        flows.add(&transfer("pipe:[1]", End::Unknown(Why::BeforeStart), 1, 0));
+        let sorted = flows.sorted();
+        assert_eq!(sorted.iter().map(|flow| flow.bytes).collect::<Vec<_>>(), [20, 11, 3, 1]);
+        assert_eq!((sorted[1].messages, sorted[1].first, sorted[1].last), (2, 1, 2));
+        assert_eq!(sorted[1].latency.map(|latency| (latency.count, latency.max)), Some((2, 2)));
     }
 
     #[test]
-    fn percentiles_are_those_of_the_latencies() {
-        let mut flows = Flows::default();
-        (1..=100).for_each(|latency| flows.add(&transfer(1, 1, latency * 1000)));
-        let latency = flows.sorted()[0].latency.expect("latencies were given");
-        let near = |value: u64, wanted: u64| value.abs_diff(wanted) <= wanted / 50;
-        assert!(
-            near(latency.p50, 50_000) && near(latency.p90, 90_000) && near(latency.p99, 99_000),
-            "{latency:?}"
-        );
-        assert_eq!(latency.count, 100);
-        assert!(near(latency.max, 100_000));
+    fn flows_beyond_the_limit_are_counted() {
+        let mut flows = Flows::new(2);
+        for pid in 0..5 {
+            flows.add(&transfer("pipe:[1]", process(pid, pid, "sh"), 1, 1));
+        }
+        assert_eq!((flows.sums.len(), flows.left_out()), (2, 3));
+    }
+
+    #[test]
+    fn ten_thousand_flows_stay_small() {
+        let mut flows = Flows::new(20_000);
+        for pid in 0..10_000 {
+            for n in 0..100 {
+                flows.add(&transfer("pipe:[1]", process(pid, pid, "sh"), 1, (1 << 34) >> (n % 34)));
+            }
+        }
+        let bytes: usize =
+            flows.sums.values().map(|sum| sum.latencies.memory() + size_of::<(Key, Sum)>()).sum();
+        assert!(bytes < 48 << 20, "{bytes} bytes");
     }
 }

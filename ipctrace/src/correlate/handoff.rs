@@ -160,3 +160,65 @@ fn event(half: &Half, sender: End, receiver: End, sender_inode: u64) -> Event {
         object: Arc::new(object(record)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::correlate::testing::{channel, correlate, header, key, task};
+    use crate::decode::Record;
+    use ipctrace_common::wire::{Kind, op_flag};
+
+    fn half(receive: bool, pid: u32, file: u64, time: u64) -> Record {
+        let flags = if receive { op_flag::RECEIVE } else { 0 };
+        Record::Handoff(Box::new(wire::Handoff {
+            header: header(Kind::Handoff, Mechanism::UnixStream, flags, time),
+            task: task(pid),
+            key: key(1),
+            sender_inode: if receive { 0 } else { 50 },
+            receiver_inode: 60,
+            file,
+            object_inode: file,
+            object_mechanism: Mechanism::Pipe as u32,
+            ..wire::Handoff::default()
+        }))
+    }
+
+    fn handoffs(records: impl IntoIterator<Item = Record>) -> Vec<Handoff> {
+        let handoff = |event| match event {
+            Event::Handoff(handoff) => Some(handoff),
+            Event::Transfer(_) | Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Lost(_) => None,
+        };
+        correlate(records).into_iter().filter_map(handoff).collect()
+    }
+
+    fn pids(handoff: &Handoff) -> (Option<u32>, Option<u32>) {
+        let pid = |end: &End| end.process().map(|process| process.pid);
+        (pid(&handoff.sender), pid(&handoff.receiver))
+    }
+
+    #[test]
+    fn the_same_file_joins_both_ends_in_either_order() {
+        let name = channel(Mechanism::UnixStream, 1, 0, b"/tmp/s\0");
+        let all = handoffs([
+            name,
+            half(false, 10, 7, 1),
+            half(true, 20, 7, 2),
+            half(true, 21, 8, 4),
+            half(false, 11, 8, 5),
+        ]);
+        assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), [(Some(10), Some(20)), (Some(11), Some(21))]);
+        let Handoff { channel, object, via, .. } = &all[0];
+        assert_eq!(
+            (channel.id.as_str(), object.id.as_str(), *via),
+            ("socket:[50]->socket:[60]", "pipe:[7]", "unix_stream")
+        );
+        assert_eq!(channel.name.as_deref(), Some(&b"/tmp/s"[..]));
+    }
+
+    #[test]
+    fn an_end_alone_is_told_at_the_end() {
+        let all = handoffs([half(true, 20, 7, 2), half(false, 10, 8, 3)]);
+        assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), [(None, Some(20)), (Some(10), None)]);
+        assert_eq!(all[1].receiver, End::Unknown(Why::Unread));
+    }
+}

@@ -472,3 +472,6 @@ fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Eve
         msg_type: None,
     })
 }
+
+#[cfg(test)]
+mod tests;

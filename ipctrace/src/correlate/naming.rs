@@ -65,7 +65,9 @@ impl Naming {
 
     /// The receiving socket's inode as a record has it. True if this is another socket at the same address.
     pub(super) fn is_other(&self, inode: u64) -> bool {
-        self.receiver != 0 && inode != self.receiver
+        // A socket that was not accepted yet has no inode; one for datagrams is never accepted.
+        let embryo = inode == 0 && self.mechanism != Mechanism::UnixDgram;
+        self.receiver != 0 && inode != self.receiver && (inode != 0 || embryo)
     }
 
     /// The inodes of both sockets as a record has them; 0 is unknown.

@@ -233,3 +233,6 @@ fn settled(pending: Pending) -> Event {
     let outcome = if pending.blocked { Outcome::Blocked } else { Outcome::Undelivered };
     Event::Signal(Signal { outcome, ..pending.event })
 }
+
+#[cfg(test)]
+mod tests;

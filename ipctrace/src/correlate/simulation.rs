@@ -14,12 +14,12 @@ use world::{Plan, World};
 fn run(plan: Plan, processes: &[(u32, u32)]) -> Report {
     let mut total = Report::default();
     for (writers, readers) in processes {
-        for seed in 1..=150_u64 {
+        for seed in 1..=80_u64 {
             let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             total.add(check::check(&World::run(Plan { seed, writers: *writers, readers: *readers, ..plan })));
         }
     }
-    assert!(total.bytes > 50_000, "too little was moved to tell: {}", total.bytes);
+    assert!(total.bytes > 20_000, "too little was moved to tell: {}", total.bytes);
     total
 }
 

@@ -1,0 +1,138 @@
+use bytes::Bytes;
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{self, Key, op_flag};
+
+use crate::correlate::testing::{channel, correlate, op, record, shorts, transfers};
+use crate::correlate::{Correlator, Limits};
+use crate::decode::{self, Record};
+use crate::model::{Event, Why};
+
+const DGRAM: Mechanism = Mechanism::UnixDgram;
+const MS: u64 = 1_000_000;
+
+/// `pid` sends `bytes` through its socket `sock` to the socket `to`.
+fn send(to: u64, pid: u32, sock: u64, when: (u64, u64), bytes: u64) -> Record {
+    record(wire::Op { sender_sock: sock, sender_inode: sock, ..op(DGRAM, to, pid, 0, when, bytes) })
+}
+
+/// The same by address.
+fn send_to(name: &[u8], pid: u32, sock: u64, when: (u64, u64), bytes: u64) -> Record {
+    let fixed = op(DGRAM, 0, pid, op_flag::ADDRESS, when, bytes);
+    let address = Bytes::from([&1_u16.to_ne_bytes()[..], name].concat());
+    let fixed = wire::Op { key: Key::default(), sender_sock: sock, sender_inode: sock, ..fixed };
+    Record::Op(Box::new(decode::Op { fixed, address, payload: Bytes::new() }))
+}
+
+/// `pid` receives, from the socket `from`, the first `bytes` of a message of `length`.
+fn receive(own: u64, pid: u32, from: u64, when: (u64, u64), bytes: u64, length: u64) -> Record {
+    let flags = op_flag::RECEIVE | op_flag::FROM;
+    let fixed = op(DGRAM, own, pid, flags, when, bytes);
+    record(wire::Op { sender_sock: from, receiver_inode: own, message_len: length, ..fixed })
+}
+
+#[test]
+fn each_message_goes_to_who_took_it() {
+    let events = correlate([
+        channel(DGRAM, 1, 0, b""),
+        send(1, 10, 50, (1, 2), 5),
+        send(1, 11, 51, (3, 4), 5),
+        send(1, 10, 50, (5, 6), 0),
+        receive(1, 20, 50, (7, 8), 5, 5),
+        receive(1, 21, 51, (7, 9), 5, 5),
+        receive(1, 20, 50, (10, 11), 0, 0),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(11), Ok(21), 5), (Ok(10), Ok(20), 0)]);
+    assert!(transfers(&events).iter().all(|transfer| transfer.exact));
+    assert_eq!(transfers(&events)[1].channel.id, "socket:[51]->socket:[1]");
+}
+
+#[test]
+fn what_did_not_fit_is_told() {
+    let events = correlate([
+        channel(DGRAM, 1, 0, b""),
+        send(1, 10, 50, (1, 2), 100),
+        receive(1, 20, 50, (3, 4), 30, 100),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 30), (Ok(10), Err(Why::Unread), 70)]);
+    let truncated: Vec<bool> = transfers(&events).iter().map(|transfer| transfer.truncated).collect();
+    assert_eq!(truncated, [false, true]);
+}
+
+#[test]
+fn addresses_lead_to_the_socket_of_that_name() {
+    let events = correlate([
+        channel(DGRAM, 1, 0, b"/tmp/one\0"),
+        channel(DGRAM, 2, 0, b"\0two"),
+        send_to(b"\0two", 10, 50, (1, 2), 5),
+        send_to(b"/tmp/one\0", 11, 50, (3, 4), 5),
+        receive(1, 20, 50, (5, 6), 5, 5),
+        receive(2, 21, 50, (7, 8), 5, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(11), Ok(20), 5), (Ok(10), Ok(21), 5)]);
+    assert!(transfers(&events).iter().all(|transfer| transfer.exact));
+    assert_eq!(transfers(&events)[1].channel.name.as_deref(), Some(&b"@two"[..]));
+}
+
+#[test]
+fn names_that_cannot_be_told_apart_are_in_doubt() {
+    let events = correlate([
+        channel(DGRAM, 1, 0, b""),
+        send_to(b"../a", 10, 50, (1, 2), 5),
+        send_to(b"../b", 11, 50, (3, 4), 5),
+        receive(1, 20, 50, (5, 6), 5, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(11), Err(Why::Unread), 5)]);
+    assert!(!transfers(&events)[0].exact);
+}
+
+#[test]
+fn the_receive_may_come_first() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(DGRAM, 1, 0, b""), &mut out);
+    correlator.push(receive(1, 20, 50, (3, 8), 5, 5), &mut out);
+    correlator.tick(10, &mut out);
+    assert_eq!(out, []);
+    correlator.push(send(1, 10, 50, (6, 9), 5), &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
+    assert_eq!(transfers(&out)[0].latency, Some(0));
+}
+
+#[test]
+fn messages_from_before_the_start_have_no_sender() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(DGRAM, 1, 1, b""), &mut out);
+    correlator.push(receive(1, 20, 50, (1, 2), 5, 5), &mut out);
+    correlator.tick(300 * MS, &mut out);
+    assert_eq!(shorts(&out), [(Err(Why::BeforeStart), Ok(20), 5)]);
+    // With the books it is known at once, although an equal message is under way.
+    let books = |before| match receive(2, 20, 50, (5, 6), 5, 5) {
+        Record::Op(mut op) => {
+            op.fixed.before = before;
+            op.fixed.header.flags |= op_flag::SEQUENCED;
+            Record::Op(op)
+        }
+        other => other,
+    };
+    let events = correlate([channel(DGRAM, 2, 1, b""), send(2, 10, 50, (3, 4), 5), books(0), books(1)]);
+    assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
+}
+
+#[test]
+fn unread_messages_are_told_at_the_end() {
+    let events =
+        correlate([channel(DGRAM, 1, 0, b""), send(1, 10, 50, (1, 2), 5), send_to(b"/x", 11, 51, (3, 4), 6)]);
+    assert_eq!(shorts(&events), [(Ok(10), Err(Why::Unread), 5), (Ok(11), Err(Why::Unread), 6)]);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let limits = Limits { messages: 16, ..Limits::default() };
+    let (mut correlator, mut out) = (Correlator::new(limits), Vec::new());
+    for n in 0..100 {
+        correlator.push(send(1 + n % 3, 10, 50, (n, n), 5), &mut out);
+    }
+    assert!(correlator.messages.count <= 16);
+    correlator.finish(1000, &mut out);
+    let told = out.iter().filter(|event| matches!(event, Event::Transfer(_))).count() as u64;
+    assert_eq!(told + correlator.evicted(), 100);
+}
