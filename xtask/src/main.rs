@@ -1,5 +1,6 @@
 //! The door of the repository: everything a contributor runs goes through here.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -26,6 +27,8 @@ enum Task {
     Setup,
     /// Build the self-contained binary `ipctrace`
     Build(build::Arguments),
+    /// Measure what tracing costs, as ratios to no tracing and to empty programs
+    Bench(bench::Arguments),
     /// Set up, build, and run the bundled demos as root
     Demo(demo::Arguments),
     /// Build and run `ipctrace` with these arguments, as root
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::ready().map(|_| ExitCode::SUCCESS),
         Task::Build(arguments) => build::build(&arguments).map(|_| ExitCode::SUCCESS),
+        Task::Bench(arguments) => bench::bench(&arguments),
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
