@@ -111,7 +111,7 @@ fn messages_from_before_the_start_have_no_sender() {
             op.fixed.header.flags |= op_flag::SEQUENCED;
             Record::Op(op)
         }
-        other => other,
+        other @ (Record::Channel(..) | Record::Signal(_) | Record::Process(_) | Record::Handoff(_)) => other,
     };
     let events = correlate([channel(DGRAM, 2, 1, b""), send(2, 10, 50, (3, 4), 5), books(0), books(1)]);
     assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
