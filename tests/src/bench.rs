@@ -8,10 +8,28 @@ pub mod modes;
 pub mod report;
 pub mod workloads;
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 
 pub use modes::Mode;
 pub use workloads::Workload;
+
+/// From starting the tracer to its first line, which it writes when everything is attached: the median of five.
+///
+/// # Errors
+/// If it does not start.
+pub fn start_up() -> Result<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        let running = Mode::Trace.start()?;
+        times.push(start.elapsed());
+        running.stop()?;
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
+}
 
 /// Seconds that each workload took: by workload, by mode, one for each round.
 pub type Times = Vec<(Workload, Vec<(Mode, Vec<f64>)>)>;

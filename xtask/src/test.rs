@@ -67,7 +67,7 @@ fn cargo() -> Command {
 fn ebpf_lints() -> Command {
     let mut command = Command::new("rustup");
     command
-        .args(["run", "nightly", "cargo", "check", "--package", "ipctrace-ebpf"])
+        .args(["run", "nightly", "cargo", "check", "--release", "--package", "ipctrace-ebpf"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
         .arg(workspace::target().join("ebpf-check"))
         .current_dir(workspace::root())

@@ -4,6 +4,8 @@ use anyhow::{Context, Result};
 use aya::programs::{BtfTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ipctrace::object::OBJECT;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 /// System calls that carry data, as the per-call tracepoints name them.
 const CALLS: &[&str] = &[
@@ -38,6 +40,17 @@ pub fn on_all_calls() -> Result<Ebpf> {
         program.attach()?;
     }
     Ok(ebpf)
+}
+
+/// Makes tracefs, which per-call tracepoints need, visible to this process and its children alone.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn see_tracefs() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), None::<&str>)
+        .context("mounting tracefs")
 }
 
 /// Attaches an empty program to the begin and end of each call that carries data, and of no other.

@@ -41,9 +41,13 @@ fn main() -> Result<()> {
         println!("{}", workload.work(operations)?.as_nanos());
         return Ok(());
     }
+    bench::floor::see_tracefs()?;
     let times = bench::measure(arguments.rounds.max(1), arguments.scale)?;
     match arguments.format {
-        Format::Text => println!("{}", report::table(&times)),
+        Format::Text => {
+            println!("{}", report::table(&times));
+            println!("start to first possible event: {} ms (median of 5)", bench::start_up()?.as_millis());
+        }
         Format::Json => println!("{}", report::json(&times)),
     }
     Ok(())
