@@ -1,11 +1,12 @@
 //! `unix_dgram`: messages to bound sockets.
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use ipctrace_common::Mechanism;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, send, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, recvmsg, send, sendto, socket,
 };
 
 use super::Demo;
@@ -87,16 +88,19 @@ fn serve(stage: &Stage, addresses: &Addresses) -> Result<()> {
         heard(stage, &at_abstract, &buffer[..taken])?;
     }
     stage.raise(TAKEN);
-    // With this flag the call returns how long the message was, not how much of it fit.
-    let whole = recv(at_path.as_raw_fd(), &mut buffer[..SHORT], MsgFlags::MSG_TRUNC)?;
-    ensure!(whole == TO_PATH, "a message of {whole} bytes came");
-    let id = heard(stage, &at_path, &buffer[..SHORT])?;
+    let (fitted, cut) = {
+        let mut room = [IoSliceMut::new(&mut buffer[..SHORT])];
+        let message = recvmsg::<()>(at_path.as_raw_fd(), &mut room, None, MsgFlags::empty())?;
+        (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC))
+    };
+    ensure!(cut && fitted == SHORT, "{fitted} bytes of a message fit; cut short: {cut}");
+    let id = heard(stage, &at_path, &buffer[..fitted])?;
     stage.tell(&Truth::Transfer {
         mechanism: "unix_dgram".to_owned(),
         channel: Some(id),
         from: Party::Mark(buffer[0]),
         to: Party::None("unread".to_owned()),
-        bytes: (whole - SHORT) as u64,
+        bytes: (TO_PATH - fitted) as u64,
         messages: Some(1),
     })?;
     let taken = recv(at_abstract.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
