@@ -1,8 +1,10 @@
 //! Bundled workloads: real programs of several processes that know what they did, so that a trace can be checked.
 
+pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+pub mod members;
 mod pipe;
 mod signals;
 pub mod stage;

@@ -22,7 +22,11 @@ pub fn members(truth: &[Truth]) -> Members {
         .iter()
         .filter_map(|truth| match truth {
             Truth::Member { pid, name, .. } => Some((u64::from(*pid), name.clone())),
-            Truth::Transfer { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => None,
+            Truth::Sent { .. }
+            | Truth::Transfer { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Handoff { .. } => None,
         })
         .collect()
 }
@@ -71,7 +75,7 @@ fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
     let mut rows = BTreeMap::<Row, Amount>::new();
     for truth in truth {
         let (row, bytes, messages) = match truth {
-            Truth::Member { .. } => continue,
+            Truth::Member { .. } | Truth::Sent { .. } | Truth::Named { .. } => continue,
             Truth::Transfer { mechanism, channel, from, to, bytes, messages } => (
                 (mechanism.clone(), channel.clone().unwrap_or_default(), who(from), who(to)),
                 *bytes,

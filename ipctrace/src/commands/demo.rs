@@ -30,6 +30,9 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
         println!();
         println!("{}", report.table());
         println!();
+        for difference in report.differences() {
+            log::error!("{}: {difference}", demo.name);
+        }
         outcomes.push((demo, report));
     }
     println!("{}", table(&outcomes));

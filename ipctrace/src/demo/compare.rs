@@ -1,24 +1,20 @@
 //! What was done beside what was traced.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::truth::{Party, Truth};
+use super::balance::imbalances;
+use super::members::{Members, Who};
+use super::truth::Truth;
 use crate::model::{Channel, End, Event, Transfer};
 use crate::render::signal_name;
-
-/// One end of a row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Who {
-    Pid(u32),
-    None(String),
-}
 
 /// What is compared: one kind of thing between two ends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Row {
-    /// Mechanism, or `handoff`.
+    /// Mechanism, or `signal`, or `handoff`.
     kind: String,
     /// Channel id where the workload knows it, signal and outcome, or what was passed.
     detail: String,
@@ -38,60 +34,41 @@ struct Amount {
 #[derive(Debug)]
 pub struct Report {
     rows: BTreeMap<Row, (Amount, Amount)>,
-    names: HashMap<u32, String>,
+    members: Members,
     /// Something was lost, so that nothing can be said of what is missing.
     lost: u64,
+    /// Differences that no row shows.
+    others: Vec<String>,
 }
 
 /// Compares. Of the events those count that have a process of the workload at an end.
 pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
-    let mut report = Report { rows: BTreeMap::new(), names: HashMap::new(), lost: 0 };
-    let mut marks = HashMap::new();
-    for member in truth {
-        if let Truth::Member { mark, pid, name } = member {
-            marks.insert(*mark, *pid);
-            report.names.insert(*pid, name.clone());
-        }
-    }
-    let who = |party: &Party| match party {
-        Party::Mark(mark) => {
-            marks.get(mark).map_or_else(|| Who::None(format!("mark {mark}")), |pid| Who::Pid(*pid))
-        }
-        Party::Pid(pid) => Who::Pid(*pid),
-        Party::None(why) => Who::None(why.clone()),
-    };
+    let members = Members::of(truth);
+    let mut report = Report { rows: BTreeMap::new(), members, lost: 0, others: imbalances(truth) };
     // Where the workload says which channel, the trace is held to it; elsewhere the channels of a pair are one row.
-    let known: BTreeSet<&str> = truth
-        .iter()
-        .filter_map(|truth| match truth {
-            Truth::Transfer { channel, .. } => channel.as_deref(),
-            Truth::Member { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => None,
-        })
-        .collect();
-    for truth in truth {
-        match truth {
-            Truth::Member { .. } => {}
+    let mut known = BTreeSet::new();
+    let mut names = HashMap::new();
+    for line in truth {
+        let who = |party| report.members.who(party);
+        match line {
+            Truth::Member { .. } | Truth::Sent { .. } => {}
+            Truth::Named { channel, name } => {
+                names.insert(channel.as_str(), name.as_str());
+            }
             Truth::Transfer { mechanism, channel, from, to, bytes, messages } => {
-                let row = Row {
-                    kind: mechanism.clone(),
-                    detail: channel.clone().unwrap_or_default(),
-                    from: who(from),
-                    to: who(to),
-                };
+                known.extend(channel.as_deref());
+                let detail = channel.clone().unwrap_or_default();
+                let row = Row { kind: mechanism.clone(), detail, from: who(from), to: who(to) };
                 report.done(row, *bytes, messages.unwrap_or(0));
             }
             Truth::Signal { signal, from, to, outcome, value } => {
-                let row = Row {
-                    kind: "signal".to_owned(),
-                    detail: signal_detail(signal, outcome, *value),
-                    from: who(from),
-                    to: who(to),
-                };
+                let detail = signal_detail(signal, outcome, *value);
+                let row = Row { kind: "signal".to_owned(), detail, from: who(from), to: who(to) };
                 report.done(row, 0, 1);
             }
             Truth::Handoff { from, to, object } => {
-                let row =
-                    Row { kind: "handoff".to_owned(), detail: object.clone(), from: who(from), to: who(to) };
+                let detail = object.clone();
+                let row = Row { kind: "handoff".to_owned(), detail, from: who(from), to: who(to) };
                 report.done(row, 0, 1);
             }
         }
@@ -99,20 +76,33 @@ pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
     for event in events {
         report.traced(event, &known);
     }
+    report.others.extend(misnamed(&names, events));
     report
+}
+
+/// Channels that the trace gives other names than they have.
+fn misnamed(names: &HashMap<&str, &str>, events: &[Event]) -> BTreeSet<String> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Transfer(transfer) => Some(&transfer.channel),
+            Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Handoff(_) | Event::Lost(_) => None,
+        })
+        .filter_map(|channel| {
+            let name = *names.get(channel.id.as_str())?;
+            let traced = channel.name.as_deref();
+            (traced != Some(name.as_bytes())).then(|| {
+                let traced = traced.map_or_else(|| "nothing".to_owned(), |it| it.escape_ascii().to_string());
+                format!("{} is named {name}, traced as {traced}", channel.id)
+            })
+        })
+        .collect()
 }
 
 fn signal_detail(signal: &str, outcome: &str, value: Option<u64>) -> String {
     match value {
         Some(value) => format!("{signal} {outcome} value {value}"),
         None => format!("{signal} {outcome}"),
-    }
-}
-
-fn ended(end: &End) -> Who {
-    match end {
-        End::Known(process) => Who::Pid(process.pid),
-        End::Unknown(why) => Who::None(why.to_string()),
     }
 }
 
@@ -123,6 +113,14 @@ impl Report {
         done.messages += messages;
     }
 
+    /// An end as the trace has it, name and all.
+    fn ended(&self, end: &End) -> Who {
+        match end {
+            End::Known(process) => self.members.called(process.pid, &process.comm),
+            End::Unknown(why) => Who::None(why.to_string()),
+        }
+    }
+
     fn traced(&mut self, event: &Event, known: &BTreeSet<&str>) {
         let (row, bytes, messages) = match event {
             Event::Transfer(transfer) => self.transfer(transfer, known),
@@ -131,8 +129,8 @@ impl Report {
                 let row = Row {
                     kind: "signal".to_owned(),
                     detail: signal_detail(&name, signal.outcome.name(), signal.value),
-                    from: ended(&signal.sender),
-                    to: Who::Pid(signal.receiver.pid),
+                    from: self.ended(&signal.sender),
+                    to: self.members.called(signal.receiver.pid, &signal.receiver.comm),
                 };
                 (row, 0, 1)
             }
@@ -140,8 +138,8 @@ impl Report {
                 let row = Row {
                     kind: "handoff".to_owned(),
                     detail: own_socket(&handoff.object),
-                    from: ended(&handoff.sender),
-                    to: ended(&handoff.receiver),
+                    from: self.ended(&handoff.sender),
+                    to: self.ended(&handoff.receiver),
                 };
                 (row, 0, 1)
             }
@@ -151,7 +149,7 @@ impl Report {
             }
             Event::Share(_) | Event::Wake(_) => return,
         };
-        let ours = |who: &Who| matches!(who, Who::Pid(pid) if self.names.contains_key(pid));
+        let ours = |who: &Who| self.members.contains(who);
         // Whoever started the workload waits for it: that is not part of it.
         if ours(&row.to) || (ours(&row.from) && matches!(row.to, Who::None(_))) {
             let traced = &mut self.rows.entry(row).or_default().1;
@@ -166,16 +164,35 @@ impl Report {
         let row = Row {
             kind: transfer.mechanism.name().to_owned(),
             detail,
-            from: ended(&transfer.sender),
-            to: ended(&transfer.receiver),
+            from: self.ended(&transfer.sender),
+            to: self.ended(&transfer.receiver),
         };
         let separate = matches!(transfer.mechanism.shape(), ipctrace_common::Shape::Message);
         (row, transfer.bytes, if separate { transfer.messages } else { 0 })
     }
 
-    /// Whether exactly what was done was traced, and anything was done at all.
+    /// Whether exactly what was done was traced, nothing was lost, what the processes say adds up, and anything was done at
+    /// all.
     pub fn equal(&self) -> bool {
-        !self.rows.is_empty() && self.lost == 0 && self.rows.values().all(|(done, traced)| done == traced)
+        self.differences().is_empty()
+    }
+
+    /// In what they differ, for people, one a line.
+    pub fn differences(&self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.rows.values().all(|(done, _)| *done == Amount::default()) {
+            differences.push("nothing was done: there is nothing to compare".to_owned());
+        }
+        if self.lost > 0 {
+            differences.push(format!("the tracer lost {} records", self.lost));
+        }
+        let unequal = self.rows.iter().filter(|(_, (done, traced))| done != traced);
+        differences.extend(unequal.map(|(row, (done, traced))| {
+            let (from, to) = (self.members.describe(&row.from), self.members.describe(&row.to));
+            format!("{} {} {from} -> {to}: done {done}, traced {traced}", row.kind, row.detail)
+        }));
+        differences.extend_from_slice(&self.others);
+        differences
     }
 
     /// How many rows there are, and how many of them are equal.
@@ -199,30 +216,23 @@ impl Report {
         (sum(|row| row.0), sum(|row| row.1))
     }
 
-    fn name(&self, who: &Who) -> String {
-        match who {
-            Who::Pid(pid) => format!("{}[{pid}]", self.names.get(pid).map_or("?", String::as_str)),
-            Who::None(why) => format!("({why})"),
-        }
-    }
-
     /// For people.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["what", "from", "to", "done", "traced", "equal"]);
+        table.set_header(["mechanism", "channel", "sender", "receiver", "done", "traced", "equal"]);
         for (row, (done, traced)) in &self.rows {
-            let what = format!("{} {}", row.kind, row.detail);
             table.add_row([
-                what.trim_end(),
-                &self.name(&row.from),
-                &self.name(&row.to),
-                &amount(done),
-                &amount(traced),
+                row.kind.as_str(),
+                &row.detail,
+                &self.members.describe(&row.from),
+                &self.members.describe(&row.to),
+                &done.to_string(),
+                &traced.to_string(),
                 if done == traced { "yes" } else { "NO" },
             ]);
         }
-        for column in table.column_iter_mut().skip(3).take(2) {
+        for column in table.column_iter_mut().skip(4).take(2) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
@@ -234,11 +244,16 @@ fn own_socket(object: &Channel) -> String {
     object.id.split("->").next().unwrap_or_default().to_owned()
 }
 
-fn amount(amount: &Amount) -> String {
-    match (amount.bytes, amount.messages) {
-        (0, 0) => "-".to_owned(),
-        (0, messages) => format!("{messages}x"),
-        (bytes, 0) => format!("{bytes} B"),
-        (bytes, messages) => format!("{bytes} B in {messages}"),
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.bytes, self.messages) {
+            (0, 0) => f.write_str("-"),
+            (0, messages) => write!(f, "{messages}x"),
+            (bytes, 0) => write!(f, "{bytes} B"),
+            (bytes, messages) => write!(f, "{bytes} B in {messages}"),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
 };
-use nix::sys::stat::fstat;
 
 use super::Demo;
 use super::stage::{self, Stage};
@@ -27,45 +26,53 @@ pub(super) const DEMO: Demo = Demo {
 const REQUEST: usize = 321;
 const ANSWER: usize = 4321;
 
+/// Where the ends of the connection that is handed over leave the inodes of their sockets.
+const CLIENT_END: usize = 0;
+const SERVER_END: usize = 1;
+
 fn play(stage: &Stage) -> Result<()> {
     let address = UnixAddr::new_abstract(format!("ipctrace-pass-{}", std::process::id()).as_bytes())?;
     let (give, take) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
     let server = stage.child("server", |stage| {
-        let connection = receive(stage, &take)?;
+        let id = stage::socket_id(stage::inode(&give)?, stage::inode(&take)?);
+        let connection = receive(stage, &take, id)?;
         let request = stage::read_exactly(&connection, REQUEST)?;
-        stage.heard("unix_stream", None, &request)?;
-        stage::write_all(&connection, &stage.marked(ANSWER))
+        let id = stage::socket_id(stage.get(CLIENT_END), stage::inode(&connection)?);
+        stage.heard("unix_stream", Some(id), &request)?;
+        stage::write_all(&connection, &stage.marked(ANSWER))?;
+        stage.sent("unix_stream", ANSWER, None)
     })?;
-    let acceptor = stage.child("acceptor", |stage| {
-        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        bind(listener.as_raw_fd(), &address)?;
-        listen(&listener, Backlog::new(1)?)?;
-        stage.raise(0);
-        let connection = stage::accept_one(&listener)?;
-        let passed = [connection.as_raw_fd()];
-        let control = [ControlMessage::ScmRights(&passed)];
-        sendmsg::<()>(
-            give.as_raw_fd(),
-            &[IoSlice::new(&stage.marked(1))],
-            &control,
-            MsgFlags::empty(),
-            None,
-        )?;
-        Ok(())
-    })?;
+    let acceptor = stage.child("acceptor", |stage| accept_and_pass(stage, &address, &give))?;
     let client = stage.child("client", |stage| {
         stage.wait_for(0, 1)?;
         let connection = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let ours = stage::inode(&connection)?;
+        stage.put(CLIENT_END, ours);
         connect(connection.as_raw_fd(), &address)?;
         stage::write_all(&connection, &stage.marked(REQUEST))?;
+        stage.sent("unix_stream", REQUEST, None)?;
         let answer = stage::read_exactly(&connection, ANSWER)?;
-        stage.heard("unix_stream", None, &answer)
+        stage.heard("unix_stream", Some(stage::socket_id(stage.get(SERVER_END), ours)), &answer)
     })?;
     stage.reap(&[acceptor, client, server])
 }
 
-/// Takes the byte and the descriptor that comes with it.
-fn receive(stage: &Stage, channel: &OwnedFd) -> Result<OwnedFd> {
+fn accept_and_pass(stage: &Stage, address: &UnixAddr, channel: &OwnedFd) -> Result<()> {
+    let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(listener.as_raw_fd(), address)?;
+    listen(&listener, Backlog::new(1)?)?;
+    stage.raise(0);
+    let connection = stage::accept_one(&listener)?;
+    stage.put(SERVER_END, stage::inode(&connection)?);
+    let passed = [connection.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&passed)];
+    let byte = stage.marked(1);
+    let sent = sendmsg::<()>(channel.as_raw_fd(), &[IoSlice::new(&byte)], &control, MsgFlags::empty(), None)?;
+    stage.sent("unix_stream", sent, None)
+}
+
+/// Takes the byte, on the channel of that id, and the descriptor that comes with it.
+fn receive(stage: &Stage, channel: &OwnedFd, id: String) -> Result<OwnedFd> {
     let mut byte = [0];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
     let mut buffers = [IoSliceMut::new(&mut byte)];
@@ -78,8 +85,8 @@ fn receive(stage: &Stage, channel: &OwnedFd) -> Result<OwnedFd> {
     };
     // SAFETY: the kernel has just made it for us.
     let connection = unsafe { OwnedFd::from_raw_fd(passed) };
-    stage.heard("unix_stream", None, &byte)?;
-    let inode = fstat(&connection).context("what was passed")?.st_ino;
+    stage.heard("unix_stream", Some(id), &byte)?;
+    let inode = stage::inode(&connection).context("what was passed")?;
     stage.tell(&Truth::Handoff {
         from: Party::Mark(byte[0]),
         to: stage.me(),

@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipctrace_common::Mechanism;
-use nix::sys::stat::{Mode, fstat, major, minor};
-use nix::unistd::{mkdtemp, mkfifo};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::Demo;
-use super::stage::{self, Stage};
+use super::stage::{self, Folder, Stage};
+use super::truth::Truth;
 
 pub(super) const DEMO: Demo = Demo {
     name: "fifo",
@@ -20,31 +21,30 @@ pub(super) const DEMO: Demo = Demo {
     play,
 };
 
+/// Sizes of the writes; the last ones do not fit a buffer of the reader.
+const WRITES: [usize; 4] = [10, 1000, 4096, 20_000];
+
 fn play(stage: &Stage) -> Result<()> {
-    let folder = mkdtemp(&std::env::temp_dir().join("ipctrace-demo-XXXXXX"))?;
-    let path = folder.join("jobs");
-    let played = mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
-        .context("making a FIFO")
-        .and_then(|()| at_the_fifo(stage, &path));
-    // Also if it failed: nothing is to stay behind.
-    std::fs::remove_dir_all(&folder)?;
-    played
+    let folder = Folder::new()?;
+    let path = folder.path().join("jobs");
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).context("making a FIFO")?;
+    let writer = stage.child("producer", |stage| produce(stage, &path))?;
+    let reader = stage.child("consumer", |stage| consume(stage, &path))?;
+    stage.reap(&[writer, reader])
 }
 
-fn at_the_fifo(stage: &Stage, path: &PathBuf) -> Result<()> {
-    let writer = stage.child("producer", |stage| {
-        let fifo = OwnedFd::from(File::options().write(true).open(path)?);
-        for size in [10, 1000, 4096, 20_000] {
-            stage::write_all(&fifo, &stage.marked(size))?;
-        }
-        Ok(())
-    })?;
-    let reader = stage.child("consumer", |stage| {
-        let fifo = OwnedFd::from(File::open(path)?);
-        let bytes = stage::read_to_end(&fifo, 4096)?;
-        let status = fstat(&fifo)?;
-        let id = format!("fifo:[{}:{}:{}]", major(status.st_dev), minor(status.st_dev), status.st_ino);
-        stage.heard("fifo", Some(id), &bytes)
-    })?;
-    stage.reap(&[writer, reader])
+fn produce(stage: &Stage, path: &Path) -> Result<()> {
+    let fifo = OwnedFd::from(File::options().write(true).open(path)?);
+    for size in WRITES {
+        stage::write_all(&fifo, &stage.marked(size))?;
+    }
+    stage.sent("fifo", WRITES.iter().sum(), None)
+}
+
+fn consume(stage: &Stage, path: &Path) -> Result<()> {
+    let fifo = OwnedFd::from(File::open(path)?);
+    let bytes = stage::read_to_end(&fifo, 4096)?;
+    let id = stage::fifo_id(&fifo)?;
+    stage.tell(&Truth::Named { channel: id.clone(), name: path.display().to_string() })?;
+    stage.heard("fifo", Some(id), &bytes)
 }

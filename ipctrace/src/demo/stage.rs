@@ -1,8 +1,11 @@
 //! Where the processes of a workload meet: they are forked here, wait for each other here, and report here.
 
+mod channel;
+mod descriptor;
+mod folder;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,14 +13,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::prctl::set_name;
-use nix::sys::stat::fstat;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, getpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
+
+pub use channel::{fifo_id, inode, pipe_id, socket_id};
+pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
+pub use folder::Folder;
 
 use super::truth::{Party, Truth};
 
 /// How long anything on a stage may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much longer a workload lives that did not notice that it took too long.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The longest command name that the kernel keeps; a longer one it cuts.
+const NAME_MAX: usize = 15;
 
 /// Flags that processes can raise for each other.
 const FLAGS: usize = 64;
@@ -59,8 +71,9 @@ impl Stage {
         // SAFETY: zeroed, page-aligned, of that size and never unmapped; shared between processes as atomics may be.
         let shared = unsafe { memory.cast::<Shared>().as_ref() };
         shared.mark.store(1, Ordering::SeqCst);
-        // A workload that hangs is ended by the kernel, and with it (see `child`) its children.
-        nix::unistd::alarm::set(PATIENCE.as_secs() as u32);
+        // A workload that hangs is ended by the kernel, and with it (see `child`) its children. What waits for longer than
+        // it should fails before that, so that the workload can clear up.
+        nix::unistd::alarm::set((PATIENCE + GRACE).as_secs() as u32);
         let stage = Stage { report, shared, mark: AtomicU8::new(0) };
         stage.join("stage")?;
         Ok(stage)
@@ -73,15 +86,13 @@ impl Stage {
     pub fn child(&self, name: &str, work: impl FnOnce(&Stage) -> Result<()>) -> Result<Pid> {
         let mark = self.shared.mark.fetch_add(1, Ordering::SeqCst);
         let mark = u8::try_from(mark).context("more than 255 processes on a stage")?;
+        let parent = getpid();
         // SAFETY: the process has one thread (see `new`), so the child finds no lock held by another.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(child),
             ForkResult::Child => {
                 self.mark.store(mark, Ordering::SeqCst);
-                // Not left behind if the parent is killed.
-                let ready = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-                let outcome =
-                    ready.map_err(Into::into).and_then(|()| self.join(name)).and_then(|()| work(self));
+                let outcome = die_with(parent).and_then(|()| self.join(name)).and_then(|()| work(self));
                 if let Err(error) = &outcome {
                     eprintln!("{name}: {error:#}");
                 }
@@ -93,6 +104,7 @@ impl Stage {
     }
 
     fn join(&self, name: &str) -> Result<()> {
+        ensure!(name.len() <= NAME_MAX, "the kernel would cut the name {name}");
         set_name(&std::ffi::CString::new(name)?)?;
         self.tell(&Truth::Member { mark: self.mark(), pid: std::process::id(), name: name.to_owned() })
     }
@@ -124,6 +136,20 @@ impl Stage {
         Ok(())
     }
 
+    /// Reports what this process has put into channels of one kind: what its calls returned, all in all. `messages` is for
+    /// mechanisms that keep them apart.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn sent(&self, mechanism: &str, bytes: usize, messages: Option<usize>) -> Result<()> {
+        self.tell(&Truth::Sent {
+            mechanism: mechanism.to_owned(),
+            by: self.me(),
+            bytes: bytes as u64,
+            messages: messages.map(|messages| messages as u64),
+        })
+    }
+
     /// Reports what this process heard on a stream: how many bytes with each mark.
     ///
     /// # Errors
@@ -144,15 +170,23 @@ impl Stage {
         Ok(())
     }
 
-    /// Reports one message that this process heard.
+    /// Reports one message that this process heard on a channel whose id it does not know.
     ///
     /// # Errors
     /// If it cannot be written, or the message is empty and so bears no mark.
     pub fn heard_message(&self, mechanism: &str, message: &[u8]) -> Result<()> {
+        self.heard_message_on(mechanism, None, message)
+    }
+
+    /// Reports one message that this process heard on that channel.
+    ///
+    /// # Errors
+    /// If it cannot be written, or the message is empty and so bears no mark.
+    pub fn heard_message_on(&self, mechanism: &str, channel: Option<String>, message: &[u8]) -> Result<()> {
         let mark = *message.first().context("an empty message has no mark")?;
         self.tell(&Truth::Transfer {
             mechanism: mechanism.to_owned(),
-            channel: None,
+            channel,
             from: Party::Mark(mark),
             to: self.me(),
             bytes: message.len() as u64,
@@ -188,8 +222,12 @@ impl Stage {
     /// # Errors
     /// If that takes too long.
     pub fn wait_until(&self, is_so: impl Fn() -> bool) -> Result<()> {
+        self.wait_until_ok(|| Ok(is_so()))
+    }
+
+    fn wait_until_ok(&self, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
         let start = Instant::now();
-        while !is_so() {
+        while !is_so()? {
             if start.elapsed() > PATIENCE {
                 bail!("waited too long");
             }
@@ -198,20 +236,44 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits for children to end, all well.
+    /// Waits for children to end, all well, in any order. If one does not, the others are not waited for: they end with this
+    /// process, which is to end with the error.
     ///
     /// # Errors
-    /// If one does not.
+    /// If one does not, or that takes too long.
     pub fn reap(&self, children: &[Pid]) -> Result<()> {
-        for child in children {
-            let status = waitpid(*child, None)?;
-            ensure!(
-                matches!(status, WaitStatus::Exited(_, 0)),
-                "a process of the workload ended with {status:?}"
-            );
-            self.bereaved()?;
-        }
-        Ok(())
+        let mut left = children.to_vec();
+        self.wait_until_ok(|| {
+            let mut alive = Vec::new();
+            for child in left.drain(..) {
+                let status = waitpid(child, Some(WaitPidFlag::WNOHANG))?;
+                if status == WaitStatus::StillAlive {
+                    alive.push(child);
+                } else {
+                    ensure!(
+                        matches!(status, WaitStatus::Exited(_, 0)),
+                        "a process of the workload ended with {status:?}"
+                    );
+                }
+            }
+            left = alive;
+            Ok(left.is_empty())
+        })?;
+        children.iter().try_for_each(|_| self.bereaved())
+    }
+
+    /// Waits for one child to end, however it does.
+    ///
+    /// # Errors
+    /// If there is no such child, or that takes too long.
+    pub fn wait_for_end(&self, child: Pid) -> Result<WaitStatus> {
+        let mut end = WaitStatus::StillAlive;
+        self.wait_until_ok(|| {
+            end = waitpid(child, Some(WaitPidFlag::WNOHANG))?;
+            Ok(end != WaitStatus::StillAlive)
+        })?;
+        self.bereaved()?;
+        Ok(end)
     }
 
     /// Reports that a child of this process has ended: the kernel tells the parent, which has no handler for it.
@@ -229,84 +291,21 @@ impl Stage {
     }
 }
 
+/// Has the kernel kill this process when its parent ends, so that no workload leaves one behind.
+fn die_with(parent: Pid) -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    // It may have ended before it was asked for.
+    ensure!(getppid() == parent, "the parent has ended");
+    Ok(())
+}
+
 /// The number of a process that may be known by its [`Pid`] only.
 pub fn party(pid: Pid) -> Party {
     Party::Pid(pid.as_raw() as u32)
-}
-
-/// `pipe:[INODE]`, as the trace names the pipe behind a descriptor.
-///
-/// # Errors
-/// If it is not open.
-pub fn pipe_id(descriptor: impl AsFd) -> Result<String> {
-    Ok(format!("pipe:[{}]", fstat(descriptor)?.st_ino))
-}
-
-/// Reads in portions of `size` bytes until the end.
-///
-/// # Errors
-/// Those of read(2).
-pub fn read_to_end(descriptor: &OwnedFd, size: usize) -> Result<Vec<u8>> {
-    let mut all = Vec::new();
-    let mut portion = vec![0; size];
-    loop {
-        match nix::unistd::read(descriptor, &mut portion)? {
-            0 => return Ok(all),
-            count => all.extend_from_slice(&portion[..count]),
-        }
-    }
-}
-
-/// Writes everything.
-///
-/// # Errors
-/// Those of write(2).
-pub fn write_all(descriptor: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
-    while !bytes.is_empty() {
-        let count = nix::unistd::write(descriptor, bytes)?;
-        bytes = &bytes[count..];
-    }
-    Ok(())
 }
 
 /// Whether the process sits in a system call or sleeps: state `S` in /proc.
 pub fn sleeps(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
-}
-
-/// Closes a descriptor that a process has inherited and does not want, so that others see the end.
-///
-/// # Errors
-/// If it is not open.
-pub fn close(descriptor: &OwnedFd) -> Result<()> {
-    // The OwnedFd is the parent's too, which closes it in its own process: this one ends with _exit.
-    nix::unistd::close(descriptor.as_raw_fd())?;
-    Ok(())
-}
-
-/// Reads `count` bytes.
-///
-/// # Errors
-/// Those of read(2), or if the end comes before.
-pub fn read_exactly(descriptor: &OwnedFd, count: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; count];
-    let mut done = 0;
-    while done < count {
-        match nix::unistd::read(descriptor, &mut bytes[done..])? {
-            0 => bail!("the end came after {done} of {count} bytes"),
-            more => done += more,
-        }
-    }
-    Ok(bytes)
-}
-
-/// Takes the next connection.
-///
-/// # Errors
-/// Those of accept(2).
-pub fn accept_one(listener: &OwnedFd) -> Result<OwnedFd> {
-    let connection = nix::sys::socket::accept(listener.as_raw_fd())?;
-    // SAFETY: a new descriptor that belongs to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(connection) })
 }

@@ -19,6 +19,9 @@ pub enum Party {
 }
 
 /// One thing that a process did or heard. A line of the report.
+///
+/// Process ids are those that `getpid` gives: a workload is to run in the initial PID namespace, as the trace names
+/// processes by their ids there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Truth {
@@ -30,6 +33,17 @@ pub enum Truth {
         pid: u32,
         /// Its command name.
         name: String,
+    },
+    /// A process put bytes into a channel: what its calls returned. See [`imbalances`](super::balance::imbalances).
+    Sent {
+        /// Over what.
+        mechanism: String,
+        /// Who did.
+        by: Party,
+        /// How many.
+        bytes: u64,
+        /// How many messages, for mechanisms that keep them apart.
+        messages: Option<u64>,
     },
     /// Bytes went from one to another.
     Transfer {
@@ -45,6 +59,13 @@ pub enum Truth {
         bytes: u64,
         /// How many messages, for mechanisms that keep them apart.
         messages: Option<u64>,
+    },
+    /// A channel has a name: a path, or an abstract name with `@` for its leading NUL.
+    Named {
+        /// The channel's id.
+        channel: String,
+        /// Its name.
+        name: String,
     },
     /// A signal was sent.
     Signal {
@@ -79,4 +100,28 @@ pub fn read(report: &Path) -> Result<Vec<Truth>> {
     text.lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("in the report: {line}")))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_reads_back_as_it_was() {
+        let mechanism = || "unix_dgram".to_owned();
+        for line in [
+            Truth::Sent { mechanism: mechanism(), by: Party::Pid(10), bytes: 7, messages: Some(1) },
+            Truth::Transfer {
+                mechanism: mechanism(),
+                channel: None,
+                from: Party::Mark(1),
+                to: Party::None("unread".to_owned()),
+                bytes: 3,
+                messages: None,
+            },
+        ] {
+            let text = serde_json::to_string(&line).expect("it is plain data");
+            assert_eq!(serde_json::from_str::<Truth>(&text).expect(&text), line);
+        }
+    }
 }

@@ -1,0 +1,36 @@
+//! Channels by the ids that the trace gives them, found without it: by fstat(2).
+
+use std::os::fd::AsFd;
+
+use anyhow::Result;
+use nix::sys::stat::{fstat, major, minor};
+
+/// The inode behind a descriptor.
+///
+/// # Errors
+/// If it is not open.
+pub fn inode(descriptor: impl AsFd) -> Result<u64> {
+    Ok(fstat(descriptor)?.st_ino)
+}
+
+/// `pipe:[INODE]`, as the trace names the pipe behind a descriptor.
+///
+/// # Errors
+/// If it is not open.
+pub fn pipe_id(descriptor: impl AsFd) -> Result<String> {
+    Ok(format!("pipe:[{}]", inode(descriptor)?))
+}
+
+/// `fifo:[MAJOR:MINOR:INODE]`, as the trace names the FIFO behind a descriptor.
+///
+/// # Errors
+/// If it is not open.
+pub fn fifo_id(descriptor: impl AsFd) -> Result<String> {
+    let status = fstat(descriptor)?;
+    Ok(format!("fifo:[{}:{}:{}]", major(status.st_dev), minor(status.st_dev), status.st_ino))
+}
+
+/// What the trace calls that which goes from one socket to another, of which the inodes are given.
+pub fn socket_id(from: u64, to: u64) -> String {
+    format!("socket:[{from}]->socket:[{to}]")
+}

@@ -1,0 +1,205 @@
+//! Plays each demo's workload without a tracer: what its processes say must add up, and be what was designed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ipctrace::demo::balance::imbalances;
+use ipctrace::demo::members::{Members, Who};
+use ipctrace::demo::truth::{self, Truth};
+use ipctrace::demo::{self, DEMOS};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, mkdtemp};
+
+/// How long a workload may take, on a machine that has much else to do.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What a workload is to do, all in all.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Totals {
+    /// Bytes that arrived.
+    bytes: u64,
+    /// Messages that arrived, where messages are kept apart.
+    messages: u64,
+    /// Bytes that were sent and that nobody took.
+    unread: u64,
+    /// Signals of processes.
+    signals: u64,
+    /// Ends of children, of which the kernel tells.
+    ends: u64,
+    /// Descriptors passed.
+    handoffs: u64,
+    /// Channels that bytes arrived over.
+    channels: usize,
+}
+
+impl Totals {
+    fn of(truth: &[Truth]) -> Totals {
+        let members = Members::of(truth);
+        let is_process = |party| matches!(members.who(party), Who::Pid(_));
+        let mut totals = Totals::default();
+        let mut channels = BTreeSet::new();
+        for line in truth {
+            match line {
+                Truth::Transfer { channel, to, bytes, messages, .. } if is_process(to) => {
+                    totals.bytes += bytes;
+                    totals.messages += messages.unwrap_or(0);
+                    channels.insert(channel);
+                }
+                Truth::Transfer { bytes, .. } => totals.unread += bytes,
+                Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
+                Truth::Signal { .. } => totals.ends += 1,
+                Truth::Handoff { .. } => totals.handoffs += 1,
+                Truth::Member { .. } | Truth::Sent { .. } | Truth::Named { .. } => {}
+            }
+        }
+        totals.channels = channels.len();
+        totals
+    }
+}
+
+/// A folder that is removed in the end.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left of it in the temporary folder does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Plays a workload; its temporary files go to `temporary`.
+fn play(name: &str, report: &Path, temporary: &Path) -> Result<()> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ipctrace"))
+        .args(["__demo-workload", name])
+        .arg(report)
+        .env("TMPDIR", temporary)
+        .stdin(Stdio::null())
+        .spawn()?;
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > LIMIT {
+            child.kill()?;
+            child.wait()?;
+            anyhow::bail!("{name} took longer than {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}
+
+/// Plays a demo and holds it to its design: who takes part, and what they do.
+fn holds(name: &str, cast: &[&str], design: &Totals) -> Result<()> {
+    let scratch = Scratch(mkdtemp(&std::env::temp_dir().join("ipctrace-workload-XXXXXX"))?);
+    let (report, temporary) = (scratch.0.join("report"), scratch.0.join("tmp"));
+    std::fs::create_dir(&temporary)?;
+    play(name, &report, &temporary)?;
+
+    let truth = truth::read(&report)?;
+    ensure!(Totals::of(&truth) == *design, "{:?} was done, {design:?} was to be", Totals::of(&truth));
+    let imbalances = imbalances(&truth);
+    ensure!(imbalances.is_empty(), "{imbalances:#?}");
+    every_end_is_known(&truth)?;
+
+    let mut names = BTreeSet::new();
+    for line in &truth {
+        if let Truth::Member { pid, name, .. } = line {
+            names.insert(name.as_str());
+            ensure!(kill(Pid::from_raw(*pid as i32), None) == Err(Errno::ESRCH), "{name} was left behind");
+        }
+    }
+    ensure!(names == cast.iter().copied().collect(), "the cast: {names:?}");
+    let left = std::fs::read_dir(&temporary)?.next();
+    ensure!(left.is_none(), "left behind: {left:?}");
+    Ok(())
+}
+
+/// Every mark is somebody's, every process one of the workload, and every channel known.
+fn every_end_is_known(truth: &[Truth]) -> Result<()> {
+    let members = Members::of(truth);
+    let known = |party| match members.who(party) {
+        Who::None(why) => !why.starts_with("mark"),
+        who @ (Who::Pid(_) | Who::Misnamed(..)) => members.contains(&who),
+    };
+    for line in truth {
+        let known = match line {
+            Truth::Transfer { from, to, channel, .. } => {
+                let channel = channel.as_deref().context("a channel that is not known")?;
+                known(from) && known(to) && !channel.contains("[0]")
+            }
+            Truth::Signal { from, to, .. } | Truth::Handoff { from, to, .. } => known(from) && known(to),
+            Truth::Sent { by, .. } => known(by),
+            Truth::Member { .. } | Truth::Named { .. } => true,
+        };
+        ensure!(known, "an end is not known: {line:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn pipe() -> Result<()> {
+    // 300 writes of 64 bytes, 200 of 100.
+    let design = Totals { bytes: 39_200, ends: 3, channels: 1, ..Totals::default() };
+    holds("pipe", &["stage", "writer-a", "writer-b", "reader"], &design)
+}
+
+#[test]
+fn fifo() -> Result<()> {
+    let design = Totals { bytes: 25_106, ends: 2, channels: 1, ..Totals::default() };
+    holds("fifo", &["stage", "producer", "consumer"], &design)
+}
+
+#[test]
+fn unix_stream() -> Result<()> {
+    // Three times 500 bytes to ask and 3000 to answer; 1234 and 777 over the socketpair. Each direction is a channel.
+    let design = Totals { bytes: 12_511, ends: 8, channels: 8, ..Totals::default() };
+    let cast =
+        ["stage", "listener", "worker-0", "worker-1", "client-0", "client-1", "client-2", "left", "right"];
+    holds("unix_stream", &cast, &design)
+}
+
+#[test]
+fn unix_dgram() -> Result<()> {
+    // 1, 100 and 5000 bytes from one client; 900, of which 250 arrive, and 33 from the other, to a socket each.
+    let design = Totals { bytes: 5384, messages: 5, unread: 650, ends: 3, channels: 3, ..Totals::default() };
+    holds("unix_dgram", &["stage", "server", "connected", "by-name"], &design)
+}
+
+#[test]
+fn unix_seqpacket() -> Result<()> {
+    // 1, 70, 700 and 7000 bytes, and twice that.
+    let design = Totals { bytes: 23_313, messages: 8, ends: 2, channels: 2, ..Totals::default() };
+    holds("unix_seqpacket", &["stage", "asker", "answerer"], &design)
+}
+
+#[test]
+fn fd_passing() -> Result<()> {
+    // The byte that comes with the descriptor, the request and the answer.
+    let design = Totals { bytes: 4643, ends: 3, handoffs: 1, channels: 3, ..Totals::default() };
+    holds("fd_passing", &["stage", "server", "acceptor", "client"], &design)
+}
+
+#[test]
+fn signals() -> Result<()> {
+    let design = Totals { signals: 6, ends: 2, ..Totals::default() };
+    holds("signals", &["stage", "receiver", "sender"], &design)
+}
+
+#[test]
+fn every_demo_has_a_test() {
+    let tested = ["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "fd_passing", "signals"];
+    assert_eq!(DEMOS.iter().map(|demo| demo.name).collect::<Vec<_>>(), tested);
+}
+
+#[test]
+fn a_demo_that_is_not_there_is_refused() {
+    let error = demo::workload("nothing", Path::new("/nowhere/report")).expect_err("there is none");
+    assert!(error.to_string().contains("nothing"), "{error}");
+}
