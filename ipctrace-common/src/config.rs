@@ -188,6 +188,8 @@ pub struct Config {
     pub pipe_buffer_size: u32,
     /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
     pub has_loop: u32,
+    /// 1 if the programs are to log what went wrong, not only to count it.
+    pub verbose: u32,
 }
 
 impl Config {
@@ -200,6 +202,7 @@ impl Config {
         payload: 0,
         pipe_buffer_size: 0,
         has_loop: 0,
+        verbose: 0,
     };
 }
 

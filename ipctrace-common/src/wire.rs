@@ -255,7 +255,7 @@ pub struct Signal {
     pub blocked: u32,
     /// `signal_struct.group_exit_code`, when delivered: the signal that is ending the process, if any.
     pub exit_code: u32,
-    /// 1 if the handler is SIG_IGN, when delivered.
+    /// 1 if nothing is done about it, when delivered: SIG_IGN, or a default action of that kind.
     pub ignored: u32,
     /// Name of the target's controlling terminal, NUL-padded; empty if none.
     pub tty: [u8; 16],

@@ -29,6 +29,7 @@ setting! {
     payload: u32 = CONFIG.payload;
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     has_loop: u32 = CONFIG.has_loop;
+    verbose: u32 = CONFIG.verbose;
 }
 
 /// Where the arguments of system calls are.

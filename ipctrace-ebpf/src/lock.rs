@@ -15,7 +15,7 @@ use crate::{pipe, ring, task};
 #[btf_tracepoint(function = "contention_end")]
 pub fn contention_end(ctx: BtfTracePointContext) -> i32 {
     if let Err(cause) = try_locked(ctx.arg(0), ctx.arg(1), task::pid_tgid() as u32) {
-        ring::count(cause);
+        ring::failed!(&ctx, cause);
     }
     0
 }

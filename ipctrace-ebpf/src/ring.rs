@@ -38,6 +38,18 @@ pub(crate) fn count(cause: Cause) {
     }
 }
 
+/// Counts what went wrong in a program, and logs it if the user wants to know more.
+macro_rules! failed {
+    ($context:expr, $cause:expr) => {{
+        let cause: ipctrace_common::Cause = $cause;
+        $crate::ring::count(cause);
+        if $crate::config::verbose() != 0 {
+            aya_log_ebpf::debug!($context, "lost for cause {}", cause as u32);
+        }
+    }};
+}
+pub(crate) use failed;
+
 /// Nanoseconds since boot.
 #[inline(always)]
 pub(crate) fn now() -> u64 {

@@ -9,8 +9,19 @@ use crate::config::offset;
 use crate::kernel::{read, read_user};
 use crate::{ring, task};
 
-/// SIG_IGN.
+/// SIG_DFL and SIG_IGN.
+const DEFAULT: u64 = 0;
 const IGNORE: u64 = 1;
+
+/// Whether the default action is to do nothing: `SIG_KERNEL_IGNORE_MASK`, include/linux/signal.h.
+#[inline(always)]
+fn is_ignored(signal: u32) -> bool {
+    const SIGCHLD: u32 = 17;
+    const SIGCONT: u32 = 18;
+    const SIGURG: u32 = 23;
+    const SIGWINCH: u32 = 28;
+    matches!(signal, SIGCHLD | SIGCONT | SIGURG | SIGWINCH)
+}
 /// `si_code` and `si_value` in user space's siginfo_t.
 const USER_CODE: usize = 8;
 const USER_VALUE: usize = 24;
@@ -60,7 +71,7 @@ pub fn signal_deliver(ctx: BtfTracePointContext) -> i32 {
         fill(record, signal_phase::DELIVER, ctx.arg(0), info);
         (*record).target = (*record).task;
         let handler: u64 = read(action, offset!(sigaction_handler)).unwrap_or(0);
-        (*record).ignored = u32::from(handler == IGNORE);
+        (*record).ignored = u32::from(handler == IGNORE || handler == DEFAULT && is_ignored(ctx.arg(0)));
         let shared: u64 = read(task::current() as u64, offset!(task_signal)).unwrap_or(0);
         (*record).exit_code = read(shared, offset!(signal_group_exit_code)).unwrap_or(0);
     }

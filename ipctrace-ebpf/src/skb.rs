@@ -17,7 +17,7 @@ use crate::{ring, syscall, task, unix};
 #[btf_tracepoint(function = "consume_skb")]
 pub fn consume_skb(ctx: BtfTracePointContext) -> i32 {
     if let Err(cause) = try_consume(ctx.arg::<*const u8>(0) as u64, task::pid_tgid() as u32) {
-        ring::count(cause);
+        ring::failed!(&ctx, cause);
     }
     0
 }

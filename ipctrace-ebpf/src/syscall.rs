@@ -48,7 +48,7 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     if let Err(cause) = try_enter(ctx.arg::<*const u8>(0), class, ids as u32) {
-        ring::count(cause);
+        ring::failed!(&ctx, cause);
     }
     0
 }

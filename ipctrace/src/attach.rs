@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
 use ipctrace_common::{Cause, Hook};
 use zerocopy::IntoBytes;
@@ -21,6 +22,8 @@ pub struct Attached {
     losses: PerCpuArray<MapData, u64>,
     channels: KernelMap<MapData, KernelKey, [u64; 3]>,
     reported: HashMap<Cause, u64>,
+    /// What the programs log, if they were told to.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Hooks that could not be attached, and why.
     pub failed: Vec<(Hook, String)>,
 }
@@ -49,6 +52,11 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
+    let log = if plan.config.verbose == 0 {
+        None
+    } else {
+        Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?)
+    };
     let mut failed = Vec::new();
     for hook in &plan.hooks {
         if let Err(error) = start(&mut ebpf, *hook, &btf) {
@@ -58,7 +66,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
             failed.push((*hook, format!("{error:#}")));
         }
     }
-    Ok(Attached { ebpf, ring, losses, channels, reported: HashMap::new(), failed })
+    Ok(Attached { ebpf, ring, losses, channels, reported: HashMap::new(), log, failed })
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -83,6 +91,9 @@ impl Attached {
     /// # Errors
     /// If the counters cannot be read.
     pub fn losses(&mut self) -> Result<Vec<(Cause, u64)>> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
         let mut news = Vec::new();
         for cause in Cause::ALL {
             let total: u64 = self.losses.get(&(*cause as u32), 0)?.iter().sum();

@@ -88,6 +88,7 @@ impl Plan {
             payload,
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
+            verbose: u32::from(log::log_enabled!(log::Level::Debug)),
         };
         Ok(Plan { config, hooks, mechanisms })
     }
