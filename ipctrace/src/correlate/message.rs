@@ -62,8 +62,12 @@ struct Queue {
     born: u64,
     /// Messages in it when it was first seen; `None` if unknown.
     queued: Option<u64>,
+    /// When that was.
+    opened: u64,
     /// Messages received of those.
     early: u64,
+    /// Messages received that were sent by address before then: they are among those, though their sends were seen.
+    known: u64,
     /// Sent to this socket, in order.
     sent: VecDeque<Sent>,
     /// Receives whose send has not come.
@@ -82,7 +86,9 @@ impl Queue {
             open: false,
             born: now,
             queued: None,
+            opened: 0,
             early: 0,
+            known: 0,
             sent: VecDeque::new(),
             waiting: VecDeque::new(),
             latest: 0,
@@ -127,7 +133,9 @@ impl Messages {
         // Seen again: what the books count begins again, and what was queued then includes what is known.
         let known = if queue.open { queue.sent.len() as u64 } else { 0 };
         queue.open = true;
+        queue.opened = record.header.time;
         queue.early = 0;
+        queue.known = 0;
         queue.queued = (record.queued != u64::MAX).then(|| record.queued.saturating_sub(known));
         self.settle(record.key, false, context);
     }
@@ -247,7 +255,13 @@ impl Messages {
     fn receive(&mut self, key: Key, taken: &Taken, force: bool, context: &mut Context<'_>) -> bool {
         let Some(queue) = self.queues.get_mut(&key) else { return true };
         let early = match (queue.queued, taken.before) {
-            (Some(queued), Some(before)) => before < queued,
+            (Some(queued), Some(before)) if before < queued => {
+                // A send by address opens no books: of what was queued, some may have been sent while we looked.
+                let name = queue.naming.name();
+                let is_among = |sent: &&Sent| sent.enter < queue.opened && sent.address.as_deref() == name;
+                let known = self.addressed.values().flatten().filter(is_among).count() as u64;
+                before < queued.saturating_sub(queue.known + known)
+            }
             _ => false,
         };
         let found = if early { None } else { find(queue, &self.addressed, taken) };
@@ -261,6 +275,7 @@ impl Messages {
                 };
                 let Some(sent) = sends.and_then(|sends| sends.remove(found.index)) else { return true };
                 self.count -= 1;
+                queue.known += u64::from(found.addressed && sent.enter < queue.opened);
                 // Two receivers at once and another sender's equal message: either may have taken either.
                 let rivals = sends_of_others(queue, &sent);
                 queue.latest = queue.latest.max(sent.time);

@@ -136,3 +136,25 @@ fn memory_is_bounded() {
     let told = out.iter().filter(|event| matches!(event, Event::Transfer(_))).count() as u64;
     assert_eq!(told + correlator.evicted(), 100);
 }
+
+#[test]
+fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_start() {
+    // Two messages wait when the socket is first seen: one from before, and one whose send was seen.
+    let receives =
+        [(0, (20, 21)), (1, (22, 23))].map(|(before, when)| match receive(1, 20, 50, when, 5, 5) {
+            Record::Op(mut op) => {
+                op.fixed.before = before;
+                op.fixed.header.flags |= op_flag::SEQUENCED;
+                Record::Op(op)
+            }
+            other @ (Record::Channel(..) | Record::Signal(_) | Record::Process(_) | Record::Handoff(_)) => {
+                other
+            }
+        });
+    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
+    opened.header.time = 15;
+    let [first, second] = receives;
+    let sent = send_to(b"\0name", 10, 50, (3, 4), 5);
+    let events = correlate([sent, Record::Channel(opened, name), first, second]);
+    assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
+}
