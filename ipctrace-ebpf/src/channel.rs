@@ -23,6 +23,8 @@ pub(crate) struct Books {
     pub(crate) taken: u64,
     /// What was in it then.
     pub(crate) queued: u64,
+    /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
+    pub(crate) inode: u64,
 }
 
 /// Channels seen so far. User space removes those that it has forgotten.
@@ -54,9 +56,33 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
 #[inline(always)]
 pub(crate) fn open(tid: u32, call: &InFlight, index: usize, taken_before: u64) {
     let side = &call.sides[index];
-    if side.mechanism != 0 && side.key.id != 0 && CHANNELS.get_ptr(side.key).is_none() {
+    if side.mechanism != 0 && side.key.id != 0 && !is_known(side) {
         announce(tid, index as u32, taken_before);
     }
+}
+
+/// Whether there are books for this very channel, not for one that was at its address before.
+#[inline(always)]
+fn is_known(side: &Side) -> bool {
+    let Some(books) = books(&side.key) else {
+        return false;
+    };
+    // SAFETY: a valid pointer into the map; the field is read and written in one access each.
+    let known = unsafe { core::ptr::read_volatile(&raw const (*books).inode) };
+    let inode = receiver_inode(side);
+    if known == 0 && inode != 0 {
+        // SAFETY: as above. The socket has been accepted meanwhile.
+        unsafe { core::ptr::write_volatile(&raw mut (*books).inode, inode) };
+        return true;
+    }
+    // Only a stream's peer has no inode because it is not accepted yet; a receiver of messages has been closed.
+    known == inode || (inode == 0 && has_messages(side.mechanism))
+}
+
+/// Inode of the receiving end; 0 if it has none (yet).
+#[inline(always)]
+fn receiver_inode(side: &Side) -> u64 {
+    if side.receive != 0 { side.own_inode } else { side.peer_inode }
 }
 
 /// The slow half of [`open`], for a side of the call in flight of thread `tid`. The verifier looks at it by itself.
@@ -78,7 +104,14 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 #[inline(always)]
 fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     let queued = queued(side).saturating_add(taken_before);
-    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued }, BPF_NOEXIST) {
+    let inode = receiver_inode(side);
+    if is_known(side) {
+        // Another CPU was first, and tells of it.
+        return Ok(());
+    }
+    // Books of another socket that was at the same address, if there are any.
+    let _ = CHANNELS.remove(side.key);
+    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode }, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(()),
@@ -99,7 +132,7 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     let pipe = is_pipe(side);
     record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { 0 };
     record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { 0 };
-    record.fixed.receiver_inode = if side.receive != 0 { side.own_inode } else { side.peer_inode };
+    record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;

@@ -20,7 +20,7 @@ pub struct Attached {
     /// Records come here.
     pub ring: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
-    channels: KernelMap<MapData, KernelKey, [u64; 3]>,
+    channels: KernelMap<MapData, KernelKey, [u64; 4]>,
     reported: HashMap<Cause, u64>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -41,13 +41,7 @@ unsafe impl aya::Pod for KernelKey {}
 /// # Errors
 /// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached.
 pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
-    let classes = syscalls::table(plan.config.mechanisms);
-    let mut ebpf = EbpfLoader::new()
-        .override_global("CONFIG", plan.config.as_bytes(), true)
-        .override_global("CLASSES", classes.as_slice(), true)
-        .map_max_entries("EVENTS", ring_bytes)
-        .load(OBJECT)
-        .context("loading the eBPF maps")?;
+    let mut ebpf = load(plan, Some(ring_bytes))?;
     let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
@@ -67,6 +61,21 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         }
     }
     Ok(Attached { ebpf, ring, losses, channels, reported: HashMap::new(), log, failed })
+}
+
+/// The object with the plan's globals written into it. Nothing is attached yet.
+fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
+    let classes = syscalls::table(plan.config.mechanisms);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CONFIG", plan.config.as_bytes(), true).override_global(
+        "CLASSES",
+        classes.as_slice(),
+        true,
+    );
+    if let Some(bytes) = ring_bytes {
+        loader.map_max_entries("EVENTS", bytes);
+    }
+    loader.load(OBJECT).context("loading the eBPF maps")
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -139,12 +148,7 @@ impl Attached {
 /// Loads and attaches every hook of the plan, detaches it at once, and tells how it went.
 pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
     let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
-        let classes = syscalls::table(plan.config.mechanisms);
-        let mut ebpf = EbpfLoader::new()
-            .override_global("CONFIG", plan.config.as_bytes(), true)
-            .override_global("CLASSES", classes.as_slice(), true)
-            .load(OBJECT)
-            .context("loading the eBPF maps")?;
+        let mut ebpf = load(plan, None)?;
         let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
         let tried = plan
             .hooks
@@ -153,6 +157,23 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
         Ok(tried.collect())
     };
     attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect())
+}
+
+/// How many instructions the verifier looked at for each program of the plan; `None` where the kernel (before 5.16) does
+/// not tell.
+///
+/// # Errors
+/// If a program cannot be loaded and attached.
+pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
+    let mut ebpf = load(plan, None)?;
+    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let mut counts = Vec::new();
+    for hook in &plan.hooks {
+        start(&mut ebpf, *hook, &btf)?;
+        let program = ebpf.program(hook.program()).context("a program that was loaded")?;
+        counts.push((*hook, program.info()?.verified_instruction_count()));
+    }
+    Ok(counts)
 }
 
 /// An error and its causes without the verifier's log, which can have thousands of lines.

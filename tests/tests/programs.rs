@@ -1,0 +1,102 @@
+//! The eBPF programs: that they rest on what they say they rest on, and what they cost the verifier.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use btf_rs::{Btf, BtfType, Type};
+use ipctrace::attach;
+use ipctrace::kernel::facts::BTF;
+use ipctrace::kernel::{Facts, Plan};
+use ipctrace_common::{Hook, Mechanism};
+
+/// What a hook's comment says: tracepoint, and the types of its arguments.
+fn comments() -> Result<Vec<(String, Vec<String>)>> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ipctrace-ebpf/src");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(sources)? {
+        for line in fs::read_to_string(entry?.path())?.lines() {
+            let Some(rest) = line.strip_prefix("/// hook: tp_btf/") else { continue };
+            let (name, rest) = rest.split_once(" `void (").with_context(|| format!("the form of: {line}"))?;
+            let (arguments, place) =
+                rest.split_once(")` — ").with_context(|| format!("the form of: {line}"))?;
+            ensure!(place.starts_with("include/trace/events/"), "where it stands in the kernel: {line}");
+            // The name of an argument is its last word; a star before it belongs to the type.
+            let kind = |argument: &str| {
+                let name = argument.rfind([' ', '*']).map_or(0, |end| end + 1);
+                argument[..name].trim().to_owned()
+            };
+            found.push((name.to_owned(), arguments.split(", ").map(kind).collect()));
+        }
+    }
+    Ok(found)
+}
+
+/// A type as C writes it, as far as it is needed here.
+fn spell(types: &Btf, id: u32) -> Result<String> {
+    // Void has no entry of its own.
+    if id == 0 {
+        return Ok("void".to_owned());
+    }
+    let found = types.resolve_type_by_id(id)?;
+    let inner = |found: &dyn BtfType| spell(types, found.get_type_id().unwrap_or(0));
+    if let Type::Ptr(pointer) = &found {
+        return Ok(format!("{} *", inner(pointer)?));
+    }
+    if let Type::Const(inner_type) | Type::Volatile(inner_type) = &found {
+        return inner(inner_type);
+    }
+    let named = found.as_btf_type().context("a type without a name")?;
+    let name = types.resolve_name(named)?;
+    Ok(match name.as_str() {
+        "long int" => "long".to_owned(),
+        _ if matches!(found, Type::Struct(_) | Type::Fwd(_)) => format!("struct {name}"),
+        _ => name,
+    })
+}
+
+/// The arguments of a BTF tracepoint on this kernel, without the data that comes first.
+fn arguments(types: &Btf, tracepoint: &str) -> Result<Vec<String>> {
+    let typedef = types.resolve_types_by_name(&format!("btf_trace_{tracepoint}"))?;
+    let typedef = typedef.first().context("no such tracepoint")?;
+    let pointer = types.resolve_chained_type(typedef.as_btf_type().context("a typedef")?)?;
+    let prototype = types.resolve_chained_type(pointer.as_btf_type().context("a pointer")?)?;
+    let Type::FuncProto(prototype) = prototype else { anyhow::bail!("{prototype:?} is no prototype") };
+    prototype.parameters.iter().skip(1).map(|one| spell(types, one.get_type_id().unwrap_or(0))).collect()
+}
+
+#[test]
+fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
+    let types = Btf::from_file(BTF)?;
+    let comments = comments()?;
+    let named: BTreeSet<&str> = comments.iter().map(|(name, _)| name.as_str()).collect();
+    for hook in Hook::ALL {
+        assert!(named.contains(hook.tracepoint()), "no comment for {}", hook.tracepoint());
+    }
+    for (tracepoint, said) in &comments {
+        let has = arguments(&types, tracepoint)?;
+        // Newer kernels append arguments; those that we name must be the first.
+        assert_eq!(has.get(..said.len()), Some(said.as_slice()), "{tracepoint}: this kernel has {has:?}");
+    }
+    Ok(())
+}
+
+/// Most instructions that the verifier may have to look at for one program: loading takes about 2 µs each.
+const BUDGET: u32 = 60_000;
+
+#[test]
+fn the_verifier_is_done_with_each_program_soon() -> Result<()> {
+    let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 64)?;
+    let counts = attach::verified(&plan)?;
+    assert_eq!(counts.len(), plan.hooks.len());
+    for (hook, count) in counts {
+        let Some(count) = count else {
+            println!("{:<16} verified instructions unknown: the kernel is older than 5.16", hook.program());
+            continue;
+        };
+        println!("{:<16} {count:>6} verified instructions of {BUDGET}", hook.program());
+        assert!(count > 0 && count <= BUDGET, "{}: {count}", hook.program());
+    }
+    Ok(())
+}
