@@ -32,7 +32,7 @@ macro_rules! hooks {
     };
 }
 
-/// Mechanisms that are traced at system calls.
+/// Mechanisms that are traced at system calls. Signals are too where a thread waits for one (`sigwait`).
 const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::Fifo.bit()
     | Mechanism::UnixStream.bit()
@@ -49,13 +49,13 @@ hooks! {
     /// New processes.
     ProcessFork, "process_fork", "sched_process_fork", 0, "new processes and their parents";
     /// What system calls returned.
-    SysExit, "sys_exit", "sys_exit", BY_SYSCALL, "what system calls returned";
+    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
     /// The order of calls that waited for one pipe's lock.
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
     /// What system calls are about to work on.
-    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL, "the object behind a descriptor at the time of the call";
+    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL, "the object behind a descriptor at the time of the call";
     /// Signals that reach their receiver.
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.

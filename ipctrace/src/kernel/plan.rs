@@ -116,3 +116,88 @@ impl Plan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ipctrace_common::config::Registers;
+
+    use super::*;
+
+    /// A kernel that has everything.
+    fn facts() -> Facts {
+        Facts {
+            release: "6.18.0".to_owned(),
+            offsets: Offsets::PATHS
+                .iter()
+                .enumerate()
+                .map(|(index, (path, _))| (*path, index as u32))
+                .collect(),
+            pipe_buffer_size: Some(40),
+            has_loop: true,
+            registers: Some(Registers::default()),
+            tracepoints: Hook::ALL.to_vec(),
+            no_btf: None,
+            lockdown: None,
+            capabilities: CAP_BPF | CAP_PERFMON,
+        }
+    }
+
+    fn plan(facts: &Facts) -> Result<Plan, Refusal> {
+        Plan::new(facts, Mechanism::ALL, 1, 0)
+    }
+
+    fn state(plan: &Plan, mechanism: Mechanism) -> Result<(), String> {
+        plan.mechanisms.iter().find(|(found, _)| *found == mechanism).expect("all are listed").1.clone()
+    }
+
+    #[test]
+    fn what_is_missing_altogether_is_refused_with_the_remedy() {
+        let refused = |change: fn(&mut Facts)| {
+            let mut facts = facts();
+            change(&mut facts);
+            plan(&facts).expect_err("refused").to_string()
+        };
+        assert!(refused(|facts| facts.capabilities = CAP_BPF).contains("sudo"));
+        assert!(refused(|facts| facts.no_btf = Some("gone".to_owned())).contains("CONFIG_DEBUG_INFO_BTF"));
+        assert!(
+            refused(|facts| facts.lockdown = Some("confidentiality".to_owned()))
+                .contains("lockdown=integrity")
+        );
+        assert!(refused(|facts| facts.tracepoints.clear()).contains("doctor"));
+    }
+
+    #[test]
+    fn root_needs_no_single_capabilities_and_integrity_lockdown_does_not_matter() {
+        let facts = Facts { capabilities: CAP_SYS_ADMIN, lockdown: Some("integrity".to_owned()), ..facts() };
+        assert!(plan(&facts).is_ok());
+    }
+
+    #[test]
+    fn a_missing_hook_costs_its_mechanisms_alone() {
+        let mut facts = facts();
+        facts.tracepoints.retain(|hook| *hook != Hook::ConsumeSkb);
+        let plan = plan(&facts).expect("the rest can be traced");
+        assert!(state(&plan, Mechanism::UnixDgram).is_err_and(|why| why.contains("consume_skb")));
+        assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
+        assert!(!plan.hooks.contains(&Hook::ConsumeSkb));
+        facts.tracepoints.retain(|hook| *hook != Hook::ContentionEnd);
+        assert_eq!(state(&self::plan(&facts).expect("it only orders"), Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_chosen_is_off_and_so_are_its_hooks() {
+        let plan = Plan::new(&facts(), &[Mechanism::Signal], 1, 0).expect("signals alone");
+        assert_eq!(state(&plan, Mechanism::Pipe), Err("not chosen".to_owned()));
+        assert!(!plan.hooks.contains(&Hook::ConsumeSkb) && plan.hooks.contains(&Hook::SignalGenerate));
+        assert_eq!(plan.config.mechanisms, Mechanism::Signal.bit());
+    }
+
+    #[test]
+    fn offsets_are_written_where_the_programs_read_them() {
+        let plan = plan(&facts()).expect("everything is there");
+        for (index, (path, place)) in Offsets::PATHS.iter().enumerate() {
+            let mut offsets = plan.config.offsets;
+            assert_eq!(*place(&mut offsets), index as u32, "{path}");
+        }
+    }
+}
