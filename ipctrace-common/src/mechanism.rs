@@ -104,6 +104,19 @@ impl Mechanism {
         1 << self as u32
     }
 
+    /// The set of all mechanisms of one shape, by [`Mechanism::bit`].
+    pub const fn of_shape(shape: Shape) -> u32 {
+        let mut set = 0;
+        let mut index = 0;
+        while index < Self::ALL.len() {
+            if Self::ALL[index].shape() as u8 == shape as u8 {
+                set |= Self::ALL[index].bit();
+            }
+            index += 1;
+        }
+        set
+    }
+
     /// The mechanism of that name.
     pub fn from_name(name: &str) -> Option<Mechanism> {
         Self::ALL.iter().copied().find(|mechanism| mechanism.name() == name)

@@ -1,25 +1,27 @@
 //! What the programs do with each system call, apart from its number.
 //!
-//! User space writes a table from number to [`Class`] into the programs before they are loaded, so that a call that
+//! User space writes a table from number to [`Class`] or [`Special`] into the programs before they are loaded, so that a call that
 //! is no IPC costs one load, and one that only serves mechanisms that are off costs no more.
 
 macro_rules! classes {
-    ($($(#[$doc:meta])* $variant:ident = $number:literal;)*) => {
-        /// How a system call moves data.
+    ($(#[$about:meta])* $name:ident: $($(#[$doc:meta])* $variant:ident = $number:literal;)*) => {
+        $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        pub enum Class { $($(#[$doc])* $variant = $number,)* }
-        impl Class {
-            /// The class with that number; `None` for 0 and what is not in the table.
+        pub enum $name { $($(#[$doc])* $variant = $number,)* }
+        impl $name {
+            /// The one with that number; `None` for 0 and what is not in the table.
             #[inline(always)]
-            pub const fn from_wire(number: u8) -> Option<Class> {
-                match number { $($number => Some(Class::$variant),)* _ => None }
+            pub const fn from_wire(number: u8) -> Option<$name> {
+                match number { $($number => Some($name::$variant),)* _ => None }
             }
         }
     };
 }
 
 classes! {
+    /// How a system call moves data through a descriptor.
+    Class:
     /// `(fd, buf, count)`: read, pread64.
     Read = 1;
     /// `(fd, buf, count)`: write, pwrite64.
@@ -50,6 +52,55 @@ classes! {
     Sendfile = 14;
     /// `(set, info, timeout, size)`: rt_sigtimedwait, which takes a signal without delivering it.
     Sigwait = 15;
+}
+
+/// The numbers from here on are those of [`Special`], below are those of [`Class`].
+pub const SPECIAL: u8 = 32;
+
+classes! {
+    /// A system call that its mechanism's own module deals with: it names its object otherwise than by a descriptor that
+    /// bytes go through, or does something else with it than move bytes.
+    Special:
+    /// `(mqd, msg, len, prio, timeout)`: mq_timedsend.
+    MqSend = 32;
+    /// `(mqd, msg, len, prio*, timeout)`: mq_timedreceive.
+    MqReceive = 33;
+    /// `(id, msgbuf, size, flags)`: msgsnd.
+    Msgsnd = 36;
+    /// `(id, msgbuf, size, type, flags)`: msgrcv.
+    Msgrcv = 37;
+    /// `(id, command, buf)`: msgctl.
+    Msgctl = 38;
+    /// `(key, size, flags)`: shmget.
+    Shmget = 40;
+    /// `(id, address, flags)`: shmat.
+    Shmat = 41;
+    /// `(address)`: shmdt.
+    Shmdt = 42;
+    /// `(id, command, buf)`: shmctl.
+    Shmctl = 43;
+    /// `(address, len, prot, flags, fd, offset)`: mmap.
+    Mmap = 44;
+    /// `(address, len)`: munmap.
+    Munmap = 45;
+    /// `(old, old_len, new_len, flags, new)`: mremap.
+    Mremap = 46;
+    /// `(address, len, prot)`: mprotect.
+    Mprotect = 47;
+    /// `(name, flags)`: memfd_create.
+    MemfdCreate = 48;
+    /// `(id, ops, count, timeout)`: semop, semtimedop.
+    Semop = 52;
+    /// `(uaddr, op, val, timeout, uaddr2, val3)`: futex.
+    Futex = 53;
+    /// `(count, flags)`: eventfd2, eventfd.
+    Eventfd = 56;
+    /// `(pid, local, count, remote, count, flags)`: process_vm_readv.
+    ProcessVmReadv = 57;
+    /// The same: process_vm_writev.
+    ProcessVmWritev = 58;
+    /// `(pidfd, fd, flags)`: pidfd_getfd.
+    PidfdGetfd = 59;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

@@ -159,6 +159,12 @@ pub struct Op {
     pub sender_inode: u64,
     /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown.
     pub receiver_inode: u64,
+    /// What the mechanism says of the message besides: priority of a POSIX message, type of a System V message, value of
+    /// an eventfd. 0 where there is none.
+    pub detail: i64,
+    /// Digest of the message's beginning and length, by which a receiver's record is joined to its sender's where the
+    /// kernel shows nothing better; 0 if none was taken.
+    pub digest: u64,
     /// Calls that this record stands for (`sendmmsg` on a stream: its messages).
     pub messages: u32,
     /// Length of the socket address that follows.
@@ -320,7 +326,7 @@ pub struct Handoff {
 const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
-    assert!(size_of::<Op>() == 184);
+    assert!(size_of::<Op>() == 200);
     assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 176);
     assert!(size_of::<Process>() == 128);

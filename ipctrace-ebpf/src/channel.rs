@@ -151,11 +151,31 @@ fn is_pipe(side: &Side) -> bool {
 /// What is in the channel now.
 #[inline(always)]
 pub(crate) fn queued(side: &Side) -> u64 {
-    if is_pipe(side) {
-        return pipe::queued(side.object);
+    match Mechanism::from_wire(side.mechanism) {
+        Some(Mechanism::Pipe | Mechanism::Fifo) => pipe::queued(side.object),
+        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
+            let owner = if side.receive != 0 { side.object } else { side.peer };
+            unix::queued(owner, has_messages(side.mechanism))
+        }
+        Some(
+            Mechanism::Tcp
+            | Mechanism::Udp
+            | Mechanism::PosixMq
+            | Mechanism::SysvMsg
+            | Mechanism::SysvShm
+            | Mechanism::PosixShm
+            | Mechanism::Memfd
+            | Mechanism::SharedFile
+            | Mechanism::SharedAnon
+            | Mechanism::SysvSem
+            | Mechanism::Futex
+            | Mechanism::Eventfd
+            | Mechanism::Pty
+            | Mechanism::ProcessVm
+            | Mechanism::Signal,
+        )
+        | None => u64::MAX,
     }
-    let owner = if side.receive != 0 { side.object } else { side.peer };
-    unix::queued(owner, has_messages(side.mechanism))
 }
 
 /// Enters `amount` into the books; gives what had been entered before, if the channel has books.
@@ -171,17 +191,35 @@ pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
 /// Writes the channel's name and gives its length; 0 if it has none.
 #[inline(always)]
 fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    if side.mechanism == Mechanism::Pipe as u8 {
-        return 0;
-    }
-    if side.mechanism == Mechanism::Fifo as u8 {
-        return object::file(side.fd as u32).map_or(0, |file| path(file, place));
-    }
-    let (receiver, sender) =
-        if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };
-    match bound_name(receiver, place) {
-        Ok(0) | Err(_) => bound_name(sender, place).unwrap_or(0),
-        Ok(len) => len,
+    match Mechanism::from_wire(side.mechanism) {
+        Some(Mechanism::Fifo) => object::file(side.fd as u32).map_or(0, |file| path(file, place)),
+        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
+            let (receiver, sender) =
+                if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };
+            match bound_name(receiver, place) {
+                Ok(0) | Err(_) => bound_name(sender, place).unwrap_or(0),
+                Ok(len) => len,
+            }
+        }
+        Some(
+            Mechanism::Pipe
+            | Mechanism::Tcp
+            | Mechanism::Udp
+            | Mechanism::PosixMq
+            | Mechanism::SysvMsg
+            | Mechanism::SysvShm
+            | Mechanism::PosixShm
+            | Mechanism::Memfd
+            | Mechanism::SharedFile
+            | Mechanism::SharedAnon
+            | Mechanism::SysvSem
+            | Mechanism::Futex
+            | Mechanism::Eventfd
+            | Mechanism::Pty
+            | Mechanism::ProcessVm
+            | Mechanism::Signal,
+        )
+        | None => 0,
     }
 }
 

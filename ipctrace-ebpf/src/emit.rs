@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
-use ipctrace_common::{Cause, Mechanism};
+use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::inflight::{self, InFlight, Side};
 use crate::{channel, config, payload, pipe, ring, task};
@@ -28,7 +28,8 @@ fn amount(mechanism: u8, bytes: u64) -> u64 {
 /// Whether the mechanism keeps messages apart.
 #[inline(always)]
 pub(crate) fn has_messages(mechanism: u8) -> bool {
-    mechanism == Mechanism::UnixDgram as u8 || mechanism == Mechanism::UnixSeqpacket as u8
+    const SEPARATE: u32 = Mechanism::of_shape(Shape::Message);
+    SEPARATE >> (mechanism & 31) & 1 != 0
 }
 
 /// Writes a record of what `call.moved` says was moved through side `index` of the call in flight of thread `tid`.
@@ -136,6 +137,8 @@ unsafe fn fill(op: *mut wire::Op, call: &InFlight, side: &Side) {
             (*op).sender_inode = side.own_inode;
             (*op).receiver_inode = side.peer_inode;
         }
+        (*op).detail = moved.detail;
+        (*op).digest = moved.digest;
         (*op).messages = moved.messages;
         (*op).address_len = 0;
         (*op).payload_len = 0;

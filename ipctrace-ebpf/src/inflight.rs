@@ -56,6 +56,10 @@ pub(crate) struct Moved {
     pub(crate) bytes: u64,
     /// Whole length of the message, for messages.
     pub(crate) len: u64,
+    /// See [`ipctrace_common::wire::Op::detail`].
+    pub(crate) detail: i64,
+    /// See [`ipctrace_common::wire::Op::digest`].
+    pub(crate) digest: u64,
     /// Messages of the call that are told of here.
     pub(crate) messages: u32,
     /// Flags to add to those of the side.

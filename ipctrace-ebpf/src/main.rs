@@ -25,6 +25,7 @@ mod repeat;
 mod ring;
 mod signal;
 mod skb;
+mod special;
 mod straddle;
 mod syscall;
 mod task;

@@ -4,7 +4,7 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::Cause;
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::Class;
+use ipctrace_common::syscall::{Class, SPECIAL};
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, offset, registers};
@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction};
-use crate::{channel, handoff, ring, signal, straddle, task};
+use crate::{channel, handoff, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -42,6 +42,15 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     }
     let ids = task::pid_tgid();
     if task::is_tracer(ids) {
+        return 0;
+    }
+    if class >= SPECIAL {
+        if is_compat() {
+            ring::failed!(&ctx, Cause::CompatCall);
+        } else {
+            // SAFETY: `regs` is the tracepoint's first argument.
+            unsafe { special::enter(ctx.arg(0), ids as u32, class) };
+        }
         return 0;
     }
     let Some(class) = Class::from_wire(class) else {
@@ -143,6 +152,13 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let ids = task::pid_tgid();
     let returned: i64 = ctx.arg(1);
     let tid = ids as u32;
+    if class >= SPECIAL {
+        if !task::is_tracer(ids) && !is_compat() {
+            // SAFETY: `regs` is the tracepoint's first argument.
+            unsafe { special::exit(regs, tid, class, returned) };
+        }
+        return 0;
+    }
     let Some(call) = inflight::get(tid) else {
         if straddle::any() && !task::is_tracer(ids) {
             // SAFETY: `regs` is the tracepoint's first argument.
@@ -233,6 +249,8 @@ pub(crate) fn plain(bytes: u64) -> Moved {
     Moved {
         bytes,
         len: bytes,
+        detail: 0,
+        digest: 0,
         messages: 1,
         flags: 0,
         reserved: 0,

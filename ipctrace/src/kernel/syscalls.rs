@@ -1,7 +1,7 @@
 //! System call numbers and registers: all that differs between architectures.
 
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::{Class, TABLE};
+use ipctrace_common::syscall::{Class, Special, TABLE};
 use libc::c_long;
 
 /// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
@@ -59,6 +59,9 @@ const CALLS: &[(c_long, Class, u32)] = &[
     (libc::SYS_rt_sigtimedwait, Class::Sigwait, Mechanism::Signal.bit()),
 ];
 
+/// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
+const SPECIALS: &[(c_long, Special, u32)] = &[];
+
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 =
     Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
@@ -67,11 +70,13 @@ const BYTES: u32 = PIPES | SOCKETS;
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
 pub fn table(mechanisms: u32) -> [u8; TABLE] {
     let mut table = [0; TABLE];
-    for (number, class, needed_by) in CALLS {
+    let calls = CALLS.iter().map(|(number, class, needed_by)| (*number, *class as u8, *needed_by));
+    let specials = SPECIALS.iter().map(|(number, special, needed_by)| (*number, *special as u8, *needed_by));
+    for (number, class, needed_by) in calls.chain(specials) {
         if needed_by & mechanisms != 0
-            && let Some(entry) = usize::try_from(*number).ok().and_then(|number| table.get_mut(number))
+            && let Some(entry) = usize::try_from(number).ok().and_then(|number| table.get_mut(number))
         {
-            *entry = *class as u8;
+            *entry = class;
         }
     }
     table

@@ -1,0 +1,102 @@
+//! System calls that their mechanism's own module deals with: see [`Special`].
+//!
+//! Their programs are global functions, which take numbers only and which the verifier looks at by themselves; what
+//! the call was given stands in [`ARGUMENTS`] meanwhile.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use ipctrace_common::Cause;
+use ipctrace_common::syscall::Special;
+
+use crate::kernel::Result;
+use crate::syscall::argument;
+
+/// The six arguments of the call that is being looked at.
+#[map]
+static ARGUMENTS: PerCpuArray<[u64; 6]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Keeps the arguments of the call for the functions below.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+unsafe fn keep(regs: *const u8) {
+    if let Some(place) = ARGUMENTS.get_ptr_mut(0) {
+        // SAFETY: this CPU's valid, aligned place; `regs` as the caller argues.
+        unsafe { *place = [0, 1, 2, 3, 4, 5].map(|index| argument(regs, index)) };
+    }
+}
+
+/// The arguments of the call that is being looked at.
+///
+/// # Errors
+/// None on a running system: the map has one place for each CPU.
+#[inline(always)]
+#[expect(dead_code, reason = "the mechanisms that use it follow")]
+pub(crate) fn arguments() -> Result<[u64; 6]> {
+    let place = ARGUMENTS.get_ptr(0).ok_or(Cause::MapFull)?;
+    // SAFETY: a valid, aligned pointer into the map; written by `keep` before the functions below are called.
+    Ok(unsafe { *place })
+}
+
+/// The begin of such a call.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+pub(crate) unsafe fn enter(regs: *const u8, tid: u32, special: u8) {
+    // SAFETY: as the caller argues.
+    unsafe { keep(regs) };
+    special_entered(tid, u32::from(special));
+}
+
+/// The end of such a call, whether it failed or not. Whoever put it in flight takes it out.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64) {
+    // SAFETY: as the caller argues.
+    unsafe { keep(regs) };
+    special_exited(tid, u32::from(special), returned);
+}
+
+/// Leaves the call to its module. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
+    match Special::from_wire(special as u8) {
+        Some(Special::MqSend | Special::MqReceive) => {}
+        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
+        Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
+        Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
+        Some(Special::MemfdCreate) => {}
+        Some(Special::Semop) => {}
+        Some(Special::Futex) => {}
+        Some(Special::Eventfd) => {}
+        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
+        Some(Special::PidfdGetfd) => {}
+        None => {}
+    }
+    0
+}
+
+/// Leaves the call to its module. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn special_exited(_tid: u32, special: u32, _returned: i64) -> i32 {
+    match Special::from_wire(special as u8) {
+        Some(Special::MqSend | Special::MqReceive) => {}
+        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
+        Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
+        Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
+        Some(Special::MemfdCreate) => {}
+        Some(Special::Semop) => {}
+        Some(Special::Futex) => {}
+        Some(Special::Eventfd) => {}
+        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
+        Some(Special::PidfdGetfd) => {}
+        None => {}
+    }
+    0
+}
