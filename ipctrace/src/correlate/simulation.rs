@@ -12,9 +12,13 @@ use world::{Plan, World};
 
 /// Runs a plan with many seeds and several numbers of processes; sums must balance in each.
 fn run(plan: Plan, processes: &[(u32, u32)]) -> Report {
+    run_seeds(plan, processes, 1..=80)
+}
+
+fn run_seeds(plan: Plan, processes: &[(u32, u32)], seeds: std::ops::RangeInclusive<u64>) -> Report {
     let mut total = Report::default();
     for (writers, readers) in processes {
-        for seed in 1..=80_u64 {
+        for seed in seeds.clone() {
             let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             total.add(check::check(&World::run(Plan { seed, writers: *writers, readers: *readers, ..plan })));
         }
@@ -88,4 +92,37 @@ fn losses_cause_doubt_and_no_wrong_name() {
     run(Plan { lost: 40, ..Plan::REALISTIC }, ONE_READER).all_true();
     run(Plan { lost: 40, ..Plan::REALISTIC }, MANY_READERS).all_true();
     run(Plan { lost: 40, ..Plan::ADVERSARIAL }, ONE_READER).all_true();
+}
+
+/// Many more schedules than fit into every run of the tests: `SEEDS=5000 cargo test --release -p ipctrace -- --ignored --nocapture many_more`.
+#[test]
+#[ignore = "takes minutes"]
+fn many_more_schedules() {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1000);
+    let adversarial = Plan::ADVERSARIAL;
+    for (name, plan) in [
+        ("realistic", Plan::REALISTIC),
+        ("adversarial", adversarial),
+        ("alike", Plan { largest: 10, ..adversarial }),
+        ("large", Plan { largest: 20_000, ..adversarial }),
+        ("half pages", Plan { largest: 3_000, ..adversarial }),
+        ("middle", Plan { untraced: 60, ..adversarial }),
+        ("lossy", Plan { lost: 40, ..Plan::REALISTIC }),
+        ("lossy and adversarial", Plan { lost: 40, ..adversarial }),
+    ] {
+        for processes in [(1, 1), (2, 1), (3, 1), (1, 3), (2, 3), (3, 3), (2, 2)] {
+            let report = run_seeds(plan, &[processes], 1..=seeds);
+            println!(
+                "{name} {processes:?}: {} wrong of {} transfers, {} of {} bytes in doubt ({:.3} %)",
+                report.wrong.len(),
+                report.transfers,
+                report.doubtful,
+                report.bytes,
+                report.doubtful as f64 * 100.0 / report.bytes as f64
+            );
+            for wrong in report.wrong.iter().take(3) {
+                println!("    {wrong}");
+            }
+        }
+    }
 }
