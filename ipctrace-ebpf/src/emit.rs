@@ -109,21 +109,29 @@ unsafe fn fill(op: *mut wire::Op, call: &InFlight, side: &Side) {
     let moved = &call.moved;
     let mut flags = side.flags | moved.flags;
     let receive = side.receive != 0;
-    let before = channel::enter(side, amount(side.mechanism, moved.bytes));
-    if before.is_some() {
-        flags |= op_flag::SEQUENCED;
+    // Before the books are looked at: see `channel::arrive`.
+    let time = ring::now();
+    let mut before = 0;
+    let mut under_way = [0u64; 2];
+    match channel::enter(side, amount(side.mechanism, moved.bytes)) {
+        Some(entry) => {
+            flags |= op_flag::SEQUENCED;
+            before = entry.before;
+            under_way = entry.under_way;
+        }
+        None => flags &= !op_flag::COUNTED,
     }
     let positions = flags & op_flag::POSITIONS != 0;
     let pos_exit = if positions { pipe::position(side.object, receive).unwrap_or(0) } else { 0 };
     // SAFETY: valid by contract.
     unsafe {
-        ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, flags, ring::now());
+        ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, flags, time);
         task::describe_current(&raw mut (*op).task);
         (*op).key = side.key;
         (*op).enter = call.enter;
         (*op).bytes = moved.bytes;
         (*op).message_len = moved.len;
-        (*op).before = before.unwrap_or(0);
+        (*op).before = before;
         (*op).pos_enter = side.pos_enter;
         (*op).pos_locked = side.pos_locked;
         (*op).pos_exit = pos_exit;
@@ -143,5 +151,7 @@ unsafe fn fill(op: *mut wire::Op, call: &InFlight, side: &Side) {
         (*op).address_len = 0;
         (*op).payload_len = 0;
         (*op).fd = side.fd;
+        (*op).others = (under_way[0] as u32).wrapping_sub(1);
+        (*op).opposite = under_way[1] as u32;
     }
 }

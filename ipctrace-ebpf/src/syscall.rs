@@ -114,10 +114,19 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     }
     call.index = 0;
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    let known = [channel::arrive(&mut call.sides[0]), channel::arrive(&mut call.sides[1])];
+    // After it is counted: see `arrive`.
     call.enter = ring::now();
-    inflight::begin(tid, call)?;
-    channel::open(tid, call, 0, 0);
-    channel::open(tid, call, 1, 0);
+    if let Err(cause) = inflight::begin(tid, call) {
+        channel::leave(&call.sides[0]);
+        channel::leave(&call.sides[1]);
+        return Err(cause);
+    }
+    for (index, known) in known.into_iter().enumerate() {
+        if !known && call.sides[index].mechanism != 0 && call.sides[index].key.id != 0 {
+            channel::meet(tid, index as u32);
+        }
+    }
     Ok(())
 }
 
@@ -166,10 +175,13 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         }
         return 0;
     };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *call };
     if returned >= 0 {
-        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-        exited(tid, unsafe { &mut *call }, returned as u64);
+        exited(tid, call, returned as u64);
     }
+    channel::leave(&call.sides[0]);
+    channel::leave(&call.sides[1]);
     inflight::end(tid);
     0
 }

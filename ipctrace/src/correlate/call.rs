@@ -1,5 +1,6 @@
 //! One call on one side of a stream.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +32,10 @@ pub(super) struct Call {
     pub(super) messages: u64,
     /// Start of what it moved, if captured.
     pub(super) payload: Bytes,
+    /// Calls under way on its own side and on the other when it had ended, if they were counted.
+    pub(super) under_way: Option<(u32, u32)>,
+    /// Its number among the calls of the stream in the order of the ring.
+    pub(super) arrival: u64,
 }
 
 impl Call {
@@ -52,6 +57,8 @@ impl Call {
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             messages: u64::from(op.messages.max(1)),
             payload,
+            under_way: has(op_flag::COUNTED).then_some((op.others, op.opposite)),
+            arrival: 0,
         }
     }
 
@@ -67,7 +74,14 @@ impl Call {
             advance: Advance::Opaque,
             messages: 1,
             payload: Bytes::new(),
+            under_way: None,
+            arrival: u64::MAX,
         }
+    }
+
+    /// Whether no other call was under way on its side when it ended: all that moved anything before it are known.
+    pub(super) fn alone(&self) -> bool {
+        self.under_way.is_some_and(|(others, _)| others == 0)
     }
 
     /// Takes `bytes` off that are accounted for already. What is left no longer moves the position as a write does.
@@ -91,6 +105,37 @@ impl Call {
         // A gap stands for calls of which nothing is known, time included.
         let time = if self.who.process().is_some() { self.time } else { u64::MAX };
         Piece { process: self.process(), enter: self.enter, time, low, high, bytes: self.bytes, advance }
+    }
+}
+
+/// The latest calls of one side, by which those that were under way at a moment are found again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latest {
+    /// Beginning and number of each.
+    calls: VecDeque<(u64, u64)>,
+}
+
+impl Latest {
+    /// How many are kept: more than mostly are under way at once.
+    const KEPT: usize = 64;
+
+    /// A call has been settled.
+    pub(super) fn note(&mut self, call: &Call) {
+        if self.calls.len() == Latest::KEPT {
+            self.calls.pop_front();
+        }
+        self.calls.push_back((call.enter, call.arrival));
+    }
+
+    /// Whether `count` calls that were under way at `time` have come since the call with the number `arrival`.
+    pub(super) fn have_come(&self, count: u32, time: u64, arrival: u64) -> bool {
+        count == 0
+            || self
+                .calls
+                .iter()
+                .filter(|(enter, other)| *enter < time && *other > arrival)
+                .nth(count as usize - 1)
+                .is_some()
     }
 }
 

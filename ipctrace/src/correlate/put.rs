@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::call::{Call, Recent};
+use super::call::{Call, Latest, Recent};
 use super::context::{Context, LINGER};
 use super::order::{self, Advance, Piece, Placed, Verdict};
 use super::position::{self, Place};
@@ -21,8 +21,12 @@ pub(super) struct Put {
     ends: Vec<u64>,
     /// Below this position calls were given up: one that began below it may belong there.
     given_up: u64,
+    /// At this position, or below, a call that is settled may hide another: one that began there may belong before it.
+    hiding: Option<u64>,
     /// Who sent lately.
     recent: Recent,
+    /// Which calls were settled lately.
+    pub(super) latest: Latest,
     /// Since when the first call waits for one that it shows to be missing.
     since: Option<u64>,
     /// Until then the first call waits for one that it may hide.
@@ -38,6 +42,8 @@ pub(super) struct Mode {
     pub(super) force: bool,
     /// Sends are known that are not settled yet.
     pub(super) pending: bool,
+    /// Several processes send.
+    pub(super) senders: bool,
 }
 
 /// How far settling went.
@@ -57,7 +63,13 @@ impl Put {
         self.calls.restart(0);
         self.ends = position.into_iter().collect();
         self.given_up = 0;
+        self.hiding = None;
         self.since = None;
+    }
+
+    /// Whether several processes send.
+    pub(super) fn crowded(&self) -> bool {
+        crowded(&self.calls.ready, &self.recent)
     }
 
     /// Moves to `ranges` what is certain, and what has waited for long enough.
@@ -67,6 +79,7 @@ impl Put {
                 // The next round takes the call's own beginning for the start.
                 self.ends.clear();
                 self.given_up = 0;
+                self.hiding = None;
                 return Progress::Anew;
             }
             if context.now < self.hold && !mode.force {
@@ -75,9 +88,13 @@ impl Put {
             let go_on = if !mode.paged {
                 self.by_time(mode, ranges, context)
             } else if let Some((place, hides)) = self.lone(front) {
-                let wait = hides && self.lingers(front.time, mode, context);
+                let (hides, time, low) = (hides && !front.alone(), front.time, front.seen.map(|seen| seen.0));
+                let wait = hides && self.lingers(time, mode, context);
                 if !wait {
                     self.commit(0, true, Some(place), ranges);
+                    if hides {
+                        self.hiding = self.hiding.max(low);
+                    }
                 }
                 !wait
             } else {
@@ -110,10 +127,10 @@ impl Put {
         Some((place, position::hides(low, high, call.bytes)))
     }
 
-    /// Whether calls that ended at `time` and may hide another are still to be held: only where there are others.
+    /// Whether calls that ended at `time` and may hide another are still to be held.
     fn lingers(&mut self, time: u64, mode: Mode, context: &Context<'_>) -> bool {
         let until = time.saturating_add(LINGER);
-        if mode.force || context.now >= until || !crowded(&self.calls.ready, &self.recent) {
+        if mode.force || context.now >= until {
             return false;
         }
         self.hold = until;
@@ -136,6 +153,7 @@ impl Put {
 
     /// Remembers who sent when. A lost call is another process's only where there are several.
     fn note(&mut self, call: &Call) {
+        self.latest.note(call);
         let process = call.process();
         if call.who.process().is_some() || self.recent.crowd() {
             self.recent.note(process, call.time);
@@ -169,7 +187,8 @@ impl Put {
         let floor = self.ends.iter().copied().min().unwrap_or(0);
         let behind = |call: &Call| call.seen.is_some_and(|(_, high)| high <= floor);
         if let Some(index) = ready.iter().take(REACH).position(behind) {
-            // It came too late for its place.
+            // It came too late for its place: what follows it has one that is not its own.
+            ranges.doubt_all();
             self.commit(index, false, None, ranges);
             return true;
         }
@@ -181,16 +200,27 @@ impl Put {
         let end =
             pieces.iter().map(|piece| piece.high).filter(|high| *high != u64::MAX).fold(floor, u64::max);
         // Calls that were given up, or lost, may have been several, and some of them among these.
-        let suspect =
-            pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
+        let hidden = pieces.iter().any(|piece| self.hiding.is_some_and(|hiding| piece.low <= hiding));
+        if hidden {
+            ranges.doubt_all();
+        }
+        let suspect = hidden
+            || pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
         let gap = pieces.iter().any(|piece| piece.high == u64::MAX);
         let hides = |placed: &Placed| {
-            placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
+            !self.calls.ready[window[placed.index]].alone()
+                && placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
         };
         let time = window.iter().map(|index| self.calls.ready[*index].time).max().unwrap_or(0);
-        if placed.iter().any(hides) && self.lingers(time, mode, context) {
+        let hiding: Option<u64> = placed
+            .iter()
+            .filter(|placed| hides(placed))
+            .map(|placed| placed.span.map_or(end.saturating_sub(1), |(from, _)| from))
+            .max();
+        if hiding.is_some() && self.lingers(time, mode, context) {
             return false;
         }
+        self.hiding = self.hiding.max(hiding);
         let mut calls = self.remove(&window);
         for Placed { index, span, exact } in placed {
             let Some(call) = calls[index].take() else { continue };
@@ -249,6 +279,11 @@ impl Put {
         let suspect = window.iter().any(|index| self.calls.ready[*index].piece().low < self.given_up);
         if !(mode.force || full || suspect || context.overdue(since)) {
             return false;
+        }
+        let below =
+            |index: &usize| self.hiding.is_some_and(|hiding| self.calls.ready[*index].piece().low <= hiding);
+        if window.iter().any(below) {
+            ranges.doubt_all();
         }
         let mut high = floor;
         for call in self.remove(window).into_iter().flatten() {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::call::{Call, Recent};
+use super::call::{Call, Latest, Recent};
 use super::context::{Context, LINGER};
 use super::order::{self, Advance, Piece, Verdict};
 use super::put::{Mode, Progress, REACH, crowded, overlapped};
@@ -44,6 +44,16 @@ enum Fit {
     Unknown,
 }
 
+/// Whether calls of which nothing is known yet, a send and a receive of the same length, may stand where the positions
+/// seem to account for everything: both must have been under way when the receive ended, and a page must have ended. Where
+/// it is not known what stands where, other receives may have taken any of it.
+fn hides(call: &Call, senders: &Latest, ranges: &Ranges) -> bool {
+    let (others, opposite) = call.under_way.unwrap_or((u32::MAX, u32::MAX));
+    let Some((low, high)) = call.seen else { return false };
+    let unknown = || !senders.have_come(opposite, call.time, call.arrival) && ranges.may_hide(low, high);
+    others > 0 && (ranges.blurs(high) || unknown())
+}
+
 fn fit(call: &Call, ranges: &Ranges) -> Fit {
     let Some((low, high)) = call.seen else { return Fit::Unknown };
     let begin = ranges.locate(low);
@@ -80,6 +90,7 @@ impl Take {
     pub(super) fn settle(
         &mut self,
         mode: Mode,
+        senders: &Latest,
         ranges: &mut Ranges,
         context: &mut Context<'_>,
         mut each: impl FnMut(Settled, &mut Ranges, &mut Context<'_>),
@@ -98,8 +109,17 @@ impl Take {
                 break;
             }
             let aligned = !mode.paged || self.aligned(ranges);
+            let hidden = mode.paged && hides(front, senders, ranges);
+            if hidden && !mode.force && context.now.saturating_sub(front.time) < LINGER {
+                break;
+            }
+            let aligned = aligned && !hidden;
+            // After a loss, positions prove nothing where both a send and a receive may be missing.
+            let blurred = mode.senders
+                && self.crowded()
+                && front.seen.is_some_and(|(low, high)| ranges.may_hide(low, high));
             let settled = match fit {
-                Fit::Snug { tight } => self.first(aligned, aligned && tight),
+                Fit::Snug { tight } => self.first(aligned, aligned && tight && !blurred),
                 Fit::Fewer => self.first(false, false),
                 Fit::Unknown if mode.paged => self.first(aligned && !self.crowded(), false),
                 Fit::Unknown => self.by_time(mode, context),
