@@ -49,10 +49,10 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
-    let runs = match take(&mut ebpf, "RUNS")? {
-        aya::maps::Map::Array(map) => Runs::map(map)?,
-        other => anyhow::bail!("the map RUNS is no array: {other:?}"),
+    let aya::maps::Map::Array(runs) = take(&mut ebpf, "RUNS")? else {
+        anyhow::bail!("the map RUNS is no array");
     };
+    let runs = Runs::map(runs)?;
     let log = if plan.config.verbose == 0 {
         None
     } else {
