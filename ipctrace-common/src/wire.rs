@@ -123,8 +123,6 @@ pub mod op_flag {
     pub const ADDRESS: u16 = 1 << 6;
     /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
     pub const SPLICED: u16 = 1 << 7;
-    /// `others` and `opposite` are valid: the call was counted among those under way on its channel.
-    pub const COUNTED: u16 = 1 << 15;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -175,11 +173,6 @@ pub struct Op {
     pub payload_len: u32,
     /// Descriptor that the call named.
     pub fd: i32,
-    /// Other calls that were under way on this side of the channel when this one had ended, those that sleep included.
-    /// One that had moved something by then and was not under way any more has its record on the ring before this one.
-    pub others: u32,
-    /// The same on the other side.
-    pub opposite: u32,
 }
 
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
@@ -333,7 +326,7 @@ pub struct Handoff {
 const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
-    assert!(size_of::<Op>() == 208);
+    assert!(size_of::<Op>() == 200);
     assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 176);
     assert!(size_of::<Process>() == 128);

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, op_flag};
+use ipctrace_common::wire::{self, Key, Kind, NAME_MAX};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
@@ -25,8 +25,6 @@ pub(crate) struct Books {
     pub(crate) queued: u64,
     /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
     pub(crate) inode: u64,
-    /// Calls under way that put in, and that take out: see [`arrive`].
-    pub(crate) under_way: [u64; 2],
 }
 
 /// Channels seen so far. User space removes those that it has forgotten.
@@ -56,9 +54,14 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
 ///
 /// `taken_before`: what a call that began before we looked has just taken out, and so belongs to what was queued.
 #[inline(always)]
-pub(crate) fn open(tid: u32, call: &InFlight, index: usize, taken_before: u64) {
-    let side = &call.sides[index];
-    if side.mechanism != 0 && side.key.id != 0 && !is_known(side) {
+pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u64) {
+    let side = &mut call.sides[index];
+    if side.mechanism == 0 || side.key.id == 0 || (side.last.file != 0 && side.last.announced != 0) {
+        return;
+    }
+    // Should it be forgotten meanwhile, the end of a call finds no books: see `emit::fill`.
+    side.last.announced = 1;
+    if !is_known(side) {
         announce(tid, index as u32, taken_before);
     }
 }
@@ -113,7 +116,7 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     }
     // Books of another socket that was at the same address, if there are any.
     let _ = CHANNELS.remove(side.key);
-    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode, under_way: [0; 2] }, BPF_NOEXIST) {
+    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode }, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(()),
@@ -180,83 +183,14 @@ pub(crate) fn queued(side: &Side) -> u64 {
     }
 }
 
-/// What the books say as a call ends.
-pub(crate) struct Entry {
-    /// What had been entered before.
-    pub(crate) before: u64,
-    /// Calls under way on its side, it included, and on the other.
-    pub(crate) under_way: [u64; 2],
-}
-
-/// Enters `amount` into the books, if the channel has any.
+/// Enters `amount` into the books; gives what had been entered before, if the channel has books.
 #[inline(always)]
-pub(crate) fn enter(side: &Side, amount: u64) -> Option<Entry> {
+pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
     let books = books(&side.key)?;
-    // SAFETY: a valid pointer into the map's value; the counts are read in one access each.
-    unsafe {
-        let (sum, own, opposite) = if side.receive != 0 {
-            (&raw mut (*books).taken, &raw const (*books).under_way[1], &raw const (*books).under_way[0])
-        } else {
-            (&raw mut (*books).sent, &raw const (*books).under_way[0], &raw const (*books).under_way[1])
-        };
-        let before = add(sum, amount);
-        Some(Entry { before, under_way: [core::ptr::read_volatile(own), core::ptr::read_volatile(opposite)] })
-    }
-}
-
-/// Changes the count of calls under way on a side.
-#[inline(always)]
-fn count(side: &Side, by: u64) -> bool {
-    let Some(books) = books(&side.key) else {
-        return false;
-    };
     // SAFETY: a valid pointer into the map's value.
-    unsafe {
-        let place = if side.receive != 0 {
-            &raw mut (*books).under_way[1]
-        } else {
-            &raw mut (*books).under_way[0]
-        };
-        add(place, by);
-    }
-    true
-}
-
-/// Counts a call on a stream among those under way, if the channel has books. `begun` is to be the time of its beginning:
-/// the caller takes it afterwards, so that whoever began before a moment is among those counted at that moment.
-#[inline(always)]
-pub(crate) fn arrive(side: &mut Side) -> bool {
-    if side.mechanism == 0 || side.key.id == 0 || !is_known(side) {
-        return false;
-    }
-    if !has_messages(side.mechanism) && count(side, 1) {
-        side.flags |= op_flag::COUNTED;
-    }
-    true
-}
-
-/// The call is over and its record written.
-#[inline(always)]
-pub(crate) fn leave(side: &Side) {
-    if side.flags & op_flag::COUNTED != 0 {
-        count(side, u64::MAX);
-    }
-}
-
-/// Opens the books for side `index` of the call in flight of thread `tid`, and counts it. The verifier looks at it by
-/// itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn meet(tid: u32, index: u32) -> i32 {
-    announce(tid, index, 0);
-    let Some(call) = inflight::get(tid) else {
-        return 0;
-    };
-    // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let call = unsafe { &mut *call };
-    arrive(&mut call.sides[(index & 1) as usize]);
-    call.enter = ring::now();
-    0
+    Some(unsafe {
+        add(if side.receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent }, amount)
+    })
 }
 
 /// Writes the channel's name and gives its length; 0 if it has none.

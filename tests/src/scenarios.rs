@@ -4,6 +4,7 @@ mod descriptors;
 mod ends;
 mod messages;
 mod names;
+mod namespaces;
 mod signals;
 mod streams;
 
@@ -30,6 +31,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ends::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
+    namespaces::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
 ];

@@ -55,4 +55,7 @@ cases! {
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up
+    other_pid_namespace
+    signal_to_all
+    other_mount_namespace
 }

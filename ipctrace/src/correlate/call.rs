@@ -32,8 +32,6 @@ pub(super) struct Call {
     pub(super) messages: u64,
     /// Start of what it moved, if captured.
     pub(super) payload: Bytes,
-    /// Calls under way on its own side and on the other when it had ended, if they were counted.
-    pub(super) under_way: Option<(u32, u32)>,
     /// Its number among the calls of the stream in the order of the ring.
     pub(super) arrival: u64,
 }
@@ -57,7 +55,6 @@ impl Call {
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             messages: u64::from(op.messages.max(1)),
             payload,
-            under_way: has(op_flag::COUNTED).then_some((op.others, op.opposite)),
             arrival: 0,
         }
     }
@@ -74,14 +71,8 @@ impl Call {
             advance: Advance::Opaque,
             messages: 1,
             payload: Bytes::new(),
-            under_way: None,
             arrival: u64::MAX,
         }
-    }
-
-    /// Whether no other call was under way on its side when it ended: all that moved anything before it are known.
-    pub(super) fn alone(&self) -> bool {
-        self.under_way.is_some_and(|(others, _)| others == 0)
     }
 
     /// Takes `bytes` off that are accounted for already. What is left no longer moves the position as a write does.
@@ -127,15 +118,9 @@ impl Latest {
         self.calls.push_back((call.enter, call.arrival));
     }
 
-    /// Whether `count` calls that were under way at `time` have come since the call with the number `arrival`.
-    pub(super) fn have_come(&self, count: u32, time: u64, arrival: u64) -> bool {
-        count == 0
-            || self
-                .calls
-                .iter()
-                .filter(|(enter, other)| *enter < time && *other > arrival)
-                .nth(count as usize - 1)
-                .is_some()
+    /// Whether a call has come since that with the number `arrival` which was under way at `time`.
+    pub(super) fn came_late(&self, time: u64, arrival: u64) -> bool {
+        self.calls.iter().any(|(enter, other)| *enter <= time && *other > arrival)
     }
 }
 

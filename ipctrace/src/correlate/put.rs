@@ -21,8 +21,9 @@ pub(super) struct Put {
     ends: Vec<u64>,
     /// Below this position calls were given up: one that began below it may belong there.
     given_up: u64,
-    /// At this position, or below, a call that is settled may hide another: one that began there may belong before it.
-    hiding: Option<u64>,
+    /// Calls that are settled may hide others that began at this position or below, at this time or before: they may
+    /// belong before them.
+    hiding: Option<(u64, u64)>,
     /// Who sent lately.
     recent: Recent,
     /// Which calls were settled lately.
@@ -88,13 +89,11 @@ impl Put {
             let go_on = if !mode.paged {
                 self.by_time(mode, ranges, context)
             } else if let Some((place, hides)) = self.lone(front) {
-                let (hides, time, low) = (hides && !front.alone(), front.time, front.seen.map(|seen| seen.0));
+                let (time, low) = (front.time, front.seen.map(|(low, _)| low));
                 let wait = hides && self.lingers(time, mode, context);
                 if !wait {
                     self.commit(0, true, Some(place), ranges);
-                    if hides {
-                        self.hiding = self.hiding.max(low);
-                    }
+                    self.hides(low.filter(|_| hides), time);
                 }
                 !wait
             } else {
@@ -127,10 +126,27 @@ impl Put {
         Some((place, position::hides(low, high, call.bytes)))
     }
 
-    /// Whether calls that ended at `time` and may hide another are still to be held.
+    /// A call is settled that ended at `time` and may hide others below `position`.
+    fn hides(&mut self, position: Option<u64>, time: u64) {
+        if let Some(position) = position {
+            let (below, before) = self.hiding.unwrap_or((0, 0));
+            self.hiding = Some((below.max(position), before.max(time)));
+        }
+    }
+
+    /// Whether one of the calls may belong before one that is settled.
+    fn hidden(&self, window: &[usize]) -> bool {
+        let Some((position, time)) = self.hiding else { return false };
+        window.iter().any(|index| {
+            let call = &self.calls.ready[*index];
+            call.who.process().is_some() && call.enter <= time && call.piece().low <= position
+        })
+    }
+
+    /// Whether calls that ended at `time` and may hide another are still to be held: only where there are others.
     fn lingers(&mut self, time: u64, mode: Mode, context: &Context<'_>) -> bool {
         let until = time.saturating_add(LINGER);
-        if mode.force || context.now >= until {
+        if mode.force || context.now >= until || !crowded(&self.calls.ready, &self.recent) {
             return false;
         }
         self.hold = until;
@@ -200,7 +216,7 @@ impl Put {
         let end =
             pieces.iter().map(|piece| piece.high).filter(|high| *high != u64::MAX).fold(floor, u64::max);
         // Calls that were given up, or lost, may have been several, and some of them among these.
-        let hidden = pieces.iter().any(|piece| self.hiding.is_some_and(|hiding| piece.low <= hiding));
+        let hidden = self.hidden(&window);
         if hidden {
             ranges.doubt_all();
         }
@@ -208,8 +224,7 @@ impl Put {
             || pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
         let gap = pieces.iter().any(|piece| piece.high == u64::MAX);
         let hides = |placed: &Placed| {
-            !self.calls.ready[window[placed.index]].alone()
-                && placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
+            placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
         };
         let time = window.iter().map(|index| self.calls.ready[*index].time).max().unwrap_or(0);
         let hiding: Option<u64> = placed
@@ -220,7 +235,7 @@ impl Put {
         if hiding.is_some() && self.lingers(time, mode, context) {
             return false;
         }
-        self.hiding = self.hiding.max(hiding);
+        self.hides(hiding, time);
         let mut calls = self.remove(&window);
         for Placed { index, span, exact } in placed {
             let Some(call) = calls[index].take() else { continue };
@@ -280,9 +295,7 @@ impl Put {
         if !(mode.force || full || suspect || context.overdue(since)) {
             return false;
         }
-        let below =
-            |index: &usize| self.hiding.is_some_and(|hiding| self.calls.ready[*index].piece().low <= hiding);
-        if window.iter().any(below) {
+        if self.hidden(window) {
             ranges.doubt_all();
         }
         let mut high = floor;

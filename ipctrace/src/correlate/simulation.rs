@@ -34,15 +34,6 @@ impl Report {
         self
     }
 
-    /// What is called exact is true but for one transfer in ten thousand. For schedules in which half of all calls
-    /// are of one length and every call is interrupted: a read and a write of the same length, both interrupted
-    /// before their hook at exit, look as if neither had been.
-    fn nearly_true(self) -> Report {
-        let wrong = self.wrong.len() as u64;
-        assert!(wrong * 10_000 <= self.transfers, "{wrong} of {}: {:#?}", self.transfers, self.wrong);
-        self
-    }
-
     /// At most so many in a thousand bytes are in doubt.
     fn has_doubts_below(self, mill: u64) {
         let Report { bytes, doubtful, .. } = self;
@@ -63,28 +54,28 @@ fn one_writer_and_one_reader_are_never_in_doubt() {
 
 #[test]
 fn few_bytes_are_in_doubt() {
-    run(Plan::REALISTIC, ONE_READER).all_true().has_doubts_below(2);
-    run(Plan::REALISTIC, MANY_READERS).all_true().has_doubts_below(6);
+    run(Plan::REALISTIC, ONE_READER).all_true().has_doubts_below(6);
+    run(Plan::REALISTIC, MANY_READERS).all_true().has_doubts_below(12);
 }
 
 #[test]
 fn calls_may_be_interrupted_at_any_point() {
     run(Plan::ADVERSARIAL, ONE_READER).all_true().has_doubts_below(100);
-    run(Plan::ADVERSARIAL, MANY_READERS).nearly_true().has_doubts_below(250);
+    run(Plan::ADVERSARIAL, MANY_READERS).all_true().has_doubts_below(350);
 }
 
 #[test]
 fn large_writes_keep_the_sums() {
     let large = Plan { largest: 20_000, ..Plan::ADVERSARIAL };
-    run(large, ONE_READER).nearly_true();
-    run(large, MANY_READERS).nearly_true();
+    run(large, ONE_READER).all_true();
+    run(large, MANY_READERS).all_true();
 }
 
 #[test]
 fn tracing_may_begin_in_the_middle() {
     let middle = Plan { untraced: 60, ..Plan::ADVERSARIAL };
     run(middle, ONE_READER).all_true();
-    run(middle, MANY_READERS).nearly_true();
+    run(middle, MANY_READERS).all_true();
 }
 
 #[test]
@@ -120,37 +111,9 @@ fn many_more_schedules() {
                 report.bytes,
                 report.doubtful as f64 * 100.0 / report.bytes as f64
             );
-            for wrong in report.wrong.iter().take(0) {
+            for wrong in report.wrong.iter().take(2) {
                 println!("    {wrong}");
             }
         }
-    }
-}
-
-#[test]
-#[ignore = "hunt"]
-fn hunt() {
-    let env = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-    let (w, r) = (env("W", 2) as u32, env("R", 2) as u32);
-    let mut shown = 0;
-    for steps in [16, 20, 24, 32, 60, 100, 200, 400] {
-        let mut wrong = 0;
-        for seed in 1..=env("SEEDS", 100_000) {
-            let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let world = World::run(Plan { seed, writers: w, readers: r, steps, largest: env("L", 10), lost: env("LOST", 0), interrupted: env("INT", 1), untraced: env("UNTRACED", 0) as u32, ..Plan::ADVERSARIAL });
-            let report = check::check(&world);
-            if !report.wrong.is_empty() {
-                wrong += 1;
-                if shown < env("SHOW", 1) {
-                    shown += 1;
-                    println!("{:#?}", report.wrong);
-                    for line in &world.log { println!("{line}"); }
-                    for event in crate::correlate::testing::transfers(&world.events) {
-                        println!("-> t{} {:?} exact {} calls {}", event.time, crate::correlate::testing::short(event), event.exact, event.messages);
-                    }
-                }
-            }
-        }
-        println!("steps {steps}: {wrong} wrong");
     }
 }

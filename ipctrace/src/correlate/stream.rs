@@ -117,7 +117,13 @@ impl Stream {
     }
 
     /// One call.
-    pub(super) fn call(&mut self, receive: bool, inodes: (u64, u64), mut call: Call, context: &mut Context<'_>) {
+    pub(super) fn call(
+        &mut self,
+        receive: bool,
+        inodes: (u64, u64),
+        mut call: Call,
+        context: &mut Context<'_>,
+    ) {
         if self.naming.is_other(inodes.1) {
             self.renew(context);
         }
@@ -189,9 +195,10 @@ impl Stream {
             let channel = Arc::clone(self.naming.channel());
             let (mechanism, doubt) = (self.mechanism, &mut self.doubt);
             let latest = &self.put.latest;
-            let take = self.take.settle(mode, latest, &mut self.ranges, context, |settled, ranges, context| {
-                receive(mechanism, &channel, doubt, settled, ranges, context);
-            });
+            let take =
+                self.take.settle(mode, latest, &mut self.ranges, context, |settled, ranges, context| {
+                    receive(mechanism, &channel, doubt, settled, ranges, context);
+                });
             match (put, take) {
                 (Progress::Anew, _) => {
                     self.generations.put += 1;

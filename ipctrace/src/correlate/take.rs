@@ -44,14 +44,9 @@ enum Fit {
     Unknown,
 }
 
-/// Whether calls of which nothing is known yet, a send and a receive of the same length, may stand where the positions
-/// seem to account for everything: both must have been under way when the receive ended, and a page must have ended. Where
-/// it is not known what stands where, other receives may have taken any of it.
-fn hides(call: &Call, senders: &Latest, ranges: &Ranges) -> bool {
-    let (others, opposite) = call.under_way.unwrap_or((u32::MAX, u32::MAX));
-    let Some((low, high)) = call.seen else { return false };
-    let unknown = || !senders.have_come(opposite, call.time, call.arrival) && ranges.may_hide(low, high);
-    others > 0 && (ranges.blurs(high) || unknown())
+/// Whether calls that are not known yet may have been between a receive's positions: a page has ended there.
+fn may_hide(call: &Call, ranges: &Ranges) -> bool {
+    call.seen.is_some_and(|(low, high)| ranges.blurs(high) || ranges.may_hide(low, high))
 }
 
 fn fit(call: &Call, ranges: &Ranges) -> Fit {
@@ -109,15 +104,13 @@ impl Take {
                 break;
             }
             let aligned = !mode.paged || self.aligned(ranges);
-            let hidden = mode.paged && hides(front, senders, ranges);
-            if hidden && !mode.force && context.now.saturating_sub(front.time) < LINGER {
+            // A send and a receive of the same length, of which nothing is known yet, may stand where positions seem to
+            // account for everything.
+            let blurred = mode.paged && mode.senders && self.crowded() && may_hide(front, ranges);
+            if blurred && !mode.force && !context.overdue(front.time) && self.calls.ready.len() < REACH {
                 break;
             }
-            let aligned = aligned && !hidden;
-            // After a loss, positions prove nothing where both a send and a receive may be missing.
-            let blurred = mode.senders
-                && self.crowded()
-                && front.seen.is_some_and(|(low, high)| ranges.may_hide(low, high));
+            let aligned = aligned && !(blurred && self.came_late(front, senders, ranges));
             let settled = match fit {
                 Fit::Snug { tight } => self.first(aligned, aligned && tight && !blurred),
                 Fit::Fewer => self.first(false, false),
@@ -148,6 +141,15 @@ impl Take {
             Offset::Between(_, most) => most,
             Offset::Beyond => u64::MAX,
         }
+    }
+
+    /// Whether calls that were under way when the first receive ended have come since, on both sides; other receives
+    /// alone, where it is not known what stands where.
+    fn came_late(&self, front: &Call, senders: &Latest, ranges: &Ranges) -> bool {
+        let late = |call: &Call| call.arrival > front.arrival && call.enter <= front.time;
+        let receiver = self.calls.ready.iter().skip(1).any(late);
+        let blurs = front.seen.is_none_or(|(_, high)| ranges.blurs(high));
+        receiver && (blurs || senders.came_late(front.time, front.arrival))
     }
 
     fn crowded(&self) -> bool {

@@ -75,18 +75,8 @@ struct Caller {
     /// Of these, before tracing began.
     early: u64,
     straddles: bool,
-    counted: bool,
     got: Vec<u32>,
     done: bool,
-}
-
-/// A record on its way to the correlator.
-#[derive(Debug)]
-struct Pending {
-    number: u64,
-    record: Record,
-    /// Calls that had written their records when it was made, but were still counted: these may come after it.
-    leaving: Vec<u64>,
 }
 
 /// A call that has returned.
@@ -115,20 +105,13 @@ pub(super) struct World {
     changes: u64,
     books: [u64; 2],
     traced: bool,
-    /// Calls under way on each side, as the programs count them.
-    under_way: [u32; 2],
-    /// Calls whose record is written but that are still counted: its number, the side, and who called.
-    leaving: Vec<(u64, usize, u32)>,
-    /// Records so far.
-    records: u64,
     /// Records under way, to be handed over in nearly this order.
-    ring: Vec<Pending>,
+    ring: Vec<Record>,
     pub(super) done: Vec<Done>,
     correlator: Correlator,
     pub(super) events: Vec<Event>,
     unreported: u64,
     ticked: u64,
-    pub(super) log: Vec<String>,
 }
 
 const ID: u64 = 47;
@@ -147,16 +130,12 @@ impl World {
             changes: 0,
             books: [0; 2],
             traced: false,
-            under_way: [0; 2],
-            leaving: Vec::new(),
-            records: 0,
             ring: Vec::new(),
             done: Vec::new(),
             correlator: Correlator::new(Limits::default()),
             events: Vec::new(),
             unreported: 0,
             ticked: 0,
-            log: Vec::new(),
         };
         for step in 0..plan.steps {
             if step == plan.untraced {
@@ -186,20 +165,7 @@ impl World {
             fixed.header.time = self.now;
             fixed.write_pos = self.pipe.write_position();
             fixed.read_pos = self.pipe.read_position();
-            self.put_on_ring(Record::Channel(fixed, name));
-        }
-    }
-
-    fn put_on_ring(&mut self, record: Record) {
-        self.records += 1;
-        let leaving = self.leaving.iter().map(|(number, _, _)| *number).collect();
-        self.ring.push(Pending { number: self.records, record, leaving });
-    }
-
-    /// Calls whose record is written are no longer counted.
-    fn leave(&mut self, who: impl Fn(u32) -> bool) {
-        for (_, side, _) in self.leaving.extract_if(.., |(_, _, pid)| who(*pid)) {
-            self.under_way[side] -= 1;
+            self.ring.push(Record::Channel(fixed, name));
         }
     }
 
@@ -208,9 +174,6 @@ impl World {
         loop {
             let pause = if self.dice.one_in(200) { 90_000_000 } else { 2_000 };
             self.now += 1 + self.dice.below(pause);
-            if !self.leaving.is_empty() && self.dice.one_in(2) {
-                self.leave(|_| true);
-            }
             if !self.phase(index) || self.dice.one_in(self.plan.interrupted) {
                 return;
             }
@@ -220,7 +183,6 @@ impl World {
     /// The next phase of a call. False if the process ends its turn: it has to wait, or its call has returned.
     fn phase(&mut self, index: usize) -> bool {
         let mut caller = std::mem::take(&mut self.callers[index]);
-        let (kind, before) = (caller.asked.map(|_| caller.done), [self.position(false), self.position(true)]);
         let goes_on = match (caller.asked, caller.done) {
             (None, _) => {
                 self.enter(&mut caller);
@@ -232,8 +194,6 @@ impl World {
                 false
             }
         };
-        let p = |p: u64| format!("{}.{}", p >> 32, p as u32);
-        self.log.push(format!("t{} {} {} moved {} asked {:?} w {}->{} r {}->{} low {} locked {:?}", self.now, caller.pid, match kind { None => "enter", Some(false) => "work", Some(true) => "EXIT" }, caller.moved, caller.asked, p(before[0]), p(self.position(false)), p(before[1]), p(self.position(true)), p(caller.low), caller.locked.map(p)));
         self.callers[index] = caller;
         goes_on
     }
@@ -243,7 +203,6 @@ impl World {
     }
 
     fn enter(&mut self, caller: &mut Caller) {
-        self.leave(|pid| pid == caller.pid);
         // Often the same size: alike calls are the hardest to tell apart.
         let alike = self.dice.one_in(2);
         let asked = if alike { self.plan.largest.min(10) } else { 1 + self.dice.below(self.plan.largest) };
@@ -254,10 +213,8 @@ impl World {
             enter: self.now,
             low: self.position(caller.reads),
             changes: self.changes,
-            counted: self.traced,
             ..Caller::default()
         };
-        self.under_way[usize::from(caller.reads)] += u32::from(caller.counted);
     }
 
     /// With the lock held. False if it has to wait.
@@ -291,10 +248,8 @@ impl World {
         if !self.traced {
             return;
         }
-        let side = usize::from(caller.reads);
         let bytes = caller.moved - caller.early;
         if bytes == 0 {
-            self.under_way[side] -= u32::from(caller.counted);
             return;
         }
         let mut flags = op_flag::POSITIONS | op_flag::SEQUENCED;
@@ -302,18 +257,16 @@ impl World {
             (op_flag::RECEIVE, caller.reads),
             (op_flag::STRADDLES_START, caller.straddles),
             (op_flag::LOCKED, caller.locked.is_some()),
-            (op_flag::COUNTED, caller.counted),
         ] {
             flags |= if set { flag } else { 0 };
         }
+        let side = usize::from(caller.reads);
         let enter = if caller.straddles { 0 } else { caller.enter };
         let fixed = wire::Op {
             before: self.books[side],
             pos_enter: caller.low,
             pos_locked: caller.locked.unwrap_or(0),
             pos_exit: self.position(caller.reads),
-            others: self.under_way[side].wrapping_sub(1),
-            opposite: self.under_way[1 - side],
             ..op(Mechanism::Pipe, ID, caller.pid, flags, (enter, self.now), bytes)
         };
         self.books[side] += bytes;
@@ -323,22 +276,16 @@ impl World {
         if lost {
             self.unreported += 1;
         } else {
-            self.put_on_ring(record(fixed));
-        }
-        if caller.counted {
-            // Of a lost record the number is nobody's.
-            self.leaving.push((if lost { 0 } else { self.records }, side, caller.pid));
+            self.ring.push(record(fixed));
         }
     }
 
     /// Hands records to the correlator until `keep` are left; neighbours may change places.
     fn hand_over(&mut self, keep: usize) {
         while self.ring.len() > keep {
-            let overtakes = self.ring.len() > 1
-                && (self.ring[1].leaving.contains(&self.ring[0].number) || self.ring[0].number == 1)
-                && self.dice.one_in(2);
-            let pending = self.ring.remove(usize::from(overtakes));
-            self.correlator.push(pending.record, &mut self.events);
+            let first = self.dice.below(2.min(self.ring.len() as u64)) as usize;
+            let record = self.ring.remove(first);
+            self.correlator.push(record, &mut self.events);
         }
         if self.unreported > 0 && self.dice.one_in(8) {
             self.correlator.lost(self.now, Cause::RingFull, self.unreported, &mut self.events);
