@@ -74,6 +74,7 @@ pub fn begin(wish: Wish) -> Result<Session> {
     })?;
     let mut feedback = Feedback::new(feedback::ancestors());
     feedback.output(output.descriptor());
+    feedback.shown_on(output.descriptor());
     feedback.output(std::io::stdout());
     feedback.output(std::io::stderr());
     let cgroups: Arc<dyn Cgroups> = match Hierarchy::find() {

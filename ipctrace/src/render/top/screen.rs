@@ -281,10 +281,11 @@ impl Brush<'_> {
         let mut pieces = Vec::new();
         if !top.filter().is_empty() {
             pieces.extend([Piece::own(Tint::Doubt, "/"), filter(), Piece::own(Tint::Plain, "  ")]);
+            pieces.push(Piece::own(Tint::Plain, format!("{all} of {}  ", top.flows().0)));
         }
         let seen = top.page().count();
         if seen < all {
-            pieces.push(Piece::own(Tint::Plain, format!("{}-{} of {all}  ", above + 1, above + seen)));
+            pieces.push(Piece::own(Tint::Plain, format!("{}-{}/{all}  ", above + 1, above + seen)));
         }
         let pause = if top.is_paused() { " go on  " } else { " pause  " };
         let keys = [
