@@ -188,7 +188,9 @@ mod tests {
         assert!(feedback.hides(&op(90, NEXT, op_flag::RECEIVE)));
         assert!(!feedback.hides(&op(90, OTHER, 0)), "the display server serves others");
         assert!(!feedback.hides(&op(2, OTHER, op_flag::RECEIVE)), "keys of the user");
-        let Record::Op(mut early) = op(90, Key { id: 10, space: 15 }, op_flag::RECEIVE) else { panic!("an op") };
+        let Record::Op(mut early) = op(90, Key { id: 10, space: 15 }, op_flag::RECEIVE) else {
+            panic!("an op")
+        };
         early.fixed.sender_inode = 77;
         assert!(feedback.hides(&Record::Op(early)), "before the record of the send has come");
         assert!(feedback.hides(&op(2, Key { id: 10, space: 15 }, 0)));

@@ -12,8 +12,8 @@ mod latencies;
 mod recent;
 
 use latencies::Latencies;
-pub use recent::Recent;
 use recent::Mark;
+pub use recent::Recent;
 
 /// Most flows that are told apart.
 const MOST: usize = 100_000;
@@ -289,8 +289,7 @@ mod tests {
             flows.add(&transfer("pipe:[1]", process(0, 0, "sh"), 1, 101 + u64::from(pid)));
         }
         assert_eq!((flows.left_out(), flows.sums.len()), (0, 16));
-        let pids: Vec<u32> =
-            flows.sums.keys().filter_map(|key| Some(key.sender.process()?.pid)).collect();
+        let pids: Vec<u32> = flows.sums.keys().filter_map(|key| Some(key.sender.process()?.pid)).collect();
         assert!(pids.contains(&0) && pids.contains(&19) && !pids.contains(&1), "{pids:?}");
         assert_eq!((flows.take_evicted(), flows.take_evicted()), (4, 0));
     }

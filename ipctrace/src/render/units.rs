@@ -78,7 +78,9 @@ mod tests {
 
     #[test]
     fn counts_are_short_and_small_rates_are_not_nothing() {
-        for (number, shown) in [(0, "0"), (999, "999"), (1000, "1.00k"), (12_345, "12.3k"), (5_000_000_000, "5.00G")] {
+        for (number, shown) in
+            [(0, "0"), (999, "999"), (1000, "1.00k"), (12_345, "12.3k"), (5_000_000_000, "5.00G")]
+        {
             assert_eq!(count(number), shown);
         }
         for (number, shown) in [(0.0, "0"), (0.25, "0.2"), (9.94, "9.9"), (9.96, "10"), (1234.4, "1.23k")] {

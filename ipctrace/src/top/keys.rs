@@ -1,6 +1,9 @@
 //! What keys do.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "keys that mean nothing here are many, and not our table")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "keys that mean nothing here are many, and not our table"
+)]
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 

@@ -2,9 +2,9 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ipctrace_common::Mechanism;
 
 use super::*;
+use crate::model::End;
 use crate::model::{Latency, Why};
 use crate::render::fixture::{channel, flow, known};
-use crate::model::End;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -67,7 +67,8 @@ impl Renderer for Blocks {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).force_no_tty().set_header(HEADINGS);
         for row in top.rows().filter(|row| row.moved) {
-            let Cells { mechanism, sender, receiver, channel, numbers } = Cells::new(row, self.terminal.charset);
+            let Cells { mechanism, sender, receiver, channel, numbers } =
+                Cells::new(row, self.terminal.charset);
             let joined = |pieces: Vec<Piece>| pieces.iter().map(|piece| &*piece.text).collect::<String>();
             let names = [mechanism.text, joined(sender), joined(receiver), channel.full()];
             let numbers = numbers.into_iter().map(|piece| piece.text);

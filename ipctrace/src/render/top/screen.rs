@@ -132,8 +132,12 @@ impl Columns {
         let mechanism = if width >= 120 { 14 } else { 11 };
         let mut shown = [true; NUMBERS.len()];
         let room = |shown: &[bool]| {
-            let numbers: usize =
-                NUMBERS.iter().zip(shown).filter(|(_, shown)| **shown).map(|(number, _)| number.width + 1).sum();
+            let numbers: usize = NUMBERS
+                .iter()
+                .zip(shown)
+                .filter(|(_, shown)| **shown)
+                .map(|(number, _)| number.width + 1)
+                .sum();
             // The gaps after the mechanism and between the names, and the arrow.
             width.saturating_sub(mechanism + 1 + numbers + 4 + 1)
         };
@@ -191,7 +195,9 @@ impl Brush<'_> {
         }
         if let Some(message) = &top.message {
             pieces.push(plain("  ".to_owned()));
-            pieces.push(Piece::new(Tint::Loss, |out| push_plain(out, message.as_bytes(), self.terminal.charset)));
+            pieces.push(Piece::new(Tint::Loss, |out| {
+                push_plain(out, message.as_bytes(), self.terminal.charset)
+            }));
         }
         self.line(pieces)
     }

@@ -48,10 +48,14 @@ fn a_screen_has_all_that_was_asked_for() {
     assert_eq!(lines.len(), 10);
     assert!(lines[0].starts_with("ipctrace top  ho\\x1bst  up 1:15  every 1 s"), "{lines:#?}");
     assert_eq!(lines[1], "1.00k events/s  12 lost (ring-full: 12)  2 flows, 1 active  75.0k events");
-    for heading in ["MECHANISM", "SENDER", "RECEIVER", "CHANNEL", "RATE/S▼", "MSG/S", "BYTES", "MSGS", "P50", "P99"] {
+    for heading in
+        ["MECHANISM", "SENDER", "RECEIVER", "CHANNEL", "RATE/S▼", "MSG/S", "BYTES", "MSGS", "P50", "P99"]
+    {
         assert!(lines[2].contains(heading), "{heading} in {}", lines[2]);
     }
-    for part in ["unix_seqpacket", "\\x1b[2J", "[4000000]", "(unread)", "…", "front.sock", "1.57 MiB", "16.5k"] {
+    for part in
+        ["unix_seqpacket", "\\x1b[2J", "[4000000]", "(unread)", "…", "front.sock", "1.57 MiB", "16.5k"]
+    {
         assert!(lines[3].contains(part), "{part} in {}", lines[3]);
     }
     assert!(lines[4].contains("seq[4711]") && lines[4].contains("sort[4712]"), "{}", lines[4]);
