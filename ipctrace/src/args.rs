@@ -325,9 +325,9 @@ mod tests {
 
     #[test]
     fn top_refreshes_every_second_unless_told_otherwise() {
-        let top = |line| match parse(line).expect(line) {
-            Command::Top(top) => (top.interval, top.count, top.show.comm.len()),
-            other => panic!("{line} is {other:?}"),
+        let top = |line| {
+            let Command::Top(top) = parse(line).expect(line) else { panic!("{line} is no top") };
+            (top.interval, top.count, top.show.comm.len())
         };
         assert_eq!(top("ipctrace top"), (1.0, None, 0));
         assert_eq!(top("ipctrace top -i 0.5 -c 3 -n sh"), (0.5, Some(3), 1));

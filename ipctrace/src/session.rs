@@ -22,7 +22,7 @@ use crate::tracer::{self, Tracer};
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// Flows in a live table: enough for a busy host, in little memory. Then the oldest go.
-const LIVE: usize = 16_384;
+const LIVE: usize = 12_288;
 
 /// What a session is made of.
 pub struct Parts {
