@@ -7,7 +7,7 @@ use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::inflight::{self, InFlight, Side};
-use crate::{channel, config, payload, pipe, ring, task};
+use crate::{channel, config, inet, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -114,7 +114,13 @@ unsafe fn fill(op: *mut wire::Op, call: &InFlight, side: &Side) {
         flags |= op_flag::SEQUENCED;
     }
     let positions = flags & op_flag::POSITIONS != 0;
-    let pos_exit = if positions { pipe::position(side.object, receive).unwrap_or(0) } else { 0 };
+    let pos_exit = if !positions {
+        0
+    } else if pipe::is_pipe(side.mechanism) {
+        pipe::position(side.object, receive).unwrap_or(0)
+    } else {
+        inet::sequence(side.object, receive).map_or(0, u64::from)
+    };
     // SAFETY: valid by contract.
     unsafe {
         ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, flags, ring::now());

@@ -36,6 +36,12 @@ pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
     Ok(())
 }
 
+/// Whether the object of a side of that mechanism is a `struct pipe_inode_info`.
+#[inline(always)]
+pub(crate) fn is_pipe(mechanism: u8) -> bool {
+    mechanism == Mechanism::Pipe as u8 || mechanism == Mechanism::Fifo as u8
+}
+
 /// Where the next byte goes (`head`, end of the last buffer) or comes from (`tail`, start of the first).
 ///
 /// Nothing is locked: at enter and exit it is a bound, under the pipe's lock it is exact.

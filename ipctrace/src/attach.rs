@@ -20,7 +20,7 @@ pub struct Attached {
     /// Records come here.
     pub ring: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
-    channels: KernelMap<MapData, KernelKey, [u64; 4]>,
+    channels: KernelMap<MapData, KernelKey, [u64; 5]>,
     reported: HashMap<Cause, u64>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,

@@ -41,9 +41,7 @@ fn object(record: &wire::Handoff) -> Channel {
         Some(
             Mechanism::UnixStream
             | Mechanism::UnixDgram
-            | Mechanism::UnixSeqpacket
-            | Mechanism::Tcp
-            | Mechanism::Udp,
+            | Mechanism::UnixSeqpacket,
         ) if peer != 0 => naming::sockets(inode, peer),
         Some(
             Mechanism::UnixStream
