@@ -115,73 +115,83 @@ impl Connections {
             used: context.now,
             state: State::Asking(Vec::new()),
         };
+        let other = self.other(&half);
         self.halves.insert(record.key, half);
-        self.asking.push(record.key);
-        self.place(streams, locals, context);
+        let single = self.single.entry((ends.local, ends.remote, receive)).or_default();
+        // A connection between the same addresses in the same place: the one before is over.
+        let halves = &self.halves;
+        single.retain(|other| halves.get(other).is_some_and(|other| other.ends.netns != ends.netns));
+        single.push(record.key);
+        if let Some((other, doubt)) = other {
+            // Both ends are seen, wherever their addresses are.
+            self.begin(other, streams, context);
+            self.pair(record.key, other, doubt, streams, context);
+        } else {
+            if !self.place(record.key, streams, locals, context) {
+                self.asking.push(record.key);
+            }
+        }
         Some(())
     }
 
-    /// Decides about the halves that wait to know where their other end is.
-    fn place(&mut self, streams: &mut Streams, locals: &mut Locals, context: &mut Context<'_>) {
-        for key in std::mem::take(&mut self.asking) {
-            let Some(half) = self.halves.get_mut(&key) else { continue };
-            match locals.place(half.ends.remote.ip(), half.since) {
-                Place::Unknown => self.asking.push(key),
-                Place::Elsewhere => {
-                    let channel = Arc::new(Channel { id: half.id(), name: None });
-                    let State::Asking(calls) =
-                        std::mem::replace(&mut half.state, State::Remote(Arc::clone(&channel)))
-                    else {
-                        continue;
-                    };
-                    for call in calls {
+    /// Decides about a half of which the other end is not seen. False: where that is is not known.
+    fn place(
+        &mut self,
+        key: Key,
+        streams: &mut Streams,
+        locals: &mut Locals,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Some(half) = self.halves.get_mut(&key) else { return true };
+        match locals.place(half.ends.remote.ip(), half.since) {
+            Place::Unknown => return false,
+            Place::Elsewhere => {
+                let channel = Arc::new(Channel { id: half.id(), name: None });
+                if let State::Asking(calls) = &mut half.state {
+                    for call in std::mem::take(calls) {
                         context.out.push(remote(half, &channel, call));
                     }
+                    half.state = State::Remote(channel);
+                    self.no_longer_single(key);
                 }
-                Place::Here => self.join(key, streams, context),
             }
+            Place::Here => self.begin(key, streams, context),
+        }
+        true
+    }
+
+    /// Begins the stream of a half whose other end is on this host, but not seen yet.
+    fn begin(&mut self, key: Key, streams: &mut Streams, context: &mut Context<'_>) {
+        let Some(half) = self.halves.get_mut(&key) else { return };
+        let State::Asking(calls) = &mut half.state else { return };
+        let calls = std::mem::take(calls);
+        self.number += 1;
+        let stream_key = Key { id: self.number, space: u64::MAX };
+        half.state = State::Stream(stream_key);
+        let mut stream = Stream::between(Mechanism::Tcp, stream_key, half.id(), context.now);
+        if half.receive && half.queued > 0 {
+            // The sender's half may be told of any moment: until then nobody knows whose bytes these are.
+            self.early.push(stream_key);
+        } else {
+            stream.begin(0, half.since, context);
+        }
+        streams.insert(stream_key, stream);
+        self.pairs.insert(stream_key, if half.receive { [None, Some(key)] } else { [Some(key), None] });
+        self.asking.retain(|asking| *asking != key);
+        for call in calls {
+            self.feed(key, call, streams, context);
         }
     }
 
-    /// The other end of that half is on this host: finds it, or begins a stream in which it will be missed.
-    fn join(&mut self, key: Key, streams: &mut Streams, context: &mut Context<'_>) {
+    /// Its other half is found, or not looked for any more.
+    fn no_longer_single(&mut self, key: Key) {
         let Some(half) = self.halves.get(&key) else { return };
-        let other = self.other(half);
-        let Some((half, calls)) = self.halves.get_mut(&key).and_then(|half| {
-            let State::Asking(calls) = &mut half.state else { return None };
-            let calls = std::mem::take(calls);
-            Some((half, calls))
-        }) else {
-            return;
-        };
-        let (receive, ends) = (half.receive, half.ends);
-        match other {
-            Some((other, doubt)) => {
-                self.pair(key, other, doubt, streams, context);
+        let place = (half.ends.local, half.ends.remote, half.receive);
+        if let Some(single) = self.single.get_mut(&place) {
+            single.retain(|single| *single != key);
+            if single.is_empty() {
+                self.single.remove(&place);
             }
-            None => {
-                self.number += 1;
-                let stream_key = Key { id: self.number, space: u64::MAX };
-                half.state = State::Stream(stream_key);
-                let mut stream = Stream::between(Mechanism::Tcp, stream_key, half.id(), context.now);
-                if receive && half.queued > 0 {
-                    // The sender's half may be told of any moment: until then nobody knows whose bytes these are.
-                    self.early.push(stream_key);
-                } else {
-                    stream.begin(0, half.since, context);
-                }
-                streams.insert(stream_key, stream);
-                let halves = if receive { [None, Some(key)] } else { [Some(key), None] };
-                self.pairs.insert(stream_key, halves);
-                let single = self.single.entry((ends.local, ends.remote, receive)).or_default();
-                // A connection between the same addresses in the same place: the one before is over.
-                let halves = &self.halves;
-                single.retain(|other| halves.get(other).is_some_and(|other| other.ends.netns != ends.netns));
-                single.push(key);
-            }
-        }
-        for call in calls {
-            self.feed(key, call, streams, context);
         }
     }
 
@@ -216,13 +226,9 @@ impl Connections {
         streams: &mut Streams,
         context: &mut Context<'_>,
     ) {
+        self.no_longer_single(key);
+        self.no_longer_single(other);
         let Some(second) = self.halves.get(&other) else { return };
-        if let Some(single) = self.single.get_mut(&(second.ends.local, second.ends.remote, second.receive)) {
-            single.retain(|single| *single != other);
-            if single.is_empty() {
-                self.single.remove(&(second.ends.local, second.ends.remote, second.receive));
-            }
-        }
         let State::Stream(stream_key) = second.state else { return };
         let (first_sequence, first_receives) = match self.halves.get(&key) {
             Some(half) => (half.sequence, half.receive),
@@ -320,7 +326,11 @@ impl Connections {
 
     /// Time has passed.
     pub(super) fn tick(&mut self, streams: &mut Streams, locals: &mut Locals, context: &mut Context<'_>) {
-        self.place(streams, locals, context);
+        for key in std::mem::take(&mut self.asking) {
+            if !self.place(key, streams, locals, context) {
+                self.asking.push(key);
+            }
+        }
         let early = std::mem::take(&mut self.early);
         for key in early {
             let Some([_, Some(receiver)]) = self.pairs.get(&key) else { continue };
@@ -336,7 +346,7 @@ impl Connections {
     /// The end: nobody will say any more where the other ends are.
     pub(super) fn finish(&mut self, streams: &mut Streams, context: &mut Context<'_>) {
         for key in std::mem::take(&mut self.asking) {
-            self.join(key, streams, context);
+            self.begin(key, streams, context);
         }
         for key in std::mem::take(&mut self.early) {
             let Some([_, Some(receiver)]) = self.pairs.get(&key) else { continue };
@@ -387,14 +397,8 @@ impl Connections {
 
     /// Knows a half no longer; its stream, if it has one, stays for the other end.
     fn drop_half(&mut self, key: Key) {
+        self.no_longer_single(key);
         let Some(half) = self.halves.remove(&key) else { return };
-        let place = (half.ends.local, half.ends.remote, half.receive);
-        if let Some(single) = self.single.get_mut(&place) {
-            single.retain(|single| *single != key);
-            if single.is_empty() {
-                self.single.remove(&place);
-            }
-        }
         self.asking.retain(|asking| *asking != key);
         if let State::Stream(stream) = half.state
             && let Some(halves) = self.pairs.get_mut(&stream)
