@@ -452,3 +452,6 @@ fn transfer(receive: bool, channel: &Arc<Channel>, call: Call, why: Why) -> Even
         msg_type: None,
     })
 }
+
+#[cfg(test)]
+mod tests;
