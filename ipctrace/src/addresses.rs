@@ -24,21 +24,21 @@ pub fn of_this_host() -> HashSet<IpAddr> {
 
 /// The local addresses of a routing table, proc_pid_net(5): a leaf `|-- ADDRESS`, and `/32 host LOCAL` behind it.
 fn four(table: &str) -> impl Iterator<Item = Ipv4Addr> {
-    table.lines().scan(None, |leaf, line| {
-        let line = line.trim();
-        if let Some(address) = line.strip_prefix("|-- ") {
-            *leaf = address.parse().ok();
-        }
-        Some((*leaf).filter(|_| line == "/32 host LOCAL"))
-    })
-    .flatten()
+    table
+        .lines()
+        .scan(None, |leaf, line| {
+            let line = line.trim();
+            if let Some(address) = line.strip_prefix("|-- ") {
+                *leaf = address.parse().ok();
+            }
+            Some((*leaf).filter(|_| line == "/32 host LOCAL"))
+        })
+        .flatten()
 }
 
 /// The addresses of the interfaces, 32 hexadecimal digits at the beginning of each line.
 fn six(table: &str) -> impl Iterator<Item = Ipv6Addr> {
-    table.lines().filter_map(|line| {
-        u128::from_str_radix(line.get(..32)?, 16).ok().map(Ipv6Addr::from_bits)
-    })
+    table.lines().filter_map(|line| u128::from_str_radix(line.get(..32)?, 16).ok().map(Ipv6Addr::from_bits))
 }
 
 #[cfg(test)]

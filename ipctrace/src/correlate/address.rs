@@ -94,10 +94,7 @@ mod tests {
     fn addresses_are_written_as_users_know_them() {
         let four = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1]).octets();
         let six = Ipv6Addr::LOCALHOST.octets();
-        assert_eq!(
-            id("tcp", address(four, 4000), address(six, 5)),
-            "tcp:127.0.0.1:4000->[::1]:5"
-        );
+        assert_eq!(id("tcp", address(four, 4000), address(six, 5)), "tcp:127.0.0.1:4000->[::1]:5");
     }
 
     #[test]

@@ -218,14 +218,7 @@ impl Connections {
     }
 
     /// Lets the half `key` share the stream of the half `other`.
-    fn pair(
-        &mut self,
-        key: Key,
-        other: Key,
-        doubt: bool,
-        streams: &mut Streams,
-        context: &mut Context<'_>,
-    ) {
+    fn pair(&mut self, key: Key, other: Key, doubt: bool, streams: &mut Streams, context: &mut Context<'_>) {
         self.no_longer_single(key);
         self.no_longer_single(other);
         let Some(second) = self.halves.get(&other) else { return };
@@ -414,8 +407,11 @@ impl Connections {
 impl Half {
     /// From sender to receiver.
     fn id(&self) -> String {
-        let (from, to) =
-            if self.receive { (self.ends.remote, self.ends.local) } else { (self.ends.local, self.ends.remote) };
+        let (from, to) = if self.receive {
+            (self.ends.remote, self.ends.local)
+        } else {
+            (self.ends.local, self.ends.remote)
+        };
         address::id("tcp", from, to)
     }
 

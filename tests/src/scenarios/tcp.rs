@@ -180,8 +180,7 @@ fn every_call(stage: &Stage) -> Result<()> {
         all.extend_from_slice(&buffer[..count]);
         let count = nix::sys::uio::readv(&connection, &mut [IoSliceMut::new(&mut buffer)])?;
         all.extend_from_slice(&buffer[..count]);
-        let count =
-            recvmsg::<()>(fd, &mut [IoSliceMut::new(&mut buffer)], None, MsgFlags::empty())?.bytes;
+        let count = recvmsg::<()>(fd, &mut [IoSliceMut::new(&mut buffer)], None, MsgFlags::empty())?.bytes;
         all.extend_from_slice(&buffer[..count]);
         let (out, into) = pipe()?;
         let mut spliced = 0;

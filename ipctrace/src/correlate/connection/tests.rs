@@ -21,7 +21,15 @@ fn address([a, b, c, d]: [u8; 4]) -> [u8; 16] {
 }
 
 /// A half of the connection between the client's port 5 and the server's port 80.
-fn half(sock: u64, space: u64, hosts: [[u8; 4]; 2], netns: u32, sequence: u32, queued: u64, time: u64) -> Record {
+fn half(
+    sock: u64,
+    space: u64,
+    hosts: [[u8; 4]; 2],
+    netns: u32,
+    sequence: u32,
+    queued: u64,
+    time: u64,
+) -> Record {
     let (own, other) = if sock == CLIENT { (0, 1) } else { (1, 0) };
     let ports = [5, 80];
     let ends = wire::Ends {
@@ -84,11 +92,8 @@ fn what_was_under_way_at_the_start_is_nobodys() {
     // 40 of the 100 bytes have arrived.
     let receiver = half(SERVER, RECEIVE, LOOPBACK, 1, 1000, 40, 1);
     let early = call(SERVER, RECEIVE, 20, 0, 30, 5);
-    let expected = [
-        (Err(Why::BeforeStart), Ok(20), 30),
-        (Err(Why::BeforeStart), Ok(20), 70),
-        (Ok(10), Ok(20), 7),
-    ];
+    let expected =
+        [(Err(Why::BeforeStart), Ok(20), 30), (Err(Why::BeforeStart), Ok(20), 70), (Ok(10), Ok(20), 7)];
     for records in [
         [sender.clone(), receiver.clone(), early.clone()],
         [receiver.clone(), sender.clone(), early.clone()],
