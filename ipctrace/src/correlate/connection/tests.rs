@@ -135,13 +135,11 @@ fn equal_loopback_addresses_in_two_places_are_two_connections() {
 
 #[test]
 fn between_namespaces_the_closest_numbers_decide() {
-    let other = |record: Record, sock: u64| match record {
-        Record::Channel(mut fixed, name) => {
-            fixed.key.id = sock;
-            fixed.receiver_inode = sock + 1;
-            Record::Channel(fixed, name)
-        }
-        other => other,
+    let other = |record: Record, sock: u64| {
+        let Record::Channel(mut fixed, name) = record else { return record };
+        fixed.key.id = sock;
+        fixed.receiver_inode = sock + 1;
+        Record::Channel(fixed, name)
     };
     let records = vec![
         half(CLIENT, SEND, FAR, 1, 5_000_000, 0, 1),
@@ -173,12 +171,10 @@ fn an_end_on_another_host_has_its_address() {
 
 #[test]
 fn a_new_socket_at_an_old_address_is_another_connection() {
-    let renewed = |record: Record| match record {
-        Record::Channel(mut fixed, name) => {
-            fixed.receiver_inode = 7;
-            Record::Channel(fixed, name)
-        }
-        other => other,
+    let renewed = |record: Record| {
+        let Record::Channel(mut fixed, name) = record else { return record };
+        fixed.receiver_inode = 7;
+        Record::Channel(fixed, name)
     };
     let records = vec![
         half(CLIENT, SEND, LOOPBACK, 1, 1000, 0, 1),
