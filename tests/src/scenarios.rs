@@ -7,6 +7,7 @@ mod names;
 mod namespaces;
 mod signals;
 mod streams;
+mod tcp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use ipctrace::demo::{Stage, truth};
 
 use crate::check::check;
+use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
 /// A workload.
@@ -34,6 +36,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     namespaces::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    tcp::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.
@@ -66,6 +69,11 @@ pub fn actor() -> Result<PathBuf> {
 /// # Errors
 /// With every difference.
 pub fn verify(name: &str) -> Result<()> {
+    if name.contains("namespaces")
+        && let Some(reason) = namespaces::missing()
+    {
+        return skip(name, reason);
+    }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
     let actor = Command::new(actor()?)
