@@ -20,7 +20,9 @@ mod message;
 mod object;
 mod payload;
 mod pipe;
+mod posix_mq;
 mod process;
+mod queue;
 mod repeat;
 mod ring;
 mod signal;
@@ -28,6 +30,7 @@ mod skb;
 mod special;
 mod straddle;
 mod syscall;
+mod sysv_msg;
 mod task;
 mod unix;
 

@@ -13,6 +13,7 @@ mod naming;
 mod order;
 mod position;
 mod put;
+mod queue;
 mod range;
 mod sequence;
 mod signal;
@@ -29,7 +30,7 @@ mod testing;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -40,6 +41,7 @@ use context::Context;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
+use queue::Queues;
 use signal::Signals;
 use stream::Stream;
 
@@ -77,6 +79,7 @@ pub struct Correlator {
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
     messages: Messages,
+    queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
     /// The latest time seen.
@@ -108,6 +111,7 @@ impl Correlator {
             procs: Procs::default(),
             streams: HashMap::new(),
             messages: Messages::default(),
+            queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             now: 0,
@@ -159,6 +163,15 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
+            Shape::Queue => {
+                if record.header.flags & channel_flag::REMOVED != 0 {
+                    self.queues.removed(record.key, record.header.time);
+                } else {
+                    self.make_room(out);
+                    self.queues.opened(mechanism, record, name, &mut context!(self, out));
+                }
+                Some(())
+            }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
@@ -186,6 +199,11 @@ impl Correlator {
             Shape::Message => {
                 self.make_room(out);
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Queue => {
+                self.make_room(out);
+                self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
@@ -243,6 +261,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
 
@@ -256,6 +275,7 @@ impl Correlator {
             stream.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
     }
@@ -272,11 +292,11 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        if self.streams.len() + self.messages.len() < self.limits.streams {
+        if self.streams.len() + self.messages.len() + self.queues.len() < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
-        let queues = self.messages.ages().map(|(key, used)| (used, key));
+        let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
@@ -289,6 +309,7 @@ impl Correlator {
                 stream.finish(&mut context);
             }
             self.messages.forget(key, &mut context);
+            self.queues.forget(key, &mut context);
             self.forgotten.push(key);
         }
     }

@@ -167,7 +167,10 @@ impl Report {
             from: self.ended(&transfer.sender),
             to: self.ended(&transfer.receiver),
         };
-        let separate = matches!(transfer.mechanism.shape(), ipctrace_common::Shape::Message);
+        let separate = matches!(
+            transfer.mechanism.shape(),
+            ipctrace_common::Shape::Message | ipctrace_common::Shape::Queue
+        );
         (row, transfer.bytes, if separate { transfer.messages } else { 0 })
     }
 
