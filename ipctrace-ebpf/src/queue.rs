@@ -76,7 +76,7 @@ impl Request {
 
     /// Puts the call in flight; false if it is not to be traced.
     #[inline(always)]
-    fn begin(&self, tid: u32, enter: u64, flags: u16) -> Result<bool> {
+    fn begin(&self, tid: u32, enter: u64) -> Result<bool> {
         if self.copies {
             return Ok(false);
         }
@@ -97,7 +97,10 @@ impl Request {
             side.object = sysv_msg::sysv_msg_object(self.queue);
         }
         side.receive = u8::from(self.receive);
-        side.flags = flags | if self.receive { op_flag::RECEIVE } else { 0 };
+        side.flags = if self.receive { op_flag::RECEIVE } else { 0 };
+        if enter == 0 {
+            side.flags |= op_flag::STRADDLES_START;
+        }
         // The message is in one buffer, as with read and write.
         call.class = if self.receive { Class::Read } else { Class::Write } as u8;
         call.user = self.content;
@@ -122,15 +125,24 @@ impl Request {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
-    let begun = Request::new(special).and_then(|request| request.begin(tid, ring::now(), 0));
-    match begun {
-        Ok(true) => {
-            queue_opened(tid, 0);
-        }
-        Ok(false) => {}
-        Err(cause) => ring::count(cause),
+    if queue_begun(tid, special, ring::now()) != 0 {
+        queue_opened(tid, 0);
     }
     0
+}
+
+/// Puts a call in flight that began at `enter` (0: not seen); 0 if it is not to be traced. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
+    match Request::new(special).and_then(|request| request.begin(tid, enter)) {
+        Ok(begun) => i32::from(begun),
+        Err(cause) => {
+            ring::count(cause);
+            0
+        }
+    }
 }
 
 /// Tells of the queue of the call in flight of thread `tid`, and of what is in it, at first sight; 1 if it was that. The
@@ -158,37 +170,36 @@ pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
-    if returned >= 0 {
-        match Request::new(special).and_then(|request| try_exited(&request, tid, returned as u64)) {
-            Ok(true) => {
-                emit::emit_slowly(tid, 0);
-            }
-            Ok(false) => {}
-            Err(cause) => ring::count(cause),
-        }
+    if returned >= 0 && (inflight::get(tid).is_some() || queue_straddled(tid, special) != 0) {
+        queue_completed(tid, special, returned as u64);
+        emit::emit_slowly(tid, 0);
     }
     inflight::end(tid);
     0
 }
 
-/// Completes the call in flight; false if there is nothing to tell of it.
-#[inline(always)]
-fn try_exited(request: &Request, tid: u32, returned: u64) -> Result<bool> {
-    if inflight::get(tid).is_none() {
-        // It began before tracing did.
-        if !request.begin(tid, 0, op_flag::STRADDLES_START)? {
-            return Ok(false);
-        }
-        let first = queue_opened(tid, u64::from(request.receive)) != 0;
-        if first && !request.receive {
-            // It is among what has been found.
-            return Ok(false);
-        }
+/// A call that began before tracing did, and has ended; 0 if there is nothing to tell of it. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_straddled(tid: u32, special: u32) -> i32 {
+    if queue_begun(tid, special, 0) == 0 {
+        return 0;
     }
-    let call = inflight::get(tid).ok_or(Cause::MapFull)?;
-    // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    complete(request, unsafe { &mut *call }, returned);
-    Ok(true)
+    let receive = special == Special::MqReceive as u32 || special == Special::Msgrcv as u32;
+    // What is sent is among what is found at first sight.
+    i32::from(queue_opened(tid, u64::from(receive)) == 0 || receive)
+}
+
+/// Writes to the call in flight what it did. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 {
+    if let (Ok(request), Some(call)) = (Request::new(special), inflight::get(tid)) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        complete(&request, unsafe { &mut *call }, returned);
+    }
+    0
 }
 
 #[inline(always)]

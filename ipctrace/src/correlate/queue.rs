@@ -292,6 +292,8 @@ impl Queues {
 struct Found {
     index: usize,
     exact: bool,
+    /// Other processes have sent what it may be taken for.
+    rivals: bool,
 }
 
 impl Queue {
@@ -341,7 +343,9 @@ impl Queue {
         match self.find(taken) {
             Some(found) => {
                 let Some(sent) = self.sent.remove(found.index) else { return true };
-                self.write(&sent, taken, found.exact, context);
+                // It may be one whose receive was lost.
+                let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
+                self.write(&sent, taken, found.exact && !doubtful, context);
             }
             None => {
                 let Some(why) = self.missing(taken, force, context) else { return false };
@@ -382,25 +386,28 @@ impl Queue {
         let (index, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
         let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
-        let rivals = fitting().filter(|(_, other)| other.process() != chosen.process());
-        let certain = rivals.clone().all(|(_, other)| {
+        let mut rivals = fitting().filter(|(_, other)| other.process() != chosen.process()).peekable();
+        let crowd = rivals.peek().is_some();
+        let exact = rivals.all(|(_, other)| {
             let there = taken.detail.is_some() || other.time < taken.enter;
             !overlapped && there && !other.overlaps(chosen)
         });
-        Some(Found { index, exact: certain })
+        Some(Found { index, exact, rivals: crowd })
     }
 
     /// Writes what was received, and what of the message did not fit and is gone.
     fn write(&self, sent: &Sent, taken: &Taken, exact: bool, context: &mut Context<'_>) {
         let known = sent.who.process().is_some();
+        // As sent, for the receiver may have changed it since; but no more of it than was received.
         let payload = if sent.payload.is_empty() { &taken.payload } else { &sent.payload };
+        let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
         let received = Transfer {
             time: taken.time,
             receiver: End::Known(Arc::clone(&taken.who)),
             bytes: taken.bytes,
             latency: known.then(|| taken.time.saturating_sub(sent.time)),
             exact,
-            payload: (!payload.is_empty()).then(|| payload.clone()),
+            payload: (length > 0).then(|| payload.slice(..length)),
             ..self.transfer(sent, taken.detail)
         };
         context.out.push(Event::Transfer(received));
