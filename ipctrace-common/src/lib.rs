@@ -9,6 +9,7 @@ pub mod digest;
 pub mod hook;
 pub mod loss;
 pub mod mechanism;
+pub mod run;
 pub mod syscall;
 pub mod wire;
 

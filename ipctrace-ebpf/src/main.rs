@@ -25,6 +25,7 @@ mod process;
 mod queue;
 mod repeat;
 mod ring;
+mod run;
 mod signal;
 mod skb;
 mod special;
