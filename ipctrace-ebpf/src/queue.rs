@@ -125,8 +125,8 @@ impl Request {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
-    if queue_begun(tid, special, ring::now()) != 0 {
-        queue_opened(tid, 0);
+    if queue_begun(tid, special, ring::now()) != 0 && queue_opened(tid, 0) == 1 {
+        queue_found(tid);
     }
     0
 }
@@ -145,8 +145,8 @@ pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
     }
 }
 
-/// Tells of the queue of the call in flight of thread `tid`, and of what is in it, at first sight; 1 if it was that. The
-/// verifier looks at it by itself.
+/// Opens the books of the queue of the call in flight of thread `tid` at first sight; 1 if it was that. The verifier looks at
+/// it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
@@ -154,23 +154,15 @@ pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let call = unsafe { &mut *call };
-    if channel::books(&call.sides[0].key).is_some() || channel::announce(tid, 0, taken_before) != 1 {
-        return 0;
-    }
-    queue_found(tid);
-    // What is found in the queue was there before this call.
-    if call.enter != 0 {
-        call.enter = ring::now();
-    }
-    1
+    let known = channel::books(unsafe { &(*call).sides[0].key }).is_some();
+    if known { 0 } else { channel::announce(tid, 0, taken_before) }
 }
 
 /// The end of a call that sends or receives. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
-    if returned >= 0 && (inflight::get(tid).is_some() || queue_straddled(tid, special) != 0) {
+    if returned >= 0 && (inflight::get(tid).is_some() || straddled(tid, special)) {
         queue_completed(tid, special, returned as u64);
         emit::emit_slowly(tid, 0);
     }
@@ -178,17 +170,19 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     0
 }
 
-/// A call that began before tracing did, and has ended; 0 if there is nothing to tell of it. The verifier looks at it by
-/// itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn queue_straddled(tid: u32, special: u32) -> i32 {
+/// A call that began before tracing did, and has ended; false if there is nothing to tell of it.
+#[inline(always)]
+fn straddled(tid: u32, special: u32) -> bool {
     if queue_begun(tid, special, 0) == 0 {
-        return 0;
+        return false;
     }
     let receive = special == Special::MqReceive as u32 || special == Special::Msgrcv as u32;
-    // What is sent is among what is found at first sight.
-    i32::from(queue_opened(tid, u64::from(receive)) == 0 || receive)
+    if queue_opened(tid, u64::from(receive)) == 0 {
+        return true;
+    }
+    queue_found(tid);
+    // What is sent is among what has been found.
+    receive
 }
 
 /// Writes to the call in flight what it did. The verifier looks at it by itself.
@@ -364,7 +358,8 @@ pub extern "C" fn queue_found(tid: u32) -> i32 {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let side = unsafe { &(*call).sides[0] };
+    let call = unsafe { &mut *call };
+    let side = &call.sides[0];
     let left = channel::queued(side);
     if left == 0 || left == u64::MAX {
         return 0;
@@ -387,5 +382,9 @@ pub extern "C" fn queue_found(tid: u32) -> i32 {
         left: opaque(left),
     };
     repeat(&mut walk);
+    // What is found in the queue was there before this call.
+    if call.enter != 0 {
+        call.enter = ring::now();
+    }
     0
 }
