@@ -125,7 +125,7 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
         let detail = match kind {
             "transfer" => {
                 let id = line["channel"]["id"].as_str().unwrap_or_default();
-                let is_known = |it: &String| known.iter().any(|known| *known == it);
+                let is_known = |it: &String| known.contains(&it);
                 queued(line, id).filter(is_known).or(Some(id.to_owned()).filter(is_known)).unwrap_or_default()
             }
             "signal" => {

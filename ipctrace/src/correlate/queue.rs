@@ -371,7 +371,8 @@ impl Queue {
         let why = if before_start && context.loss.is_none() { Why::BeforeStart } else { Why::Lost };
         // A sender may be kept from the end of its call for as long as it likes: without a reason it is waited for.
         let reason = before_start || context.loss.is_some();
-        if !force && !(reason && context.overdue(taken.since)) {
+        let waits = !(reason && context.overdue(taken.since));
+        if waits && !force {
             return None;
         }
         self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
