@@ -8,7 +8,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::syscall::{Class, Special};
 use ipctrace_common::wire::{self, Key, Kind, op_flag};
-use ipctrace_common::{Cause, Mechanism, digest};
+use ipctrace_common::{Mechanism, digest};
 
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side, Taken};
@@ -80,9 +80,9 @@ impl Request {
         if self.copies {
             return Ok(false);
         }
-        let desk = inflight::desk().ok_or(Cause::MapFull)?;
-        // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit do not interrupt each other.
-        let call = unsafe { &mut *desk };
+        let place = inflight::place(tid)?;
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        let call = unsafe { &mut *place };
         call.sides = [Side::NONE, Side::NONE];
         let side = &mut call.sides[0];
         if self.posix {
@@ -116,7 +116,7 @@ impl Request {
             call.moved.digest = queue_digest(self.content, self.size, 0);
         }
         call.enter = enter;
-        inflight::begin(tid, call)?;
+        call.active = 1;
         Ok(true)
     }
 }

@@ -4,10 +4,12 @@ mod descriptors;
 mod ends;
 mod messages;
 mod names;
+mod namespaces;
 mod posix_mq;
 mod signals;
 mod streams;
 mod sysv_msg;
+mod tcp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use nix::unistd::Pid;
 
 use crate::check::check;
 use crate::pause_until;
+use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
 /// A workload.
@@ -39,6 +42,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     signals::SCENARIOS,
     streams::SCENARIOS,
     sysv_msg::SCENARIOS,
+    tcp::SCENARIOS,
 ];
 
 /// Those that begin before tracing does: [`verify_in_the_middle`].
@@ -94,6 +98,11 @@ pub fn actor() -> Result<PathBuf> {
 /// # Errors
 /// With every difference.
 pub fn verify(name: &str) -> Result<()> {
+    if name.contains("namespaces")
+        && let Some(reason) = namespaces::missing()
+    {
+        return skip(name, reason);
+    }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
     let actor = Command::new(actor()?)
