@@ -40,7 +40,6 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ends::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
-    namespaces::SCENARIOS,
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
