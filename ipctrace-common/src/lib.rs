@@ -9,6 +9,7 @@ pub mod hook;
 pub mod loss;
 pub mod mechanism;
 pub mod syscall;
+pub mod uring;
 pub mod wire;
 
 pub use config::Config;

@@ -63,7 +63,7 @@ pub(crate) fn open(tid: u32, call: &InFlight, index: usize, taken_before: u64) {
 
 /// Whether there are books for this very channel, not for one that was at its address before.
 #[inline(always)]
-fn is_known(side: &Side) -> bool {
+pub(crate) fn is_known(side: &Side) -> bool {
     let Some(books) = books(&side.key) else {
         return false;
     };

@@ -51,6 +51,26 @@ pub(crate) fn op(tid: u32, call: &InFlight, index: usize) {
     ring::submit(entry);
 }
 
+/// As [`op`], of a call that is not the current thread's own system call: `task` did it. `pos_exit` is the object's position
+/// when it was done, 0 if nothing nearer is known than the one now. Without payload.
+#[inline(always)]
+pub(crate) fn op_of(call: &InFlight, side: &Side, task: &wire::Task, pos_exit: u64) {
+    let Some(mut entry) = ring::reserve::<wire::Op>() else {
+        channel::enter(side, amount(side.mechanism, call.moved.bytes));
+        return;
+    };
+    let op = entry.as_mut_ptr();
+    // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
+    unsafe {
+        fill(op, call, side);
+        (*op).task = *task;
+        if pos_exit != 0 {
+            (*op).pos_exit = pos_exit;
+        }
+    }
+    ring::submit(entry);
+}
+
 /// As [`op`], for the paths on which time matters less than the verifier's patience: it looks at this one by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]

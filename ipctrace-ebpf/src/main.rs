@@ -30,6 +30,9 @@ mod straddle;
 mod syscall;
 mod task;
 mod unix;
+mod uring;
+mod uring_done;
+mod uring_socket;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

@@ -271,7 +271,7 @@ fn one(tid: u32, call: &mut InFlight, index: usize) {
 
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
-fn one_slowly(tid: u32, call: &mut InFlight) {
+pub(crate) fn one_slowly(tid: u32, call: &mut InFlight) {
     if prepare(call, 0) {
         emit::emit_slowly(tid, 0);
     }

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+mod io_uring;
 pub mod members;
 mod pipe;
 mod signals;
@@ -44,6 +45,7 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
+    io_uring::DEMO,
 ];
 
 /// The demo of that name.

@@ -6,6 +6,7 @@ mod messages;
 mod names;
 mod signals;
 mod streams;
+mod uring;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,6 +33,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     names::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    uring::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.
