@@ -227,7 +227,7 @@ fn multishot(stage: &Stage) -> Result<()> {
         let channel = stage::socket_id(stage::inode(&left)?, stage::inode(&right)?);
         let got = each(stage, 0, &mut ring, receive, 500, &pool)?;
         stage.heard("unix_stream", Some(channel), &got)?;
-        let read = opcode::ReadMulti::new(Fd(reader.as_raw_fd()), 128, 7).build().user_data(2);
+        let read = opcode::ReadMulti::new(Fd(reader.as_raw_fd()), 0, 7).build().user_data(2);
         let got = each(stage, 1, &mut ring, read, 600, &pool)?;
         stage.heard("pipe", Some(stage::pipe_id(&reader)?), &got)
     })?;
