@@ -196,6 +196,8 @@ pub struct Config {
     pub verbose: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
+    /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
+    pub run: u32,
 }
 
 impl Config {
@@ -210,6 +212,7 @@ impl Config {
         has_loop: 0,
         verbose: 0,
         uring: Uring::OFF,
+        run: 0,
     };
 }
 

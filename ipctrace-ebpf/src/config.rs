@@ -34,6 +34,7 @@ setting! {
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;
+    run: u32 = CONFIG.run;
 }
 
 /// Where the arguments of system calls are.

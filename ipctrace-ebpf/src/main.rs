@@ -23,6 +23,7 @@ mod pipe;
 mod process;
 mod repeat;
 mod ring;
+mod run;
 mod signal;
 mod skb;
 mod special;

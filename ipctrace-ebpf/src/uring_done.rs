@@ -8,7 +8,7 @@ use ipctrace_common::wire::{Task, op_flag};
 use ipctrace_common::Cause;
 
 use crate::config::{self, place};
-use crate::inflight::{self, Moved, Taken};
+use crate::inflight::{self, Moved, Side, Taken};
 use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
 use crate::uring::{self, Request, Work};
@@ -115,8 +115,8 @@ fn completed(completion: Completion) -> Result<()> {
             call.sides[0].mechanism = 0;
             unbegun(request, completion.result as u32)?;
         }
-        tell(call, completion.result as u64, 0);
-        tell(call, completion.result as u64, 1);
+        tell(call, completion.result as u64, 0, call.done);
+        tell(call, completion.result as u64, 1, 0);
     }
     if completion.flags & MORE == 0 {
         uring::end(request, call.ctx, call.user_data);
@@ -133,7 +133,7 @@ fn completed(completion: Completion) -> Result<()> {
 
 /// Tells what went through one side.
 #[inline(always)]
-fn tell(request: &Request, bytes: u64, index: usize) {
+fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
     let side = &request.sides[index];
     if side.mechanism == 0 || side.key.id == 0 {
         return;
@@ -144,10 +144,11 @@ fn tell(request: &Request, bytes: u64, index: usize) {
     // SAFETY: this CPU's valid, aligned place; the programs on system calls, which also use it, do not interrupt this one.
     let call = unsafe { &mut *desk };
     let moves = request.sides[1].mechanism != 0;
+    call.sides[index] = *side;
     call.enter = request.enter;
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
     call.moved = Moved { flags: if moves { op_flag::SPLICED } else { 0 }, ..syscall::plain(bytes) };
-    emit::op_of(call, side, &request.task, if index == 0 { request.done } else { 0 });
+    emit::op_of(call, index, &request.task, position);
 }
 
 /// The end of a request whose begin was not seen, or whose file could not be found then.
@@ -172,9 +173,8 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
     }
     // SAFETY: as in `tell`.
     let call = unsafe { &mut *desk };
-    call.sides[0].mechanism = 0;
-    call.sides[1].mechanism = 0;
-    call.sides[0].fd = -1;
+    call.sides = [Side::NONE, Side::NONE];
+    call.run = 0;
     object::describe(file, direction, &mut call.sides[0])?;
     if call.sides[0].mechanism == 0 || uring::at_socket(&call.sides[0]) {
         return Ok(());

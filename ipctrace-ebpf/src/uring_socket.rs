@@ -7,7 +7,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::syscall::Class;
 
 use crate::config::offset;
-use crate::inflight::{self, Taken};
+use crate::inflight::{self, Side, Taken};
 use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
 use crate::{channel, ring, straddle, syscall, task, unix, uring};
@@ -43,7 +43,7 @@ pub fn sock_receive(ctx: BtfTracePointContext) -> i32 {
 fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     let ids = task::pid_tgid();
     let tid = ids as u32;
-    let (Some(thread), Some(desk)) = (uring::thread(tid), inflight::desk()) else {
+    let Some(thread) = uring::thread(tid) else {
         return Ok(());
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
@@ -61,11 +61,11 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     if file == 0 {
         return Ok(());
     }
-    // SAFETY: this CPU's valid, aligned place; the programs on system calls, which also use it, do not interrupt this one.
-    let call = unsafe { &mut *desk };
-    call.sides[0].mechanism = 0;
-    call.sides[1].mechanism = 0;
+    let place = inflight::place(tid)?;
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *place };
     call.sides[0].fd = -1;
+    call.sides[1].mechanism = 0;
     object::describe(file, direction, &mut call.sides[0])?;
     if call.sides[0].mechanism == 0 {
         return Ok(());
@@ -73,7 +73,16 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     call.class = if direction == Direction::Send { Class::Write } else { Class::Read } as u8;
     if call.sides[0].key.id != 0 && !channel::is_known(&call.sides[0]) {
         // It began before tracing did, or with a file that was not known then.
-        straddle::unbegun(tid, call, returned as u64)?;
+        let Some(desk) = inflight::desk() else {
+            return Ok(());
+        };
+        // SAFETY: this CPU's valid, aligned place; the programs on system calls, which also use it, do not interrupt this
+        // one.
+        let unknown = unsafe { &mut *desk };
+        unknown.sides = [call.sides[0], Side::NONE];
+        unknown.class = call.class;
+        unknown.run = 0;
+        straddle::unbegun(tid, unknown, returned as u64)?;
         inflight::end(tid);
         return Ok(());
     }
@@ -83,12 +92,9 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     call.enter = enter;
     call.taken = taken;
     call.moved = syscall::plain(returned as u64);
-    inflight::begin(tid, call)?;
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-        syscall::one_slowly(tid, unsafe { &mut *call });
-    }
-    inflight::end(tid);
+    call.active = 1;
+    syscall::one_slowly(tid, call);
+    call.active = 0;
     thread.latest = ring::now();
     Ok(())
 }
