@@ -67,7 +67,7 @@ hooks! {
     /// Begins of requests through rings.
     UringSubmit, "uring_submit", "io_uring_submit_req", 0, "requests through io_uring";
     /// The same, by the name that it has on older kernels.
-    UringSubmitSqe, "uring_submit_sqe", "io_uring_submit_sqe", 0, "the same on kernels before 6.4";
+    UringSubmitSqe, "uring_submit_sqe", "io_uring_submit_sqe", 0, "the same, on older kernels";
     /// Signals that reach their receiver.
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.

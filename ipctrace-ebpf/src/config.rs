@@ -67,7 +67,8 @@ pub(crate) fn place_at(place: usize) -> usize {
     assert!(place <= size_of::<Places>() - size_of::<u32>());
     // SAFETY: as in `offset_at`.
     unsafe {
-        core::ptr::read_volatile((&raw const CONFIG.uring.places).cast::<u8>().add(place).cast::<u32>()) as usize
+        core::ptr::read_volatile((&raw const CONFIG.uring.places).cast::<u8>().add(place).cast::<u32>())
+            as usize
     }
 }
 

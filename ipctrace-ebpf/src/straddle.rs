@@ -114,7 +114,7 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
         }
     }
     if call.moved.bytes != 0 {
-        emit::emit_slowly(tid, 0);
+        emit::emit_plain(tid, 0);
     }
     Ok(())
 }

@@ -283,7 +283,7 @@ fn one(tid: u32, call: &mut InFlight, index: usize) {
 
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
-pub(crate) fn one_slowly(tid: u32, call: &mut InFlight) {
+fn one_slowly(tid: u32, call: &mut InFlight) {
     if prepare(call, 0) {
         emit::emit_slowly(tid, 0);
     }
@@ -291,7 +291,7 @@ pub(crate) fn one_slowly(tid: u32, call: &mut InFlight) {
 
 /// Whether there is anything to tell of one side; makes `moved` and the side fit it.
 #[inline(always)]
-fn prepare(call: &mut InFlight, index: usize) -> bool {
+pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {

@@ -25,8 +25,6 @@ const PF_IO_WORKER: u32 = 0x10;
 /// include/uapi/linux/io_uring.h.
 const FIXED_FILE: u32 = 1 << 0;
 const SKIPS_COMPLETION: u32 = 1 << 6;
-/// `REQ_F_BUFFER_SELECT`: the buffer is chosen later.
-const BUFFER_SELECT: u32 = 1 << 5;
 /// `SPLICE_F_FD_IN_FIXED`, include/uapi/linux/io_uring.h.
 const FD_IN_FIXED: u32 = 1 << 31;
 /// `FFS_MASK` inverted, io_uring/filetable.h: the alignment of a file leaves room for flags.
@@ -79,8 +77,6 @@ pub(crate) struct Request {
     pub(crate) file: u64,
     /// Position of the first side's object once the request was done, where that was seen before its completion.
     pub(crate) done: u64,
-    /// Buffer of the submitter; 0 if there is none to look into.
-    pub(crate) user: u64,
     /// What the submitter calls it.
     pub(crate) user_data: u64,
     /// Its ring.
@@ -232,10 +228,6 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
     }
     call.enter = thread.latest;
     call.done = 0;
-    call.user = 0;
-    if has(place!(rw_addr)) && flags & BUFFER_SELECT == 0 && matches!(work, Work::Take(Class::Read) | Work::Put(Class::Write)) {
-        call.user = read(request, place!(rw_addr))?;
-    }
     call.user_data = read(request, place!(user_data))?;
     // SAFETY: a field of a valid structure.
     unsafe { task::describe_current(&raw mut call.task) };

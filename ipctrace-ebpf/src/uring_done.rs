@@ -2,10 +2,10 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::Cause;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::uring::complete_form;
 use ipctrace_common::wire::{Task, op_flag};
-use ipctrace_common::Cause;
 
 use crate::config::{self, place};
 use crate::inflight::{self, Moved, Side, Taken};
@@ -67,7 +67,7 @@ fn try_complete(ctx: &BtfTracePointContext) -> Result<()> {
     completed(completion)
 }
 
-/// hook: tp_btf/io_uring_cqe_overflow `void (void *ctx, unsigned long long user_data, s32 res, u32 cflags)` — include/trace/events/io_uring.h
+/// hook: tp_btf/io_uring_cqe_overflow `void (void *ctx, long long unsigned int user_data, s32 res, u32 cflags)` — include/trace/events/io_uring.h
 ///
 /// From `io_cqring_event_overflow`, where the ring has no room for a completion.
 #[btf_tracepoint(function = "io_uring_cqe_overflow")]
@@ -91,8 +91,11 @@ pub fn uring_overflow(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn completed(completion: Completion) -> Result<()> {
     let named = completion.request != 0;
-    let request =
-        if named { completion.request } else { uring::by_name(completion.ctx, completion.user_data)?.unwrap_or(0) };
+    let request = if named {
+        completion.request
+    } else {
+        uring::by_name(completion.ctx, completion.user_data)?.unwrap_or(0)
+    };
     if request == 0 {
         return Ok(());
     }
@@ -135,7 +138,9 @@ fn completed(completion: Completion) -> Result<()> {
 #[inline(always)]
 fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
     let side = &request.sides[index];
-    if side.mechanism == 0 || side.key.id == 0 {
+    // A datagram that is sent by address names no channel.
+    let addressed = emit::has_messages(side.mechanism) && side.receive == 0;
+    if side.mechanism == 0 || (side.key.id == 0 && !addressed) {
         return;
     }
     let Some(desk) = inflight::desk() else {

@@ -10,7 +10,7 @@ use crate::config::offset;
 use crate::inflight::{self, Side, Taken};
 use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
-use crate::{channel, ring, straddle, syscall, task, unix, uring};
+use crate::{channel, emit, ring, straddle, syscall, task, unix, uring};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken.
 const TAKES_NOTHING: u32 = 0x2 | 0x2000;
@@ -93,7 +93,9 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     call.taken = taken;
     call.moved = syscall::plain(returned as u64);
     call.active = 1;
-    syscall::one_slowly(tid, call);
+    if syscall::prepare(call, 0) {
+        emit::emit_plain(tid, 0);
+    }
     call.active = 0;
     thread.latest = ring::now();
     Ok(())

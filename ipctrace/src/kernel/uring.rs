@@ -29,7 +29,8 @@ impl Facts {
         let complete = arguments(types, Hook::UringComplete.tracepoint());
         Facts {
             places: places.collect(),
-            submit_names_request: submit.is_some_and(|kinds| kinds.first().is_some_and(|kind| kind == "io_kiocb")),
+            submit_names_request: submit
+                .is_some_and(|kinds| kinds.first().is_some_and(|kind| kind == "io_kiocb")),
             complete: complete.and_then(|kinds| form(&kinds)),
         }
     }
@@ -74,7 +75,8 @@ pub fn decide(facts: &Facts, tracepoints: &[Hook]) -> Result<Uring, String> {
         return Err("this kernel has no tracepoint io_uring_complete".to_owned());
     }
     let Some(complete) = facts.complete.filter(|_| facts.submit_names_request) else {
-        return Err("the tracepoints of this kernel's io_uring do not name the request: Linux 6.0 is needed".to_owned());
+        return Err("the tracepoints of this kernel's io_uring do not name the request: Linux 6.0 is needed"
+            .to_owned());
     };
     let mut places = Places::NONE;
     for (path, need, place) in Places::PATHS {
@@ -107,7 +109,11 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
-            places: Places::PATHS.iter().enumerate().map(|(index, (path, ..))| (*path, index as u32)).collect(),
+            places: Places::PATHS
+                .iter()
+                .enumerate()
+                .map(|(index, (path, ..))| (*path, index as u32))
+                .collect(),
             submit_names_request: true,
             complete: Some(complete_form::ENTRY),
         }
@@ -140,9 +146,9 @@ mod tests {
     #[test]
     fn what_may_be_missing_is_absent() {
         let mut facts = facts();
-        facts.places.remove("io_rw.addr");
+        facts.places.remove("io_splice.flags");
         let uring = decide(&facts, &[Hook::UringSubmitSqe, Hook::UringComplete]).expect("enough is there");
-        assert_eq!((uring.on, uring.by_socket, uring.places.rw_addr), (1, 0, Places::ABSENT));
+        assert_eq!((uring.on, uring.by_socket, uring.places.splice_flags), (1, 0, Places::ABSENT));
         assert_eq!(decide(&facts, Hook::ALL).map(|uring| uring.by_socket), Ok(1));
     }
 }

@@ -109,7 +109,8 @@ impl Ring {
     /// Those of write(2).
     pub fn write_all(&mut self, descriptor: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let entry = opcode::Write::new(Fd(descriptor.as_raw_fd()), bytes.as_ptr(), u32::try_from(bytes.len())?);
+            let entry =
+                opcode::Write::new(Fd(descriptor.as_raw_fd()), bytes.as_ptr(), u32::try_from(bytes.len())?);
             // SAFETY: the bytes outlive the request, which is waited for.
             let count = unsafe { self.one(entry.build()) }?;
             bytes = &bytes[count..];
