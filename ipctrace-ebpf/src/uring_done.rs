@@ -2,10 +2,8 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use ipctrace_common::Cause;
-use ipctrace_common::syscall::Class;
 use ipctrace_common::uring::complete_form;
-use ipctrace_common::wire::{Task, op_flag};
+use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, place};
 use crate::inflight::{self, Moved, Side, Taken};

@@ -28,11 +28,14 @@ const PORTION: usize = 997;
 /// Sizes of the messages.
 const MESSAGES: [usize; 3] = [1, 100, 3000];
 
+/// How a writer writes.
+type Write = fn(&OwnedFd, &[u8]) -> Result<()>;
+
 fn play(stage: &Stage) -> Result<()> {
     let (reader, writer) = pipe()?;
     let (near, far) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
     let (from, to) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty())?;
-    let writers: [(&str, fn(&OwnedFd, &[u8]) -> Result<()>); 3] =
+    let writers: [(&str, Write); 3] =
         [("plain", by_calls), ("ring", by_ring), ("polled-ring", by_polled_ring)];
     let mut children = Vec::new();
     for (name, write) in writers {

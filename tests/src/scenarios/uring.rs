@@ -26,6 +26,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "splice_through_a_ring", play: spliced },
 ];
 
+/// How a ring is made.
+type Make = fn() -> Result<Ring>;
+
 /// How a writer writes.
 type Write = fn(&OwnedFd, &[u8]) -> Result<()>;
 
@@ -68,7 +71,7 @@ fn rings_write(stage: &Stage) -> Result<()> {
 fn ring_reads(stage: &Stage) -> Result<()> {
     let (reader, writer) = pipe()?;
     let mut children = Vec::new();
-    let readers: [(&str, fn() -> Result<Ring>); 3] =
+    let readers: [(&str, Make); 3] =
         [("ring", Ring::new), ("polled", Ring::polled), ("workers", || Ok(Ring::new()?.by_workers()))];
     for (name, ring) in readers {
         children.push(stage.child(name, |stage| {
