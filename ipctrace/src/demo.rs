@@ -9,6 +9,7 @@ pub mod members;
 mod pipe;
 mod signals;
 pub mod stage;
+mod tcp;
 pub mod truth;
 mod unix_dgram;
 mod unix_seqpacket;
@@ -43,6 +44,7 @@ pub const DEMOS: &[Demo] = &[
     unix_stream::DEMO,
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
+    tcp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
     io_uring::DEMO,

@@ -4,9 +4,11 @@ mod descriptors;
 mod ends;
 mod messages;
 mod names;
+mod namespaces;
 mod signals;
 mod streams;
 mod uring;
+mod tcp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use ipctrace::demo::{Stage, truth};
 
 use crate::check::check;
+use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
 /// A workload.
@@ -34,6 +37,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     signals::SCENARIOS,
     streams::SCENARIOS,
     uring::SCENARIOS,
+    tcp::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.
@@ -66,6 +70,11 @@ pub fn actor() -> Result<PathBuf> {
 /// # Errors
 /// With every difference.
 pub fn verify(name: &str) -> Result<()> {
+    if name.contains("namespaces")
+        && let Some(reason) = namespaces::missing()
+    {
+        return skip(name, reason);
+    }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
     let actor = Command::new(actor()?)
