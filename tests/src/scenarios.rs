@@ -7,8 +7,8 @@ mod names;
 mod namespaces;
 mod signals;
 mod streams;
-mod uring;
 mod tcp;
+mod uring;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,5 +1,6 @@
 //! Reads, writes, sends and receives that are no system calls: io_uring.
 
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +20,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "rings_of_registered_files", play: registered },
     Scenario { name: "a_hundred_requests_at_once", play: batches },
     Scenario { name: "sockets_through_rings", play: sockets },
+    Scenario { name: "tcp_through_rings", play: tcp },
     Scenario { name: "messages_through_rings", play: messages },
     Scenario { name: "one_request_receives_many_times", play: multishot },
     Scenario { name: "requests_that_wait_and_that_are_cancelled", play: waiting },
@@ -173,6 +175,40 @@ fn sockets(stage: &Stage) -> Result<()> {
         Ok(())
     })?;
     stage.reap(&[client, server])
+}
+
+/// TCP, both ways: rings on one side, and on both.
+fn tcp(stage: &Stage) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let server = stage.child("server", |stage| {
+        let (connection, _) = listener.accept()?;
+        let id = format!("tcp:{}->{}", connection.peer_addr()?, connection.local_addr()?);
+        let connection = OwnedFd::from(connection);
+        let mut ring = Ring::new()?;
+        let mut all = Vec::new();
+        let mut buffer = [0; 300];
+        while all.len() < 5000 {
+            let length = ring.receive(&connection, &mut buffer, 0)?;
+            all.extend_from_slice(&buffer[..length]);
+        }
+        stage.heard("tcp", Some(id), &all)?;
+        stage::write_all(&connection, &stage.marked(100))?;
+        Ring::polled()?.by_workers().write_all(&connection, &stage.marked(200))
+    })?;
+    let client = stage.child("client", |stage| {
+        let connection = TcpStream::connect(address)?;
+        let id = format!("tcp:{}->{}", connection.peer_addr()?, connection.local_addr()?);
+        let connection = OwnedFd::from(connection);
+        let mut ring = Ring::new()?;
+        ring.register(&[&connection])?;
+        ring.write_all_fixed(0, &stage.marked(3000))?;
+        stage::write_all(&connection, &stage.marked(1000))?;
+        ensure!(ring.send(&connection, &stage.marked(1000))? == 1000);
+        let bytes = stage::read_exactly(&connection, 300)?;
+        stage.heard("tcp", Some(id), &bytes)
+    })?;
+    stage.reap(&[server, client])
 }
 
 /// Messages of equal length by several senders to one socket: each to its own.
