@@ -7,8 +7,10 @@ mod fifo;
 mod io_uring;
 pub mod members;
 mod pipe;
+mod posix_mq;
 mod signals;
 pub mod stage;
+mod sysv_msg;
 mod tcp;
 pub mod truth;
 mod unix_dgram;
@@ -48,6 +50,8 @@ pub const DEMOS: &[Demo] = &[
     fd_passing::DEMO,
     signals::DEMO,
     io_uring::DEMO,
+    posix_mq::DEMO,
+    sysv_msg::DEMO,
 ];
 
 /// The demo of that name.
