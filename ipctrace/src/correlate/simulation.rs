@@ -108,6 +108,11 @@ fn many_more_schedules() {
         ("middle", Plan { untraced: 60, ..adversarial }),
         ("lossy", Plan { lost: 40, ..Plan::REALISTIC }),
         ("lossy and adversarial", Plan { lost: 40, ..adversarial }),
+        ("unix, realistic", Plan { paged: false, ..Plan::REALISTIC }),
+        ("unix, adversarial", Plan { paged: false, ..adversarial }),
+        ("unix, large", Plan { paged: false, largest: 20_000, ..adversarial }),
+        ("unix, middle", Plan { paged: false, untraced: 60, ..adversarial }),
+        ("unix, lossy", Plan { paged: false, lost: 40, ..Plan::REALISTIC }),
     ] {
         for processes in [(1, 1), (2, 1), (3, 1), (1, 3), (2, 3), (3, 3), (2, 2)] {
             let report = run_seeds(plan, &[processes], 1..=seeds);
