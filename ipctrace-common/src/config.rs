@@ -156,6 +156,50 @@ offsets! {
     siginfo_value = "kernel_siginfo._sifields._rt._sigval";
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
+    /// Address space.
+    task_mm = "task_struct.mm";
+    /// Namespaces.
+    task_nsproxy = "task_struct.nsproxy";
+    /// IPC namespace.
+    nsproxy_ipc_ns = "nsproxy.ipc_ns";
+    /// Mount namespace.
+    nsproxy_mnt_ns = "nsproxy.mnt_ns";
+    /// Number of an IPC namespace.
+    ipc_ns_inum = "ipc_namespace.ns.inum";
+    /// System V objects of an IPC namespace, by kind.
+    ipc_ns_ids = "ipc_namespace.ids";
+    /// Root of the tree of one kind.
+    ipc_ids_head = "ipc_ids.ipcs_idr.idr_rt.xa_head";
+    /// How far the index is to be shifted at a node of such a tree.
+    xa_node_shift = "xa_node.shift";
+    /// What is below a node.
+    xa_node_slots = "xa_node.slots";
+    /// Id of a segment.
+    shm_id = "shmid_kernel.shm_perm.id";
+    /// Key of a segment.
+    shm_key = "shmid_kernel.shm_perm.key";
+    /// Size of a segment.
+    shm_size = "shmid_kernel.shm_segsz";
+    /// Task that made a segment.
+    shm_creator = "shmid_kernel.shm_creator";
+    /// Number of a mount namespace.
+    mnt_ns_inum = "mnt_namespace.ns.inum";
+    /// Size of a file.
+    inode_size = "inode.i_size";
+    /// Begin of a mapping.
+    vma_start = "vm_area_struct.vm_start";
+    /// What may be done with a mapping.
+    vma_flags = "vm_area_struct.vm_flags";
+    /// Where in its file a mapping begins, pages.
+    vma_pgoff = "vm_area_struct.vm_pgoff";
+    /// End of a mapping.
+    vma_end = "vm_area_struct.vm_end";
+    /// File of a mapping.
+    vma_file = "vm_area_struct.vm_file";
+    /// Id of an attached System V segment.
+    shm_file_id = "shm_file_data.id";
+    /// IPC namespace of an attached System V segment.
+    shm_file_ns = "shm_file_data.ns";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
@@ -190,6 +234,10 @@ pub struct Config {
     pub has_loop: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
+    pub has_find_vma: u32,
+    /// Size of `struct ipc_ids`.
+    pub ipc_ids_size: u32,
 }
 
 impl Config {
@@ -203,6 +251,8 @@ impl Config {
         pipe_buffer_size: 0,
         has_loop: 0,
         verbose: 0,
+        has_find_vma: 0,
+        ipc_ids_size: 0,
     };
 }
 

@@ -30,6 +30,8 @@ setting! {
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     has_loop: u32 = CONFIG.has_loop;
     verbose: u32 = CONFIG.verbose;
+    has_find_vma: u32 = CONFIG.has_find_vma;
+    ipc_ids_size: u32 = CONFIG.ipc_ids_size;
 }
 
 /// Where the arguments of system calls are.

@@ -15,6 +15,7 @@ mod position;
 mod put;
 mod range;
 mod sequence;
+mod shared;
 mod signal;
 mod stream;
 mod take;
@@ -33,13 +34,14 @@ use ipctrace_common::wire::{self, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
-use crate::model::{Event, Lost};
+use crate::model::{Event, Flow, Lost};
 
 use call::Call;
 use context::Context;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
+use shared::Shared;
 use signal::Signals;
 use stream::Stream;
 
@@ -79,6 +81,7 @@ pub struct Correlator {
     messages: Messages,
     signals: Signals,
     handoffs: Handoffs,
+    shared: Shared,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -110,6 +113,7 @@ impl Correlator {
             messages: Messages::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
+            shared: Shared::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -125,6 +129,8 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Share(share, _) => share.header.time,
+            Record::Touch(touch) => touch.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -133,6 +139,12 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Share(share, name) => self.share(&share, &name, out),
+            Record::Touch(touch) => {
+                let who = self.procs.intern(&touch.task, self.limits.processes);
+                self.shared.touch(&touch, &who, &mut context!(self, out));
+                Some(())
+            }
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -201,8 +213,19 @@ impl Correlator {
 
     fn process(&mut self, record: &wire::Process, out: &mut Vec<Event>) -> Option<()> {
         match record.header.flags {
-            process_event::FORK | process_event::EXEC => {}
+            process_event::FORK => {
+                let child = self.procs.intern(&record.task, self.limits.processes);
+                let (parent, same) = (record.parent.tgid, record.same_memory != 0);
+                self.shared.forked(parent, &child, same, record.header.time, &mut context!(self, out));
+            }
+            process_event::EXEC => {
+                // Its name is that of the new program already.
+                self.shared.left(record.task.tgid, None, record.header.time, &mut context!(self, out));
+            }
             process_event::EXIT => {
+                let who = self.procs.intern(&record.task, self.limits.processes);
+                let time = record.header.time;
+                self.shared.left(record.task.tgid, Some(&who), time, &mut context!(self, out));
                 self.procs.forget(record.task.tid);
                 self.signals.exited(record.task.tgid, &mut context!(self, out));
             }
@@ -219,6 +242,22 @@ impl Correlator {
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
         Some(())
+    }
+
+    fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
+        let who = self.procs.intern(&record.task, self.limits.processes);
+        self.shared.push(record, name, &who, &mut context!(self, out))
+    }
+
+    /// Ids of System V objects in this IPC namespace (its number) are shown without it.
+    pub fn at_home(&mut self, namespace: u64) {
+        self.shared.at_home(namespace);
+    }
+
+    /// What no event shows: for each piece of shared memory the pairs of a process that can write and another that has it
+    /// mapped, with the size of the memory, up to `now`.
+    pub fn pairs(&self, now: u64) -> Vec<Flow> {
+        self.shared.pairs(now)
     }
 
     /// The kernel reported `count` losses of this cause since the last call; `now` is ns since boot.

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+mod memory;
 pub mod members;
 mod pipe;
 mod signals;
@@ -43,6 +44,11 @@ pub const DEMOS: &[Demo] = &[
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
     fd_passing::DEMO,
+    memory::SYSV_SHM,
+    memory::POSIX_SHM,
+    memory::MEMFD,
+    memory::SHARED_FILE,
+    memory::SHARED_ANON,
     signals::DEMO,
 ];
 

@@ -32,6 +32,10 @@ struct Totals {
     ends: u64,
     /// Descriptors passed.
     handoffs: u64,
+    /// Doings with shared memory.
+    shares: u64,
+    /// Pages that one process wrote and another read.
+    pages: u64,
     /// Channels that bytes arrived over.
     channels: usize,
 }
@@ -53,6 +57,8 @@ impl Totals {
                 Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
                 Truth::Signal { .. } => totals.ends += 1,
                 Truth::Handoff { .. } => totals.handoffs += 1,
+                Truth::Share { .. } => totals.shares += 1,
+                Truth::Evidence { pages, .. } => totals.pages += pages,
                 Truth::Member { .. } | Truth::Sent { .. } | Truth::Named { .. } => {}
             }
         }
@@ -134,8 +140,10 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
                 let channel = channel.as_deref().context("a channel that is not known")?;
                 known(from) && known(to) && !channel.contains("[0]")
             }
-            Truth::Signal { from, to, .. } | Truth::Handoff { from, to, .. } => known(from) && known(to),
-            Truth::Sent { by, .. } => known(by),
+            Truth::Signal { from, to, .. }
+            | Truth::Handoff { from, to, .. }
+            | Truth::Evidence { from, to, .. } => known(from) && known(to),
+            Truth::Sent { by, .. } | Truth::Share { by, .. } => known(by),
             Truth::Member { .. } | Truth::Named { .. } => true,
         };
         ensure!(known, "an end is not known: {line:?}");
@@ -193,8 +201,22 @@ fn signals() -> Result<()> {
 }
 
 #[test]
+fn shared_memory() -> Result<()> {
+    let cast = ["stage", "writer", "reader"];
+    for (name, shares, pages) in
+        [("sysv_shm", 6, 1), ("posix_shm", 6, 1), ("memfd", 5, 1), ("shared_file", 4, 1), ("shared_anon", 7, 2)]
+    {
+        holds(name, &cast, &Totals { shares, pages, ends: 2, ..Totals::default() })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn every_demo_has_a_test() {
-    let tested = ["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "fd_passing", "signals"];
+    let tested = [
+        "pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "fd_passing", "sysv_shm", "posix_shm",
+        "memfd", "shared_file", "shared_anon", "signals",
+    ];
     assert_eq!(DEMOS.iter().map(|demo| demo.name).collect::<Vec<_>>(), tested);
 }
 

@@ -71,7 +71,12 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     }
                 }
             }
-            Truth::Member { .. } | Truth::Named { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => {}
+            Truth::Member { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. } => {}
         }
     }
     balances

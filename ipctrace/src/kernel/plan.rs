@@ -1,7 +1,7 @@
 //! What can be traced, decided from facts alone.
 
 use ipctrace_common::config::{Config, Offsets};
-use ipctrace_common::{Hook, Mechanism};
+use ipctrace_common::{Hook, Mechanism, Shape};
 
 use super::Facts;
 
@@ -9,6 +9,26 @@ use super::Facts;
 const CAP_BPF: u64 = 1 << 39;
 const CAP_PERFMON: u64 = 1 << 38;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// Structures that only some mechanisms read: how their paths begin, and the set of those mechanisms.
+const ONLY_FOR: &[(&str, u32)] = &[
+    ("vm_area_struct.", Mechanism::of_shape(Shape::Shared)),
+    ("shm_file_data.", Mechanism::of_shape(Shape::Shared)),
+    ("task_struct.mm", Mechanism::of_shape(Shape::Shared)),
+    ("task_struct.nsproxy", Mechanism::of_shape(Shape::Shared)),
+    ("nsproxy.", Mechanism::of_shape(Shape::Shared)),
+    ("ipc_namespace.", Mechanism::of_shape(Shape::Shared)),
+    ("ipc_ids.", Mechanism::SysvShm.bit()),
+    ("xa_node.", Mechanism::SysvShm.bit()),
+    ("shmid_kernel.", Mechanism::SysvShm.bit()),
+    ("mnt_namespace.", Mechanism::of_shape(Shape::Shared)),
+    ("inode.i_size", Mechanism::of_shape(Shape::Shared)),
+];
+
+/// The mechanisms that read the member at a path.
+fn readers(path: &str) -> u32 {
+    ONLY_FOR.iter().find(|(prefix, _)| path.starts_with(prefix)).map_or(u32::MAX, |(_, set)| *set)
+}
 
 /// Why nothing can be traced, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +98,7 @@ impl Plan {
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
-            .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
+            .filter(|hook| hook.serves() & on != 0)
             .collect();
         let config = Config {
             offsets,
@@ -89,6 +109,8 @@ impl Plan {
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            has_find_vma: u32::from(facts.has_find_vma),
+            ipc_ids_size: facts.ipc_ids_size.unwrap_or(0),
         };
         Ok(Plan { config, hooks, mechanisms })
     }
@@ -104,11 +126,20 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| !facts.offsets.contains_key(path)) {
+        let missing = Offsets::PATHS
+            .iter()
+            .find(|(path, _)| !facts.offsets.contains_key(path) && readers(path) & mechanism.bit() != 0);
+        if let Some((path, _)) = missing {
             return Err(format!("this kernel has no {path}"));
+        }
+        if mechanism.shape() == Shape::Shared && !facts.has_find_vma {
+            return Err("this kernel has no helper bpf_find_vma (Linux 5.17)".to_owned());
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());
+        }
+        if mechanism == Mechanism::SysvShm && facts.ipc_ids_size.is_none() {
+            return Err("this kernel has no struct ipc_ids".to_owned());
         }
         if !wanted.contains(&mechanism) {
             return Err("not chosen".to_owned());
@@ -134,6 +165,8 @@ mod tests {
                 .collect(),
             pipe_buffer_size: Some(40),
             has_loop: true,
+            has_find_vma: true,
+            ipc_ids_size: Some(200),
             registers: Some(Registers::default()),
             tracepoints: Hook::ALL.to_vec(),
             no_btf: None,

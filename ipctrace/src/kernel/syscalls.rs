@@ -1,6 +1,6 @@
 //! System call numbers and registers: all that differs between architectures.
 
-use ipctrace_common::Mechanism;
+use ipctrace_common::{Mechanism, Shape};
 use ipctrace_common::syscall::{Class, Special, TABLE};
 use libc::c_long;
 
@@ -60,7 +60,26 @@ const CALLS: &[(c_long, Class, u32)] = &[
 ];
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
-const SPECIALS: &[(c_long, Special, u32)] = &[];
+const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_shmget, Special::Shmget, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmat, Special::Shmat, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmdt, Special::Shmdt, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmctl, Special::Shmctl, Mechanism::SysvShm.bit()),
+    (libc::SYS_mmap, Special::Mmap, SHARED),
+    (libc::SYS_munmap, Special::Munmap, SHARED),
+    (libc::SYS_mremap, Special::Mremap, SHARED),
+    (libc::SYS_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_pkey_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_memfd_create, Special::MemfdCreate, Mechanism::Memfd.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, Special::Unlink, Mechanism::PosixShm.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit()),
+    (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit()),
+    (libc::SYS_unlinkat, Special::Unlinkat, Mechanism::PosixShm.bit()),
+];
+
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 =
