@@ -104,13 +104,29 @@ fn overlaps(ranges: *const Ranges, start: u64, end: u64) -> bool {
     false
 }
 
-/// The ranges of a process that has shared memory at these addresses.
+/// Whether the current process has shared memory at these addresses.
 #[inline(always)]
-fn sharing(tgid: u32, start: u64, end: u64) -> Option<*mut Ranges> {
-    SHARING.get_ptr_mut(tgid).filter(|ranges| overlaps(*ranges, start, end))
+fn shares(start: u64, end: u64) -> bool {
+    SHARING.get_ptr_mut(tgid()).is_some() && shares_range(start, end) != 0
 }
 
-/// Enters a range.
+/// The same for one that may have. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn shares_range(start: u64, end: u64) -> i32 {
+    SHARING.get_ptr(tgid()).map_or(0, |ranges| i32::from(overlaps(ranges, start, end)))
+}
+
+/// Enters a range of a process. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn share_claim(tgid: u32, start: u64, end: u64) -> i32 {
+    if let Err(cause) = claim(tgid, start, end) {
+        ring::count(cause);
+    }
+    0
+}
+
 #[inline(always)]
 fn claim(tgid: u32, start: u64, end: u64) -> Result<()> {
     if SHARING.get_ptr_mut(tgid).is_none() {
@@ -140,9 +156,13 @@ fn claim(tgid: u32, start: u64, end: u64) -> Result<()> {
     Ok(())
 }
 
-/// These addresses share nothing any more.
-#[inline(always)]
-fn release(ranges: *mut Ranges, start: u64, end: u64) {
+/// These addresses of the current process share nothing any more. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn share_release(start: u64, end: u64) -> i32 {
+    let Some(ranges) = SHARING.get_ptr_mut(tgid()) else {
+        return 0;
+    };
     for index in 0..SLOTS {
         // SAFETY: a valid pointer into the map; fields are read and written in single accesses.
         unsafe {
@@ -159,6 +179,7 @@ fn release(ranges: *mut Ranges, start: u64, end: u64) {
             }
         }
     }
+    0
 }
 
 #[inline(always)]
@@ -348,7 +369,7 @@ fn find(address: u64) -> Result<Vma> {
         return Err(Cause::ReadFailed);
     }
     // It fails while another thread changes the process's mappings, which does not take long.
-    for _ in 0..8 {
+    for _ in 0..4 {
         // SAFETY: `found_vma` has the signature that the helper calls, and the state outlives the call.
         let status = unsafe {
             let visit: extern "C" fn(*mut c_void, *mut c_void, *mut Vma) -> i64 = found_vma;
@@ -398,8 +419,8 @@ fn unmapping() -> Result<()> {
 /// Tells that these addresses are no longer what they were, if any of them was shared.
 #[inline(always)]
 fn unmapped(start: u64, len: u64) -> Result<()> {
-    if let Some(ranges) = sharing(tgid(), start, start.wrapping_add(len)) {
-        release(ranges, start, start.wrapping_add(len));
+    if shares(start, start.wrapping_add(len)) {
+        share_release(start, start.wrapping_add(len));
         let record = &mut desk(HOOKS, share_event::UNMAP)?.fixed;
         record.start = start;
         record.len = len;
@@ -411,7 +432,7 @@ fn unmapped(start: u64, len: u64) -> Result<()> {
 #[inline(always)]
 fn detaching() -> Result<()> {
     let [start, ..] = special::arguments()?;
-    if sharing(tgid(), start, start.wrapping_add(1)).is_some() {
+    if shares(start, start.wrapping_add(1)) {
         // The range stays: how long it is, and whether a segment begins here, user space knows.
         desk(HOOKS, share_event::UNMAP)?.fixed.start = start;
         share_tell(HOOKS, 0);
@@ -488,7 +509,7 @@ fn told_map(start: u64, len: u64, fd: u32, offset: u64) -> Result<()> {
     record.offset = offset;
     record.writable = u32::from(writable);
     if share_tell(HOOKS, file) != 0 {
-        claim(tgid(), start, start.wrapping_add(len))?;
+        share_claim(tgid(), start, start.wrapping_add(len));
     }
     Ok(())
 }
@@ -501,7 +522,7 @@ fn attached(start: u64) -> Result<()> {
     record.len = found.end.wrapping_sub(found.start);
     record.writable = u32::from(found.flags & VM_WRITE != 0);
     if share_tell(HOOKS, found.file) != 0 {
-        claim(tgid(), start, found.end)?;
+        share_claim(tgid(), start, found.end);
     }
     Ok(())
 }
@@ -510,14 +531,14 @@ fn attached(start: u64) -> Result<()> {
 fn moved(to: u64) -> Result<()> {
     let [start, len, to_len, flags, ..] = special::arguments()?;
     let (len, to_len) = (pages(len), pages(to_len));
-    let Some(ranges) = sharing(tgid(), start, start.wrapping_add(if len == 0 { 1 } else { len })) else {
+    if !shares(start, start.wrapping_add(if len == 0 { 1 } else { len })) {
         return Ok(());
-    };
+    }
     let stays = len == 0 || flags & MREMAP_DONTUNMAP != 0;
     if !stays {
-        release(ranges, start, start.wrapping_add(len));
+        share_release(start, start.wrapping_add(len));
     }
-    claim(tgid(), to, to.wrapping_add(to_len))?;
+    share_claim(tgid(), to, to.wrapping_add(to_len));
     let record = &mut desk(HOOKS, share_event::MOVE)?.fixed;
     record.start = start;
     record.len = len;
@@ -531,7 +552,7 @@ fn moved(to: u64) -> Result<()> {
 #[inline(always)]
 fn protected() -> Result<()> {
     let [start, len, protection, ..] = special::arguments()?;
-    if sharing(tgid(), start, start.wrapping_add(pages(len))).is_some() {
+    if shares(start, start.wrapping_add(pages(len))) {
         let record = &mut desk(HOOKS, share_event::PROTECT)?.fixed;
         record.start = start;
         record.len = pages(len);
@@ -677,9 +698,12 @@ pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
 /// Tells of a page of shared memory that is not, or not for writing, in the page tables of the current process.
 #[inline(always)]
 fn touched(address: u64, error: u64) {
-    let Some(ranges) = sharing(tgid(), address, address.wrapping_add(1)) else {
+    let Some(ranges) = SHARING.get_ptr_mut(tgid()) else {
         return;
     };
+    if !overlaps(ranges, address, address.wrapping_add(1)) {
+        return;
+    }
     // SAFETY: a valid, aligned pointer into the map.
     if unsafe { add(&raw mut (*ranges).touches, 1) } >= TOUCHES {
         return;
@@ -737,7 +761,7 @@ fn try_seen(task: u64, vma: u64) -> Result<()> {
     // SAFETY: a valid record.
     unsafe { done_by(record, task) };
     if share_tell(ITERATOR, found.file) != 0 {
-        claim(tgid, found.start, found.end)?;
+        share_claim(tgid, found.start, found.end);
     }
     Ok(())
 }

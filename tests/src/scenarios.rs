@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod ends;
+mod memory;
 mod messages;
 mod names;
 mod signals;
@@ -28,6 +29,7 @@ pub struct Scenario {
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
     ends::SCENARIOS,
+    memory::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     signals::SCENARIOS,

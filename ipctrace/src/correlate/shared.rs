@@ -263,6 +263,10 @@ impl Shared {
         };
         let at = region.offset + (record.address - start);
         if let Some(object) = self.objects.get_mut(&region.id) {
+            if let Some(user) = object.users.get_mut(&who.identity()) {
+                // It may have another name by now.
+                user.process = Arc::clone(who);
+            }
             let known = object.pages.len();
             let room = self.pages < PAGES;
             if record.write == 0 {
@@ -444,5 +448,5 @@ fn share(object: &Object, time: u64, who: &Arc<Proc>, action: ShareAction, writa
     })
 }
 
-
-
+#[cfg(test)]
+mod tests;
