@@ -41,6 +41,14 @@ const PAGE: u64 = 4096;
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
 
+/// How the names begin that the kernel gives to files which are in no directory.
+const MEMFD: u64 = u64::from_be_bytes(*b"\0\0memfd:");
+const DEV_ZERO: u64 = u64::from_be_bytes(*b"dev/zero");
+const ANON_HUGEPAGE: u64 = u64::from_be_bytes(*b"anon_hug");
+const SYSV: u64 = u64::from_be_bytes(*b"\0\0\0\0SYSV");
+/// How the paths of POSIX shared memory begin, but for the last slash.
+const DEV_SHM: u64 = u64::from_be_bytes(*b"/dev/shm");
+
 /// Ranges that are told apart in one process; more are merged.
 const SLOTS: usize = 16;
 /// Touches told of one process between two of its mappings.
@@ -202,18 +210,19 @@ fn desk(index: u32, event: u16) -> Result<&'static mut Named> {
     let record = &mut named.fixed;
     record.header.flags = event;
     record.header.mechanism = 0;
-    record.key = Key { id: 0, space: 0 };
-    record.start = 0;
-    record.len = 0;
-    record.offset = 0;
-    record.to = 0;
-    record.to_len = 0;
-    record.size = 0;
-    record.mounts = 0;
-    record.magic = 0;
-    record.writable = 0;
-    record.flag = 0;
-    record.name_len = 0;
+    /// Writes zeros one by one: the compiler would make a loop over bytes of them, which the verifier walks through.
+    macro_rules! zero {
+        ($($field:ident),*) => {$(
+            // SAFETY: a field of a valid record.
+            unsafe { core::ptr::write_volatile(&raw mut record.$field, 0) };
+        )*};
+    }
+    zero!(start, len, offset, to, to_len, size, mounts, magic, writable, flag, name_len);
+    // SAFETY: as above.
+    unsafe {
+        core::ptr::write_volatile(&raw mut record.key.id, 0);
+        core::ptr::write_volatile(&raw mut record.key.space, 0);
+    }
     Ok(named)
 }
 
@@ -266,9 +275,7 @@ pub extern "C" fn share_tell(index: u32, file: u64) -> i32 {
     let len = if len > NAME_MAX { NAME_MAX } else { len };
     named.fixed.name_len = len as u32;
     // SAFETY: at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe {
-        core::slice::from_raw_parts(place.cast::<u8>(), size_of::<wire::Share>() + len)
-    });
+    ring::output(unsafe { core::slice::from_raw_parts(place.cast::<u8>(), size_of::<wire::Share>() + len) });
     1
 }
 
@@ -305,13 +312,13 @@ fn describe(file: u64, named: &mut Named) -> Result<bool> {
         return Err(Cause::ReadFailed);
     }
     named.fixed.name_len = (copied as u32) & 0x1ff;
-    let head = &named.name;
-    let starts = |with: &[u8]| head.iter().zip(with).all(|(one, other)| one == other);
-    let mechanism = if starts(b"memfd:") {
+    // Names of less than 8 bytes stand in an array of more.
+    let head = u64::from_be(read(name, 0)?);
+    let mechanism = if head >> 16 == MEMFD {
         Mechanism::Memfd
-    } else if starts(b"dev/zero") || starts(b"anon_hug") {
+    } else if head == DEV_ZERO || head == ANON_HUGEPAGE {
         Mechanism::SharedAnon
-    } else if starts(b"SYSV") {
+    } else if head >> 32 == SYSV {
         Mechanism::SysvShm
     } else {
         return Ok(false);
@@ -354,38 +361,50 @@ fn read_vma(vma: u64, found: &mut Vma) -> Result<()> {
     Ok(())
 }
 
+/// The mapping that was looked for last. In a map rather than on the stack: the verifier would follow each content of the
+/// latter by itself.
+#[map]
+static FOUND: PerCpuArray<Vma> = PerCpuArray::with_max_entries(1, 0);
+
 /// What bpf_find_vma calls.
-extern "C" fn found_vma(_task: *mut c_void, vma: *mut c_void, found: *mut Vma) -> i64 {
-    // SAFETY: the state that `find` passed.
-    let _ = read_vma(vma as u64, unsafe { &mut *found });
+extern "C" fn found_vma(_task: *mut c_void, vma: *mut c_void, _state: *mut c_void) -> i64 {
+    if let Some(found) = FOUND.get_ptr_mut(0) {
+        // SAFETY: this CPU's valid, aligned place.
+        let _ = read_vma(vma as u64, unsafe { &mut *found });
+    }
     0
 }
 
-/// The mapping at an address of the current process.
-#[inline(always)]
-fn find(address: u64) -> Result<Vma> {
-    let mut found = Vma { start: 0, end: 0, flags: 0, offset: 0, file: 0 };
+/// Looks for the mapping at an address of the current process; not 0 if there is none. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn vma_find(address: u64) -> i32 {
     if config::has_find_vma() == 0 {
-        return Err(Cause::ReadFailed);
+        return -1;
     }
+    let mut status = -1;
     // It fails while another thread changes the process's mappings, which does not take long.
     for _ in 0..4 {
-        // SAFETY: `found_vma` has the signature that the helper calls, and the state outlives the call.
-        let status = unsafe {
-            let visit: extern "C" fn(*mut c_void, *mut c_void, *mut Vma) -> i64 = found_vma;
-            bpf_find_vma(
-                bpf_get_current_task_btf(),
-                address,
-                visit as *mut c_void,
-                (&raw mut found).cast(),
-                0,
-            )
+        // SAFETY: `found_vma` has the signature that the helper calls; it needs no state.
+        status = unsafe {
+            let visit: extern "C" fn(*mut c_void, *mut c_void, *mut c_void) -> i64 = found_vma;
+            bpf_find_vma(bpf_get_current_task_btf(), address, visit as *mut c_void, core::ptr::null_mut(), 0)
         };
         if status == 0 {
             break;
         }
     }
-    if found.file == 0 { Err(Cause::ReadFailed) } else { Ok(found) }
+    status as i32
+}
+
+/// The mapping at an address of the current process.
+#[inline(always)]
+fn find(address: u64) -> Result<&'static Vma> {
+    let found = FOUND.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+    // SAFETY: this CPU's valid, aligned place; nothing else uses it meanwhile.
+    let found = unsafe { &mut *found };
+    found.file = 0;
+    if vma_find(address) != 0 || found.file == 0 { Err(Cause::ReadFailed) } else { Ok(found) }
 }
 
 /// The begin of a call after which addresses are not to be relied on. The verifier looks at it by itself.
@@ -622,13 +641,19 @@ fn made_memfd(fd: u32) -> Result<()> {
     Ok(())
 }
 
+/// Whether a path in the caller's memory is one of POSIX shared memory.
+#[inline(always)]
+fn is_posix(path: u64) -> bool {
+    read_user::<u64>(path, 0).map(u64::from_be) == Ok(DEV_SHM) && read_user::<u8>(path, 8) == Ok(b'/')
+}
+
 /// Opening a file may have made it: told if it may be POSIX shared memory.
 #[inline(always)]
 fn opened(fd: u32, argument: usize) -> Result<()> {
     let arguments = special::arguments()?;
     let (path, flags) =
         if argument == 0 { (arguments[0], arguments[1]) } else { (arguments[1], arguments[2]) };
-    if flags & O_CREAT == 0 || read_user::<[u8; 9]>(path, 0) != Ok(*b"/dev/shm/") {
+    if flags & O_CREAT == 0 || !is_posix(path) {
         return Ok(());
     }
     let file = object::file(fd)?;
@@ -647,13 +672,15 @@ fn opened(fd: u32, argument: usize) -> Result<()> {
 fn unlinked(argument: usize) -> Result<()> {
     let arguments = special::arguments()?;
     let path = if argument == 0 { arguments[0] } else { arguments[1] };
+    if !is_posix(path) {
+        return Ok(());
+    }
     let named = desk(HOOKS, share_event::REMOVE)?;
     // SAFETY: the place is that long; the helper checks the source.
-    let copied = unsafe {
-        bpf_probe_read_user_str(named.name.as_mut_ptr().cast(), NAME_MAX as u32, path as *const _)
-    };
-    if copied <= 0 || !named.name.iter().zip(b"/dev/shm/").all(|(one, other)| one == other) {
-        return Ok(());
+    let copied =
+        unsafe { bpf_probe_read_user_str(named.name.as_mut_ptr().cast(), NAME_MAX as u32, path as *const _) };
+    if copied <= 0 {
+        return Err(Cause::ReadFailed);
     }
     named.fixed.header.mechanism = Mechanism::PosixShm as u8;
     named.fixed.name_len = copied as u32 - 1;

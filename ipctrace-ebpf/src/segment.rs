@@ -68,4 +68,3 @@ pub(crate) fn find(id: u32) -> Result<Option<Segment>> {
         creator: read(entry, offset!(shm_creator))?,
     }))
 }
-

@@ -73,7 +73,9 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
         }
         Some(Special::Shmget | Special::Shmat) => {}
         Some(Special::Mmap | Special::Mremap | Special::Mprotect) => {}
-        Some(Special::MemfdCreate | Special::Unlink | Special::Unlinkat | Special::Openat | Special::Open) => {}
+        Some(
+            Special::MemfdCreate | Special::Unlink | Special::Unlinkat | Special::Openat | Special::Open,
+        ) => {}
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
         Some(Special::Eventfd) => {}

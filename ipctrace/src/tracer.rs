@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipctrace_common::{Cause, Mechanism, Shape};
 use ipctrace_common::wire::process_event;
+use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, Attached};

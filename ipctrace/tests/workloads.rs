@@ -203,9 +203,13 @@ fn signals() -> Result<()> {
 #[test]
 fn shared_memory() -> Result<()> {
     let cast = ["stage", "writer", "reader"];
-    for (name, shares, pages) in
-        [("sysv_shm", 6, 1), ("posix_shm", 6, 1), ("memfd", 5, 1), ("shared_file", 4, 1), ("shared_anon", 7, 2)]
-    {
+    for (name, shares, pages) in [
+        ("sysv_shm", 6, 1),
+        ("posix_shm", 6, 1),
+        ("memfd", 5, 1),
+        ("shared_file", 4, 1),
+        ("shared_anon", 7, 2),
+    ] {
         holds(name, &cast, &Totals { shares, pages, ends: 2, ..Totals::default() })?;
     }
     Ok(())
@@ -214,8 +218,18 @@ fn shared_memory() -> Result<()> {
 #[test]
 fn every_demo_has_a_test() {
     let tested = [
-        "pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "fd_passing", "sysv_shm", "posix_shm",
-        "memfd", "shared_file", "shared_anon", "signals",
+        "pipe",
+        "fifo",
+        "unix_stream",
+        "unix_dgram",
+        "unix_seqpacket",
+        "fd_passing",
+        "sysv_shm",
+        "posix_shm",
+        "memfd",
+        "shared_file",
+        "shared_anon",
+        "signals",
     ];
     assert_eq!(DEMOS.iter().map(|demo| demo.name).collect::<Vec<_>>(), tested);
 }

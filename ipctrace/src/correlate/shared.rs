@@ -115,9 +115,7 @@ impl Shared {
         if self.spaces.get(&who.pid).is_some_and(|space| space.start != who.start) {
             self.left(who.pid, None, context.now, context);
         }
-        self.spaces
-            .entry(who.pid)
-            .or_insert_with(|| Space { start: who.start, regions: Regions::default() });
+        self.spaces.entry(who.pid).or_insert_with(|| Space { start: who.start, regions: Regions::default() });
     }
 
     /// The object of a record, as it is now.

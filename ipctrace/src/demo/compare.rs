@@ -103,7 +103,9 @@ fn misnamed(names: &HashMap<&str, &str>, events: &[Event]) -> BTreeSet<String> {
         .filter_map(|event| match event {
             Event::Transfer(transfer) => Some(&transfer.channel),
             Event::Share(share) => Some(&share.channel),
-            Event::Signal(_) | Event::Wake(_) | Event::Handoff(_) | Event::Evidence(_) | Event::Lost(_) => None,
+            Event::Signal(_) | Event::Wake(_) | Event::Handoff(_) | Event::Evidence(_) | Event::Lost(_) => {
+                None
+            }
         })
         .filter_map(|channel| {
             let name = *names.get(channel.id.as_str())?;

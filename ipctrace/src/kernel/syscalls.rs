@@ -1,7 +1,7 @@
 //! System call numbers and registers: all that differs between architectures.
 
-use ipctrace_common::{Mechanism, Shape};
 use ipctrace_common::syscall::{Class, Special, TABLE};
+use ipctrace_common::{Mechanism, Shape};
 use libc::c_long;
 
 /// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.

@@ -7,8 +7,8 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::cgroup::Cgroups;
 use crate::model::{
-    Channel, End, Event, Evidence, Flow, Handoff, Latency, Lost, Outcome, Proc, Share, ShareAction, Signal, Transfer,
-    Wake, Why,
+    Channel, End, Event, Evidence, Flow, Handoff, Latency, Lost, Outcome, Proc, Share, ShareAction, Signal,
+    Transfer, Wake, Why,
 };
 use crate::render::Clock;
 

@@ -34,6 +34,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a_borrowed_address_space", play: borrowed },
 ];
 
+pub(super) const LATE: &[Scenario] = &[Scenario { name: "mapped_before_the_start", play: before_start }];
+
 const READ: ProtFlags = ProtFlags::PROT_READ;
 const WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
@@ -403,4 +405,47 @@ fn borrowed(stage: &Stage) -> Result<()> {
     memory.write(1);
     memory.unmap()?;
     stage.shared(&channel, "detach rw")
+}
+
+/// Mapped when tracing begins: known, with names, and no news until it ends. One that has ended by then was never there.
+fn before_start(stage: &Stage) -> Result<()> {
+    let go = std::env::var_os(super::GO).context("when to go on")?;
+    let go = std::path::Path::new(&go);
+    let file = memfd_create(c"early", MFdFlags::MFD_CLOEXEC)?;
+    ftruncate(&file, 2 * PAGE as i64)?;
+    let channel = stage::file_id("memfd", &file)?;
+    let key = IPC_PRIVATE;
+    let id = Segment::get(key, IPC_CREAT | 0o600)?;
+    let segment = Segment::attach(id, 0)?;
+    let sysv = format!("sysv_shm:{id}");
+    stage.tell(&Truth::Named { channel: sysv.clone(), name: "early".to_owned() })?;
+    let ended = stage.child("ended", |_| Memory::of(&file, PAGE, WRITE).map(|memory| memory.write(9)))?;
+    stage.reap(&[ended])?;
+    let writer = stage.child("writer", |stage| {
+        let memory = Memory::of(&file, 2 * PAGE, WRITE)?;
+        stage.raise(0);
+        stage.wait_until(|| go.exists())?;
+        // SAFETY: within the mapping.
+        unsafe { memory.address().add(PAGE).write_volatile(stage.mark()) };
+        stage.raise(1);
+        stage.shared_sized(&sysv, "detach rw", PAGE)?;
+        stage.shared_sized(&channel, "detach rw", 2 * PAGE)
+    })?;
+    let reader = stage.child("reader", |stage| {
+        let memory = Memory::of(&file, 2 * PAGE, READ)?;
+        stage.raise(0);
+        stage.wait_for(1, 1)?;
+        // SAFETY: within the mapping.
+        stage.saw(&channel, unsafe { memory.address().add(PAGE).read_volatile() })?;
+        memory.unmap()?;
+        stage.shared_sized(&channel, "detach r", 2 * PAGE)?;
+        stage.shared_sized(&sysv, "detach rw", PAGE)
+    })?;
+    stage.wait_for(0, 2)?;
+    stage.tell(&Truth::Named { channel: channel.clone(), name: "ready".to_owned() })?;
+    stage.reap(&[writer, reader])?;
+    Segment::remove(id)?;
+    stage.shared(&sysv, "remove rw")?;
+    segment.detach()?;
+    stage.shared(&sysv, "detach rw")
 }

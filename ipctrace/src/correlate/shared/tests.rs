@@ -50,13 +50,25 @@ impl Trace {
         let header = self.header(Kind::Process, Mechanism::Memfd, event);
         let (task, parent) = (task(pid), task(parent));
         let same_memory = u32::from(same);
-        self.push(Record::Process(Box::new(wire::Process { header, task, parent, exit_code: 0, same_memory })));
+        self.push(Record::Process(Box::new(wire::Process {
+            header,
+            task,
+            parent,
+            exit_code: 0,
+            same_memory,
+        })));
     }
 
     fn touch(&mut self, pid: u32, address: u64, write: bool) {
         let header = self.header(Kind::Touch, Mechanism::Memfd, 0);
         let write = u32::from(write);
-        self.push(Record::Touch(Box::new(wire::Touch { header, task: task(pid), address, write, reserved: 0 })));
+        self.push(Record::Touch(Box::new(wire::Touch {
+            header,
+            task: task(pid),
+            address,
+            write,
+            reserved: 0,
+        })));
     }
 
     /// What was said since the last time, in short.
@@ -239,7 +251,9 @@ fn segments_are_known_by_namespace_and_key() {
     let names: Vec<_> = trace
         .out
         .iter()
-        .filter_map(|event| if let Event::Share(share) = event { Some(share.channel.name.clone()) } else { None })
+        .filter_map(
+            |event| if let Event::Share(share) = event { Some(share.channel.name.clone()) } else { None },
+        )
         .collect();
     assert_eq!(names, [Some(b"0x000004d2".to_vec()), None]);
     assert_eq!(trace.said(), ["10 attach rw sysv_shm:5", "10 attach rw sysv_shm:5@ipc:[8]"]);
@@ -247,10 +261,7 @@ fn segments_are_known_by_namespace_and_key() {
     trace.unmap(10, 0x70000, 0);
     trace.unmap(10, 0x80008, 0);
     trace.share(Mechanism::SysvShm, share_event::REMOVE, of(8), b"");
-    assert_eq!(
-        trace.said(),
-        ["10 detach rw sysv_shm:5", "10 remove rw sysv_shm:5@ipc:[8]"]
-    );
+    assert_eq!(trace.said(), ["10 detach rw sysv_shm:5", "10 remove rw sysv_shm:5@ipc:[8]"]);
 }
 
 #[test]

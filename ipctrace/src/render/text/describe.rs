@@ -1,7 +1,8 @@
 //! What a line says of each kind of event.
 
 use crate::model::{
-    Channel, End, Event, Evidence, Handoff, Lost, Outcome, Proc, Share, ShareAction, Signal, Transfer, Wake, Why,
+    Channel, End, Event, Evidence, Handoff, Lost, Outcome, Proc, Share, ShareAction, Signal, Transfer, Wake,
+    Why,
 };
 use crate::render::escape::{Charset, push_name, push_plain, push_quoted};
 use crate::render::{code_name, signal_name, units};
