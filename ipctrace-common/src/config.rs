@@ -238,6 +238,8 @@ pub struct Config {
     pub has_find_vma: u32,
     /// Size of `struct ipc_ids`.
     pub ipc_ids_size: u32,
+    /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
+    pub run: u32,
 }
 
 impl Config {
@@ -253,6 +255,7 @@ impl Config {
         verbose: 0,
         has_find_vma: 0,
         ipc_ids_size: 0,
+        run: 0,
     };
 }
 

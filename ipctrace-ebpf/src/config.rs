@@ -32,6 +32,7 @@ setting! {
     verbose: u32 = CONFIG.verbose;
     has_find_vma: u32 = CONFIG.has_find_vma;
     ipc_ids_size: u32 = CONFIG.ipc_ids_size;
+    run: u32 = CONFIG.run;
 }
 
 /// Where the arguments of system calls are.

@@ -28,6 +28,9 @@ static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// record does not cost a wake-up.
 const WAKE_AT: u64 = 256 << 10;
 
+/// What the ring adds to each record: `BPF_RINGBUF_HDR_SZ`, and at most 7 bytes of padding.
+const RECORD_HEADER: u64 = 8 + 7;
+
 /// Counts a loss.
 #[inline(always)]
 pub(crate) fn count(cause: Cause) {
@@ -97,13 +100,13 @@ pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
 /// Hands a record over.
 #[inline(always)]
 pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
-    entry.submit(wake_up());
+    entry.submit(wake_up(size_of::<T>() as u64 + RECORD_HEADER));
 }
 
 /// Puts a record of variable length on the ring.
 #[inline(always)]
 pub(crate) fn output(record: &[u8]) {
-    if EVENTS.output::<[u8]>(record, wake_up()).is_err() {
+    if EVENTS.output::<[u8]>(record, wake_up(record.len() as u64 + RECORD_HEADER)).is_err() {
         // Its header took a number already.
         count(Cause::RingFull);
     }
@@ -116,10 +119,12 @@ fn lose() {
     count(Cause::RingFull);
 }
 
-/// Whether to wake user space.
+/// Whether to wake user space: each time that so much more waits for it. A wake-up costs more than the record, and who
+/// is awake reads until there is nothing more.
 #[inline(always)]
-fn wake_up() -> u64 {
-    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT {
+fn wake_up(len: u64) -> u64 {
+    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    if waiting & (WAKE_AT - 1) < len && waiting >= WAKE_AT {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)

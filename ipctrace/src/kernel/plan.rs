@@ -30,6 +30,10 @@ fn readers(path: &str) -> u32 {
     ONLY_FOR.iter().find(|(prefix, _)| path.starts_with(prefix)).map_or(u32::MAX, |(_, set)| *set)
 }
 
+/// How long small calls on a pipe are told of together, ns. It bounds what is not known of their times: half of what a
+/// latency may be wrong by.
+const RUN: u32 = 50_000;
+
 /// Why nothing can be traced, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -111,8 +115,14 @@ impl Plan {
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
             has_find_vma: u32::from(facts.has_find_vma),
             ipc_ids_size: facts.ipc_ids_size.unwrap_or(0),
+            run: RUN,
         };
         Ok(Plan { config, hooks, mechanisms })
+    }
+
+    /// Has every call told of by itself.
+    pub fn every_call(&mut self) {
+        self.config.run = 0;
     }
 
     /// Whether one mechanism can be traced.
