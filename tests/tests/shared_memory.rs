@@ -33,14 +33,28 @@ fn started_in_the_middle() -> Result<()> {
     let pid = |wanted: &str| {
         let pid = truth.iter().find_map(|line| match line {
             Truth::Member { pid, name, .. } if name == wanted => Some(u64::from(*pid)),
-            _ => None,
+            Truth::Member { .. }
+            | Truth::Sent { .. }
+            | Truth::Transfer { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. } => None,
         });
         pid.with_context(|| format!("no {wanted}"))
     };
     let channel = |wanted: &str| {
         let channel = truth.iter().find_map(|line| match line {
             Truth::Named { channel, name } if name == wanted => Some(channel.clone()),
-            _ => None,
+            Truth::Member { .. }
+            | Truth::Sent { .. }
+            | Truth::Transfer { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. } => None,
         });
         channel.with_context(|| format!("no {wanted}"))
     };

@@ -47,7 +47,7 @@ pub(super) struct Shared {
     /// By thread group id.
     spaces: HashMap<u32, Space>,
     /// Processes that have no memory of their own, and whose it is.
-    aliases: HashMap<u32, u32>,
+    aliases: HashMap<u32, (u32, Arc<Proc>)>,
     objects: HashMap<Id, Object>,
     /// Which object has an id that follows from its name.
     named: HashMap<String, Id>,
@@ -104,7 +104,7 @@ impl Shared {
 
     /// The process whose memory `pid` uses.
     fn root(&self, pid: u32) -> u32 {
-        self.aliases.get(&pid).copied().unwrap_or(pid)
+        self.aliases.get(&pid).map_or(pid, |(root, _)| *root)
     }
 
     /// Makes sure that there is a space for the process, and none of an earlier one of the same number.
@@ -290,7 +290,7 @@ impl Shared {
             return;
         }
         if same {
-            self.aliases.insert(child.pid, root);
+            self.aliases.insert(child.pid, (root, Arc::clone(child)));
             return;
         }
         self.owner(child, context);
@@ -307,21 +307,14 @@ impl Shared {
         if self.aliases.remove(&pid).is_some() {
             return;
         }
-        // Whoever uses it still has it from now on.
-        if let Some(heir) = self.aliases.iter().find(|(_, root)| **root == pid).map(|(heir, _)| *heir) {
-            self.aliases.remove(&heir);
-            self.aliases.values_mut().filter(|root| **root == pid).for_each(|root| *root = heir);
-            if let Some(space) = self.spaces.remove(&pid) {
-                self.spaces.insert(heir, space);
-            }
-            return;
-        }
         let Some(space) = self.spaces.remove(&pid) else {
             return;
         };
-        for id in space.regions.objects() {
+        let Space { start, regions } = space;
+        let heir = self.aliases.iter().find(|(_, (root, _))| *root == pid).map(|(heir, _)| *heir);
+        for id in regions.objects() {
             let Some(object) = self.objects.get_mut(&id) else { continue };
-            let Some(user) = object.users.get_mut(&(pid, space.start)) else { continue };
+            let Some(user) = object.users.get_mut(&(pid, start)) else { continue };
             if let Some(who) = who {
                 user.process = Arc::clone(who);
             }
@@ -330,7 +323,16 @@ impl Shared {
             if !quiet {
                 context.out.push(share(object, time, &who, ShareAction::Detach, writable));
             }
-            self.bury(id, context);
+            if heir.is_none() {
+                self.bury(id, context);
+            }
+        }
+        // Whoever has borrowed it has it for itself from now on.
+        if let Some((_, who)) = heir.and_then(|heir| self.aliases.remove(&heir)) {
+            self.aliases.values_mut().filter(|(root, _)| *root == pid).for_each(|(root, _)| *root = who.pid);
+            let objects = regions.objects();
+            self.spaces.insert(who.pid, Space { start: who.start, regions });
+            self.settle(objects, &who, time, context);
         }
     }
 

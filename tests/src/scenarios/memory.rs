@@ -252,7 +252,6 @@ fn pieces(stage: &Stage) -> Result<()> {
         }
         // It may have written once: what is told of the end is what it could do last.
         stage.shared_sized(&channel, "detach rw", SIZE)?;
-        std::mem::forget(memory);
         Ok(())
     })?;
     stage.wait_for(0, 1)?;

@@ -191,9 +191,12 @@ fn memory_outlives_the_process_that_it_was_borrowed_from() {
     trace.map(10, 0x10000, 5, true);
     trace.process(process_event::FORK, 12, 10, true);
     trace.process(process_event::EXIT, 10, 0, false);
-    assert_eq!(trace.said(), ["10 attach rw memfd:[0:1:5]"]);
+    assert_eq!(
+        trace.said(),
+        ["10 attach rw memfd:[0:1:5]", "10 detach rw memfd:[0:1:5]", "12 attach rw memfd:[0:1:5]"]
+    );
     trace.process(process_event::EXIT, 12, 0, false);
-    assert_eq!(trace.said(), ["10 detach rw memfd:[0:1:5]"]);
+    assert_eq!(trace.said(), ["12 detach rw memfd:[0:1:5]"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::demo::truth::{Party, Truth};
 /// Size of the pieces of memory that workloads share: one page, so that a fault tells of all of it.
 pub const PAGE: usize = 4096;
 
-/// Memory that is mapped until it is dropped, or the process ends.
+/// Memory that stays mapped until it is given back, or the process ends.
 #[derive(Debug)]
 pub struct Memory {
     place: NonNull<nix::libc::c_void>,
