@@ -13,7 +13,7 @@ macro_rules! offsets {
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
         impl Offsets {
-            /// For each field the kernel's `struct.member` path whose offset it holds.
+            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
             ];
@@ -142,6 +142,32 @@ offsets! {
     unix_address_name = "unix_address.name";
     /// Bytes of a queued buffer already read.
     unix_cb_consumed = "unix_skb_parms.consumed";
+    /// Protocol of an internet socket.
+    sock_protocol = "sock.sk_protocol";
+    /// State of a TCP connection.
+    sock_state = "sock.__sk_common.skc_state";
+    /// Network namespace of a socket.
+    sock_net = "sock.__sk_common.skc_net.net";
+    /// Inode of a network namespace.
+    net_inum = "net.ns.inum";
+    /// Remote port of a socket, in network order.
+    sock_dport = "sock.__sk_common.skc_dport";
+    /// Remote IPv4 address.
+    sock_daddr = "sock.__sk_common.skc_daddr";
+    /// Local IPv4 address.
+    sock_rcv_saddr = "sock.__sk_common.skc_rcv_saddr";
+    /// Remote IPv6 address.
+    sock_v6_daddr = "sock.__sk_common.skc_v6_daddr";
+    /// Local IPv6 address.
+    sock_v6_rcv_saddr = "sock.__sk_common.skc_v6_rcv_saddr";
+    /// Local port of an internet socket, in network order; stays when the connection ends.
+    inet_sport = "inet_sock.inet_sport";
+    /// Sequence number of the next byte that is sent.
+    tcp_write_seq = "tcp_sock.write_seq";
+    /// Sequence number of the next byte that is received by the caller.
+    tcp_copied_seq = "tcp_sock.copied_seq";
+    /// Sequence number of the next byte expected from the peer.
+    tcp_rcv_nxt = "tcp_sock.rcv_nxt";
     /// Next buffer in a queue.
     skb_next = "sk_buff.next";
     /// Length of a buffer.
@@ -150,6 +176,54 @@ offsets! {
     skb_sk = "sk_buff.sk";
     /// Control block of a buffer.
     skb_cb = "sk_buff.cb";
+    /// Namespaces of a task.
+    task_nsproxy = "task_struct.nsproxy";
+    /// The IPC namespace among them.
+    nsproxy_ipc = "nsproxy.ipc_ns";
+    /// Number of an IPC namespace, as /proc/PID/ns/ipc shows it.
+    ipc_inum = "ipc_namespace.ns.inum";
+    /// System V objects of an IPC namespace: semaphores, message queues, shared memory.
+    ipc_ids = "ipc_namespace.ids";
+    /// Size of one of these three.
+    ipc_ids_size = "sizeof ipc_ids";
+    /// Root of the tree of objects of one kind.
+    ipc_ids_root = "ipc_ids.ipcs_idr.idr_rt.xa_head";
+    /// How many bits of the index are below a node of such a tree.
+    xa_node_shift = "xa_node.shift";
+    /// What is under such a node.
+    xa_node_slots = "xa_node.slots";
+    /// Identifier of a System V object.
+    ipc_perm_id = "kern_ipc_perm.id";
+    /// Its key.
+    ipc_perm_key = "kern_ipc_perm.key";
+    /// Messages in a System V queue.
+    msg_queue_count = "msg_queue.q_qnum";
+    /// The first of them.
+    msg_queue_messages = "msg_queue.q_messages";
+    /// Next message of a list.
+    msg_next = "msg_msg.m_list.next";
+    /// Type of a System V message, priority of a POSIX one.
+    msg_type = "msg_msg.m_type";
+    /// Length of a message.
+    msg_len = "msg_msg.m_ts";
+    /// Where the content of a message begins.
+    msg_size = "sizeof msg_msg";
+    /// Where the inode stands in a POSIX queue.
+    mqueue_inode = "mqueue_inode_info.vfs_inode";
+    /// Messages in a POSIX queue.
+    mqueue_count = "mqueue_inode_info.attr.mq_curmsgs";
+    /// Root of its tree of priorities.
+    mqueue_root = "mqueue_inode_info.msg_tree.rb_node";
+    /// Where the node stands in such a priority.
+    mqueue_leaf_node = "posix_msg_tree_node.rb_node";
+    /// The messages of that priority.
+    mqueue_leaf_messages = "posix_msg_tree_node.msg_list";
+    /// The priority.
+    mqueue_leaf_priority = "posix_msg_tree_node.priority";
+    /// What is less in a tree.
+    rb_left = "rb_node.rb_left";
+    /// What is greater.
+    rb_right = "rb_node.rb_right";
     /// Signal information: code.
     siginfo_code = "kernel_siginfo.si_code";
     /// Signal information: value of sigqueue.
@@ -158,26 +232,8 @@ offsets! {
     sigaction_handler = "k_sigaction.sa.sa_handler";
     /// Address space.
     task_mm = "task_struct.mm";
-    /// Namespaces.
-    task_nsproxy = "task_struct.nsproxy";
-    /// IPC namespace.
-    nsproxy_ipc_ns = "nsproxy.ipc_ns";
     /// Mount namespace.
     nsproxy_mnt_ns = "nsproxy.mnt_ns";
-    /// Number of an IPC namespace.
-    ipc_ns_inum = "ipc_namespace.ns.inum";
-    /// System V objects of an IPC namespace, by kind.
-    ipc_ns_ids = "ipc_namespace.ids";
-    /// Root of the tree of one kind.
-    ipc_ids_head = "ipc_ids.ipcs_idr.idr_rt.xa_head";
-    /// How far the index is to be shifted at a node of such a tree.
-    xa_node_shift = "xa_node.shift";
-    /// What is below a node.
-    xa_node_slots = "xa_node.slots";
-    /// Id of a segment.
-    shm_id = "shmid_kernel.shm_perm.id";
-    /// Key of a segment.
-    shm_key = "shmid_kernel.shm_perm.key";
     /// Size of a segment.
     shm_size = "shmid_kernel.shm_segsz";
     /// Task that made a segment.
@@ -236,8 +292,6 @@ pub struct Config {
     pub verbose: u32,
     /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
     pub has_find_vma: u32,
-    /// Size of `struct ipc_ids`.
-    pub ipc_ids_size: u32,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
     pub run: u32,
 }
@@ -254,7 +308,6 @@ impl Config {
         has_loop: 0,
         verbose: 0,
         has_find_vma: 0,
-        ipc_ids_size: 0,
         run: 0,
     };
 }

@@ -38,6 +38,9 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Tcp.bit()
+    | Mechanism::PosixMq.bit()
+    | Mechanism::SysvMsg.bit()
     | SHARED;
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const SIGNAL: u32 = Mechanism::Signal.bit();

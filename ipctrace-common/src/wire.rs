@@ -80,6 +80,9 @@ pub struct Task {
 ///
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
 /// address is used again after the socket is gone, which [`Op::receiver_inode`] tells.
+///
+/// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
+/// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
 #[derive(
     Clone,
     Copy,
@@ -106,6 +109,27 @@ pub struct Key {
 impl Key {
     /// `space` of a key whose `id` is the address of a socket.
     pub const SOCKET: u64 = 1 << 63;
+    /// `space` of a key whose `id` is the identifier of a System V message queue, but for the number of its IPC
+    /// namespace.
+    pub const SYSV_MSG: u64 = 1 << 61 | (crate::Mechanism::SysvMsg as u64) << 32;
+    /// Added to it for what an internet socket receives; without it, it is what that socket sends.
+    pub const RECEIVES: u64 = 1 << 62;
+}
+
+/// The ends of an internet socket: the `name` of its [`Channel`] records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ends {
+    /// Its own address; an IPv4 address as IPv6 maps it (`::ffff:a.b.c.d`). Zeros if it is bound to none.
+    pub local: [u8; 16],
+    /// The address that it is connected to, likewise. Zeros if it is to none.
+    pub remote: [u8; 16],
+    /// Its own port.
+    pub local_port: u16,
+    /// The port that it is connected to; 0 if it is to none.
+    pub remote_port: u16,
+    /// Inode of its network namespace.
+    pub netns: u32,
 }
 
 /// Flags of an [`Op`].
@@ -127,6 +151,16 @@ pub mod op_flag {
     pub const ADDRESS: u16 = 1 << 6;
     /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
     pub const SPLICED: u16 = 1 << 7;
+    /// Queues: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
+    pub const CUT: u16 = 1 << 12;
+    /// Queues: nobody's call, but a message that was in the queue when it was first seen.
+    pub const FOUND: u16 = 1 << 13;
+}
+
+/// Flags of a [`Channel`].
+pub mod channel_flag {
+    /// Not seen for the first time but removed, with what was in it.
+    pub const REMOVED: u16 = 1 << 0;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -161,13 +195,14 @@ pub struct Op {
     pub sender_sock: u64,
     /// Sockets: inode of the sending socket; 0 if it has none (closed) or unknown.
     pub sender_inode: u64,
-    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown.
+    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown. Internet sockets: that of the
+    /// caller's own, whichever end it is.
     pub receiver_inode: u64,
-    /// What the mechanism says of the message besides: priority of a POSIX message, type of a System V message, value of
+    /// What the mechanism says of the message besides: priority of a POSIX message (-1: not known), type of a System V message, value of
     /// an eventfd. 0 where there is none.
     pub detail: i64,
-    /// Digest of the message's beginning and length, by which a receiver's record is joined to its sender's where the
-    /// kernel shows nothing better; 0 if none was taken.
+    /// Digest of the message's beginning ([`crate::digest`]), by which a receiver's record is joined to its sender's where
+    /// the kernel shows nothing better; 0 if none was taken.
     pub digest: u64,
     /// Calls that this record stands for (`sendmmsg` on a stream: its messages).
     pub messages: u32,
@@ -181,11 +216,12 @@ pub struct Op {
 
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
-/// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket.
+/// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an
+/// internet socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
-    /// `mechanism` says what it is; `time` when.
+    /// `mechanism` says what it is; `time` when; `flags` as in [`channel_flag`].
     pub header: Header,
     /// The caller that touched it.
     pub task: Task,
@@ -193,9 +229,10 @@ pub struct Channel {
     pub key: Key,
     /// What was in it at that moment: bytes for streams, messages for messages. `u64::MAX`: could not be read.
     pub queued: u64,
-    /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none.
+    /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none. TCP, of what is sent: its
+    /// sequence number (32 bits), the same as at the other end.
     pub write_pos: u64,
-    /// Position of the next byte to be read; 0 if it has none.
+    /// Position of the next byte to be read; 0 if it has none. TCP, of what is received: its sequence number.
     pub read_pos: u64,
     /// Inode of the receiving socket, as in [`Op`].
     pub receiver_inode: u64,
@@ -405,6 +442,7 @@ const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
     assert!(size_of::<Op>() == 200);
+    assert!(size_of::<Ends>() == 40);
     assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 176);
     assert!(size_of::<Process>() == 128);

@@ -31,7 +31,6 @@ setting! {
     has_loop: u32 = CONFIG.has_loop;
     verbose: u32 = CONFIG.verbose;
     has_find_vma: u32 = CONFIG.has_find_vma;
-    ipc_ids_size: u32 = CONFIG.ipc_ids_size;
     run: u32 = CONFIG.run;
 }
 

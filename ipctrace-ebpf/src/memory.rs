@@ -333,7 +333,7 @@ fn describe(file: u64, named: &mut Named) -> Result<bool> {
         let space: u64 = read(data, offset!(shm_file_ns))?;
         Key {
             id: u64::from(read::<u32>(data, offset!(shm_file_id))?),
-            space: u64::from(read::<u32>(space, offset!(ipc_ns_inum))?),
+            space: u64::from(read::<u32>(space, offset!(ipc_inum))?),
         }
     } else {
         key

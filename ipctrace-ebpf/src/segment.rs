@@ -1,6 +1,6 @@
 //! System V segments by their id: `struct shmid_kernel`, ipc/shm.c.
 
-use crate::config::{self, offset};
+use crate::config::offset;
 use crate::kernel::{Result, read};
 use crate::task;
 
@@ -27,7 +27,7 @@ pub(crate) struct Segment {
 #[inline(always)]
 fn namespace() -> Result<u64> {
     let spaces: u64 = read(task::current() as u64, offset!(task_nsproxy))?;
-    read(spaces, offset!(nsproxy_ipc_ns))
+    read(spaces, offset!(nsproxy_ipc))
 }
 
 /// Its number.
@@ -36,7 +36,7 @@ fn namespace() -> Result<u64> {
 /// If it cannot be read.
 #[inline(always)]
 pub(crate) fn space() -> Result<u64> {
-    Ok(u64::from(read::<u32>(namespace()?, offset!(ipc_ns_inum))?))
+    Ok(u64::from(read::<u32>(namespace()?, offset!(ipc_inum))?))
 }
 
 /// The segment of that id in the namespace of the current task.
@@ -46,8 +46,8 @@ pub(crate) fn space() -> Result<u64> {
 #[inline(always)]
 pub(crate) fn find(id: u32) -> Result<Option<Segment>> {
     let namespace = namespace()?;
-    let ids = offset!(ipc_ns_ids) + SHM_IDS * config::ipc_ids_size() as usize;
-    let mut entry: u64 = read(namespace, ids + offset!(ipc_ids_head))?;
+    let ids = offset!(ipc_ids) + SHM_IDS * offset!(ipc_ids_size);
+    let mut entry: u64 = read(namespace, ids + offset!(ipc_ids_root))?;
     for _ in 0..LEVELS {
         // An inner node: `xa_is_node`, include/linux/xarray.h.
         if entry & 3 != 2 {
@@ -58,12 +58,12 @@ pub(crate) fn find(id: u32) -> Result<Option<Segment>> {
         let slot = (id & INDEX) >> (shift & 31) & 63;
         entry = read(node, offset!(xa_node_slots) + slot as usize * 8)?;
     }
-    if entry == 0 || entry & 3 != 0 || read::<u32>(entry, offset!(shm_id))? != id {
+    if entry == 0 || entry & 3 != 0 || read::<u32>(entry, offset!(ipc_perm_id))? != id {
         return Ok(None);
     }
     Ok(Some(Segment {
-        space: u64::from(read::<u32>(namespace, offset!(ipc_ns_inum))?),
-        key: read(entry, offset!(shm_key))?,
+        space: u64::from(read::<u32>(namespace, offset!(ipc_inum))?),
+        key: read(entry, offset!(ipc_perm_key))?,
         size: read(entry, offset!(shm_size))?,
         creator: read(entry, offset!(shm_creator))?,
     }))

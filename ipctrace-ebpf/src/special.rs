@@ -9,8 +9,8 @@ use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
-use crate::memory;
 use crate::syscall::argument;
+use crate::{memory, queue};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -66,8 +66,6 @@ pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64)
 #[inline(never)]
 pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
     match Special::from_wire(special as u8) {
-        Some(Special::MqSend | Special::MqReceive) => {}
-        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
         Some(Special::Munmap | Special::Shmdt | Special::Shmctl) => {
             memory::memory_entered(tid, special);
         }
@@ -76,6 +74,10 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
         Some(
             Special::MemfdCreate | Special::Unlink | Special::Unlinkat | Special::Openat | Special::Open,
         ) => {}
+        Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
+            queue::queue_entered(tid, special);
+        }
+        Some(Special::Msgctl) => {}
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
         Some(Special::Eventfd) => {}
@@ -91,8 +93,6 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
 #[inline(never)]
 pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
-        Some(Special::MqSend | Special::MqReceive) => {}
-        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
         Some(
             Special::Shmget
             | Special::Shmat
@@ -109,6 +109,12 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
             memory::memory_exited(tid, special, returned);
         }
         Some(Special::Munmap | Special::Shmdt) => {}
+        Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
+            queue::queue_exited(tid, special, returned);
+        }
+        Some(Special::Msgctl) => {
+            queue::queue_controlled(returned);
+        }
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
         Some(Special::Eventfd) => {}

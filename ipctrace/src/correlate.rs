@@ -3,7 +3,9 @@
 //! Pure: no clock, no I/O. Time is what the records say, and what the caller passes to [`Correlator::tick`]. One
 //! module serves one [`Shape`]; `docs/architecture.md` has the rules.
 
+mod address;
 mod call;
+mod connection;
 mod context;
 mod handoff;
 mod intern;
@@ -13,6 +15,7 @@ mod naming;
 mod order;
 mod position;
 mod put;
+mod queue;
 mod range;
 mod sequence;
 mod shared;
@@ -27,20 +30,24 @@ mod simulation;
 #[cfg(test)]
 mod testing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
 use crate::model::{Event, Flow, Lost};
 
+use address::Locals;
 use call::Call;
+use connection::Connections;
 use context::Context;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
+use queue::Queues;
 use shared::Shared;
 use signal::Signals;
 use stream::Stream;
@@ -78,7 +85,10 @@ pub struct Correlator {
     limits: Limits,
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
+    connections: Connections,
+    locals: Locals,
     messages: Messages,
+    queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
     shared: Shared,
@@ -110,7 +120,10 @@ impl Correlator {
             limits,
             procs: Procs::default(),
             streams: HashMap::new(),
+            connections: Connections::default(),
+            locals: Locals::default(),
             messages: Messages::default(),
+            queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             shared: Shared::default(),
@@ -157,6 +170,11 @@ impl Correlator {
         if record.queued != u64::MAX && record.queued > LARGEST {
             return None;
         }
+        if mechanism == Mechanism::Tcp {
+            self.make_room(out);
+            let Correlator { connections, streams, locals, .. } = self;
+            return connections.opened(record, name, streams, locals, &mut context!(self, out));
+        }
         match mechanism.shape() {
             Shape::Stream => {
                 self.make_room(out);
@@ -171,6 +189,15 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
+            Shape::Queue => {
+                if record.header.flags & channel_flag::REMOVED != 0 {
+                    self.queues.removed(record.key, record.header.time);
+                } else {
+                    self.make_room(out);
+                    self.queues.opened(mechanism, record, name, &mut context!(self, out));
+                }
+                Some(())
+            }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
@@ -182,6 +209,12 @@ impl Correlator {
             return None;
         }
         let who = self.procs.intern(&fixed.task, self.limits.processes);
+        if mechanism == Mechanism::Tcp {
+            let (fixed, call) = (*fixed, Call::new(op, who));
+            let Correlator { connections, streams, .. } = self;
+            connections.call(&fixed, call, streams, &mut context!(self, out));
+            return Some(());
+        }
         match mechanism.shape() {
             Shape::Stream => {
                 let (key, now) = (fixed.key, self.now);
@@ -198,6 +231,11 @@ impl Correlator {
             Shape::Message => {
                 self.make_room(out);
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Queue => {
+                self.make_room(out);
+                self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
@@ -276,12 +314,14 @@ impl Correlator {
     pub fn tick(&mut self, now: u64, out: &mut Vec<Event>) {
         self.now = self.now.max(now);
         let mut context = context!(self, out);
+        self.connections.tick(&mut self.streams, &mut self.locals, &mut context);
         for stream in self.streams.values_mut() {
             if stream.holds() > 0 {
                 stream.settle(false, &mut context);
             }
         }
         self.messages.tick(false, &mut context);
+        self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
 
@@ -289,14 +329,27 @@ impl Correlator {
     pub fn finish(&mut self, now: u64, out: &mut Vec<Event>) {
         self.now = self.now.max(now);
         let mut context = context!(self, out);
+        self.connections.finish(&mut self.streams, &mut context);
         let mut streams: Vec<(wire::Key, Stream)> = self.streams.drain().collect();
         streams.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut stream) in streams {
             stream.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
+    }
+
+    /// Whether an internet address has been met of which it is not known whether it is this host's: the caller should find
+    /// all of them and [`Correlator::learn`].
+    pub fn wants_addresses(&self) -> bool {
+        self.locals.wanted()
+    }
+
+    /// The addresses that this host has in any of its network namespaces, gathered not before `now` (ns since boot).
+    pub fn learn(&mut self, addresses: HashSet<IpAddr>, now: u64) {
+        self.locals.learn(addresses, now);
     }
 
     /// How many sends, receives and signals have been forgotten before they were matched, for want of room.
@@ -311,12 +364,14 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        if self.streams.len() + self.messages.len() < self.limits.streams {
+        let keys = self.streams.len() + self.messages.len() + self.connections.len() + self.queues.len();
+        if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
-        let queues = self.messages.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).collect();
+        let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
+        let halves = self.connections.ages().map(|(key, used)| (used, key));
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -327,8 +382,11 @@ impl Correlator {
                 *context.evicted += stream.holds();
                 stream.finish(&mut context);
             }
-            self.messages.forget(key, &mut context);
-            self.forgotten.push(key);
+            if !self.connections.forget(key, &mut self.forgotten, &mut context) {
+                self.messages.forget(key, &mut context);
+                self.queues.forget(key, &mut context);
+                self.forgotten.push(key);
+            }
         }
     }
 }

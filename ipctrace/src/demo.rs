@@ -7,8 +7,11 @@ mod fifo;
 pub mod members;
 mod memory;
 mod pipe;
+mod posix_mq;
 mod signals;
 pub mod stage;
+mod sysv_msg;
+mod tcp;
 pub mod truth;
 mod unix_dgram;
 mod unix_seqpacket;
@@ -43,6 +46,7 @@ pub const DEMOS: &[Demo] = &[
     unix_stream::DEMO,
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
+    tcp::DEMO,
     fd_passing::DEMO,
     memory::SYSV_SHM,
     memory::POSIX_SHM,
@@ -50,6 +54,8 @@ pub const DEMOS: &[Demo] = &[
     memory::SHARED_FILE,
     memory::SHARED_ANON,
     signals::DEMO,
+    posix_mq::DEMO,
+    sysv_msg::DEMO,
 ];
 
 /// The demo of that name.

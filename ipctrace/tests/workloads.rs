@@ -216,6 +216,20 @@ fn shared_memory() -> Result<()> {
 }
 
 #[test]
+fn posix_mq() -> Result<()> {
+    // Each priority is a channel here.
+    let design = Totals { bytes: 193, messages: 7, signals: 1, ends: 3, channels: 5, ..Totals::default() };
+    holds("posix_mq", &["stage", "consumer", "producer-a", "producer-b"], &design)
+}
+
+#[test]
+fn sysv_msg() -> Result<()> {
+    // 136 bytes did not fit, 99 were removed with the queue. Each type is a channel here.
+    let design = Totals { bytes: 164, messages: 5, unread: 235, ends: 3, channels: 4, ..Totals::default() };
+    holds("sysv_msg", &["stage", "sender-a", "sender-b", "receiver"], &design)
+}
+
+#[test]
 fn every_demo_has_a_test() {
     let tested = [
         "pipe",
@@ -230,6 +244,8 @@ fn every_demo_has_a_test() {
         "shared_file",
         "shared_anon",
         "signals",
+        "posix_mq",
+        "sysv_msg",
     ];
     assert_eq!(DEMOS.iter().map(|demo| demo.name).collect::<Vec<_>>(), tested);
 }

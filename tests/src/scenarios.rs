@@ -5,19 +5,26 @@ mod ends;
 mod memory;
 mod messages;
 mod names;
+mod namespaces;
+mod posix_mq;
 mod signals;
 mod streams;
+mod sysv_msg;
+mod tcp;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ipctrace::demo::truth::Truth;
 use ipctrace::demo::{Stage, truth};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::check::check;
 use crate::pause_until;
+use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
 /// A workload.
@@ -35,15 +42,35 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     memory::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
+    posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    sysv_msg::SCENARIOS,
+    tcp::SCENARIOS,
 ];
 
-/// Those that begin before tracing does, and go on once [`GO`] names a file that exists.
-pub const LATE: &[Scenario] = memory::LATE;
+/// Those that begin before tracing does: [`verify_in_the_middle`].
+pub const IN_THE_MIDDLE: &[&[Scenario]] =
+    &[memory::IN_THE_MIDDLE, posix_mq::IN_THE_MIDDLE, sysv_msg::IN_THE_MIDDLE];
 
-/// Environment variable of those.
-pub const GO: &str = "IPCTRACE_GO";
+/// Names the files by which a scenario tells that tracing may begin, and is told that it has.
+const MIDDLE: &str = "IPCTRACE_MIDDLE";
+
+/// Waits until tracing has begun.
+///
+/// # Errors
+/// If that takes too long.
+fn middle(stage: &Stage) -> Result<()> {
+    let files = PathBuf::from(std::env::var_os(MIDDLE).context("not played in the middle")?);
+    fs::write(files.with_extension("ready"), [])?;
+    stage.wait_until(|| files.with_extension("go").exists())
+}
+
+/// Whether a process is blocked in a system call.
+fn blocks_in(process: Pid, call: libc::c_long) -> bool {
+    let now = fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
+    now.split_whitespace().next() == Some(call.to_string().as_str())
+}
 
 /// Plays a scenario in this process.
 ///
@@ -52,8 +79,8 @@ pub const GO: &str = "IPCTRACE_GO";
 pub fn play(name: &str, report: &Path) -> Result<()> {
     let scenario = SCENARIOS
         .iter()
+        .chain(IN_THE_MIDDLE)
         .flat_map(|scenarios| scenarios.iter())
-        .chain(LATE)
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}"))?;
     (scenario.play)(&Stage::new(report)?)
@@ -71,47 +98,16 @@ pub fn actor() -> Result<PathBuf> {
     Ok(actor)
 }
 
-/// Plays a scenario of which the first half is over when tracing begins; gives the trace's lines for more questions.
-///
-/// `is_ready` says of what it has reported whether the first half is over.
-///
-/// # Errors
-/// With every difference.
-pub fn verify_late(name: &str, is_ready: impl Fn(&[Truth]) -> bool) -> Result<(Vec<Truth>, Vec<Value>)> {
-    let (report, go) = (Scratch::new(".report"), Scratch::new(".go"));
-    let actor = Command::new(actor()?)
-        .arg(name)
-        .arg(report.path())
-        .env(GO, go.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    pause_until("the first half of the scenario", || {
-        Ok(report.path().exists() && is_ready(&truth::read(report.path())?))
-    })?;
-    let before = truth::read(report.path())?.len();
-    let trace = Trace::start(&["-s"])?;
-    std::fs::write(go.path(), "")?;
-    let actor = actor.wait_with_output()?;
-    let lines = trace.stop()?;
-    ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
-    let all = truth::read(report.path())?;
-    let told = all
-        .iter()
-        .enumerate()
-        .filter(|(index, line)| *index >= before || matches!(line, Truth::Member { .. }))
-        .map(|(_, line)| line.clone())
-        .collect::<Vec<_>>();
-    check(&told, &lines).with_context(|| format!("scenario {name}"))?;
-    Ok((all, lines))
-}
-
 /// Plays a scenario under a trace of the whole host and holds the trace to what the scenario says of itself.
 ///
 /// # Errors
 /// With every difference.
 pub fn verify(name: &str) -> Result<()> {
+    if name.contains("namespaces")
+        && let Some(reason) = namespaces::missing()
+    {
+        return skip(name, reason);
+    }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
     let actor = Command::new(actor()?)
@@ -124,4 +120,44 @@ pub fn verify(name: &str) -> Result<()> {
     let lines = trace.stop()?;
     ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
     check(&truth::read(report.path())?, &lines).with_context(|| format!("scenario {name}"))
+}
+
+/// The same, but the trace begins when the scenario says so.
+///
+/// # Errors
+/// With every difference.
+pub fn verify_in_the_middle(name: &str) -> Result<()> {
+    trace_in_the_middle(name, &[]).map(|_| ())
+}
+
+/// The same with options of the tracer; gives what the scenario says and what was traced, for more questions.
+///
+/// # Errors
+/// With every difference.
+pub fn trace_in_the_middle(name: &str, options: &[&str]) -> Result<(Vec<Truth>, Vec<Value>)> {
+    let report = Scratch::new(".report");
+    let ready = Scratch::new(".ready");
+    let files = ready.path().clone();
+    let mut playing = Command::new(actor()?)
+        .arg(name)
+        .arg(report.path())
+        .env(MIDDLE, &files)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let begun = pause_until("the scenario is ready for tracing", || {
+        Ok(files.exists() || playing.try_wait()?.is_some())
+    });
+    let trace = Trace::start(options)?;
+    let go = files.with_extension("go");
+    fs::write(&go, [])?;
+    let actor = playing.wait_with_output()?;
+    fs::remove_file(&go)?;
+    let lines = trace.stop()?;
+    begun?;
+    ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
+    let truth = truth::read(report.path())?;
+    check(&truth, &lines).with_context(|| format!("scenario {name}"))?;
+    Ok((truth, lines))
 }

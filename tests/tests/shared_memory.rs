@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use ipctrace::demo::truth::Truth;
-use ipctrace_tests::scenarios::verify_late;
+use ipctrace_tests::scenarios::trace_in_the_middle;
 use ipctrace_tests::skip;
 use ipctrace_tests::trace::{Scratch, lines, run, said};
 use serde_json::Value;
@@ -26,10 +26,7 @@ fn flows(lines: &[Value], channel: &str) -> Vec<(u64, u64, u64)> {
 
 #[test]
 fn started_in_the_middle() -> Result<()> {
-    let ready = |truth: &[Truth]| {
-        truth.iter().any(|line| matches!(line, Truth::Named { name, .. } if name == "ready"))
-    };
-    let (truth, lines) = verify_late("mapped_before_the_start", ready)?;
+    let (truth, lines) = trace_in_the_middle("mapped_before_the_start", &["-s"])?;
     let pid = |wanted: &str| {
         let pid = truth.iter().find_map(|line| match line {
             Truth::Member { pid, name, .. } if name == wanted => Some(u64::from(*pid)),
@@ -59,14 +56,14 @@ fn started_in_the_middle() -> Result<()> {
         channel.with_context(|| format!("no {wanted}"))
     };
     let (stage, writer, reader) = (pid("stage")?, pid("writer")?, pid("reader")?);
-    assert_eq!(flows(&lines, &channel("ready")?), [(writer, reader, 8192)], "the reader cannot write");
+    assert_eq!(flows(&lines, &channel("file")?), [(writer, reader, 8192)], "the reader cannot write");
     let mut all: Vec<_> = [stage, writer, reader]
         .iter()
         .flat_map(|from| [stage, writer, reader].map(|to| (*from, to, 4096)))
         .filter(|(from, to, _)| from != to)
         .collect();
     all.sort_unstable();
-    assert_eq!(flows(&lines, &channel("early")?), all);
+    assert_eq!(flows(&lines, &channel("segment")?), all);
     for line in lines.iter().filter(|line| line["type"] == "flow") {
         for (side, name) in [(writer, "writer"), (reader, "reader"), (stage, "stage")] {
             for end in ["sender", "receiver"] {

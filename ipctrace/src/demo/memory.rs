@@ -76,7 +76,7 @@ fn sysv_shm(stage: &Stage) -> Result<()> {
         let id = Segment::get(key, IPC_CREAT | IPC_EXCL | 0o600)?;
         stage.put(ID, id as u64);
         let channel = format!("sysv_shm:{id}");
-        stage.tell(&Truth::Named { channel: channel.clone(), name: format!("{key:#010x}") })?;
+        stage.tell(&Truth::Named { channel: channel.clone(), name: format!("{key:#x}") })?;
         stage.shared(&channel, "create rw")?;
         let segment = Segment::attach(id, 0)?;
         stage.shared(&channel, "attach rw")?;

@@ -17,14 +17,12 @@ pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct Facts {
     /// `uname -r`.
     pub release: String,
-    /// Offsets by `struct.member` path; those that this kernel does not have are absent.
+    /// Offsets by `struct.member` path, and sizes; those that this kernel does not have are absent.
     pub offsets: BTreeMap<&'static str, u32>,
     /// Size of `struct pipe_buffer`.
     pub pipe_buffer_size: Option<u32>,
     /// Whether programs may call bpf_loop.
     pub has_loop: bool,
-    /// Size of `struct ipc_ids`.
-    pub ipc_ids_size: Option<u32>,
     /// Whether programs may call bpf_find_vma.
     pub has_find_vma: bool,
     /// Where system call arguments are; `None` if the type information does not say.
@@ -63,13 +61,16 @@ impl Facts {
 
     fn read(&mut self, types: &Btf) {
         for (path, _) in Offsets::PATHS {
-            if let Some(offset) = btf::offset(types, path) {
+            let found = match path.strip_prefix("sizeof ") {
+                Some(name) => btf::size(types, name),
+                None => btf::offset(types, path),
+            };
+            if let Some(offset) = found {
                 self.offsets.insert(path, offset);
             }
         }
         self.pipe_buffer_size = btf::size(types, "pipe_buffer");
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
-        self.ipc_ids_size = btf::size(types, "ipc_ids");
         self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
         self.registers = registers(types);
         self.tracepoints =

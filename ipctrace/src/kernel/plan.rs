@@ -10,26 +10,6 @@ const CAP_BPF: u64 = 1 << 39;
 const CAP_PERFMON: u64 = 1 << 38;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// Structures that only some mechanisms read: how their paths begin, and the set of those mechanisms.
-const ONLY_FOR: &[(&str, u32)] = &[
-    ("vm_area_struct.", Mechanism::of_shape(Shape::Shared)),
-    ("shm_file_data.", Mechanism::of_shape(Shape::Shared)),
-    ("task_struct.mm", Mechanism::of_shape(Shape::Shared)),
-    ("task_struct.nsproxy", Mechanism::of_shape(Shape::Shared)),
-    ("nsproxy.", Mechanism::of_shape(Shape::Shared)),
-    ("ipc_namespace.", Mechanism::of_shape(Shape::Shared)),
-    ("ipc_ids.", Mechanism::SysvShm.bit()),
-    ("xa_node.", Mechanism::SysvShm.bit()),
-    ("shmid_kernel.", Mechanism::SysvShm.bit()),
-    ("mnt_namespace.", Mechanism::of_shape(Shape::Shared)),
-    ("inode.i_size", Mechanism::of_shape(Shape::Shared)),
-];
-
-/// The mechanisms that read the member at a path.
-fn readers(path: &str) -> u32 {
-    ONLY_FOR.iter().find(|(prefix, _)| path.starts_with(prefix)).map_or(u32::MAX, |(_, set)| *set)
-}
-
 /// How long small calls on a pipe are told of together, ns. It bounds what is not known of their times: half of what a
 /// latency may be wrong by.
 const RUN: u32 = 50_000;
@@ -53,6 +33,39 @@ pub enum Refusal {
     /// Nothing that was asked for is possible.
     #[error("none of the chosen mechanisms can be traced on this kernel: `ipctrace doctor` tells why")]
     NothingLeft,
+}
+
+/// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
+/// them does without these mechanisms. The others all need.
+const OWN: &[(&str, u32)] = &[
+    ("task_struct.nsproxy", SYSV_MSG | SHARED),
+    ("nsproxy.mnt_ns", SHARED),
+    ("nsproxy.", SYSV_MSG | SYSV_SHM),
+    ("ipc_", SYSV_MSG | SYSV_SHM),
+    ("sizeof ipc_ids", SYSV_MSG | SYSV_SHM),
+    ("xa_node.", SYSV_MSG | SYSV_SHM),
+    ("kern_ipc_perm.", SYSV_MSG | SYSV_SHM),
+    ("shmid_kernel.", SYSV_SHM),
+    ("shm_file_data.", SYSV_SHM),
+    ("mnt_namespace.", SHARED),
+    ("vm_area_struct.", SHARED),
+    ("task_struct.mm", SHARED),
+    ("inode.i_size", SHARED),
+    ("msg_queue.", SYSV_MSG),
+    ("msg_msg.", SYSV_MSG | POSIX_MQ),
+    ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
+    ("mqueue_inode_info.", POSIX_MQ),
+    ("posix_msg_tree_node.", POSIX_MQ),
+    ("rb_node.", POSIX_MQ),
+];
+const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
+const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+
+/// The mechanisms that need the offset at `path`.
+fn used_by(path: &str) -> u32 {
+    OWN.iter().find(|(begin, _)| path.starts_with(begin)).map_or(u32::MAX, |(_, mechanisms)| *mechanisms)
 }
 
 /// What is done on this kernel.
@@ -114,7 +127,6 @@ impl Plan {
             has_loop: u32::from(facts.has_loop),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
             has_find_vma: u32::from(facts.has_find_vma),
-            ipc_ids_size: facts.ipc_ids_size.unwrap_or(0),
             run: RUN,
         };
         Ok(Plan { config, hooks, mechanisms })
@@ -136,10 +148,8 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        let missing = Offsets::PATHS
-            .iter()
-            .find(|(path, _)| !facts.offsets.contains_key(path) && readers(path) & mechanism.bit() != 0);
-        if let Some((path, _)) = missing {
+        let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
+        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
         }
         if mechanism.shape() == Shape::Shared && !facts.has_find_vma {
@@ -147,9 +157,6 @@ impl Plan {
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());
-        }
-        if mechanism == Mechanism::SysvShm && facts.ipc_ids_size.is_none() {
-            return Err("this kernel has no struct ipc_ids".to_owned());
         }
         if !wanted.contains(&mechanism) {
             return Err("not chosen".to_owned());
@@ -176,7 +183,6 @@ mod tests {
             pipe_buffer_size: Some(40),
             has_loop: true,
             has_find_vma: true,
-            ipc_ids_size: Some(200),
             registers: Some(Registers::default()),
             tracepoints: Hook::ALL.to_vec(),
             no_btf: None,

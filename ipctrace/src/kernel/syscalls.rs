@@ -77,13 +77,21 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit()),
     (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit()),
     (libc::SYS_unlinkat, Special::Unlinkat, Mechanism::PosixShm.bit()),
+    (libc::SYS_mq_timedsend, Special::MqSend, Mechanism::PosixMq.bit()),
+    (libc::SYS_mq_timedreceive, Special::MqReceive, Mechanism::PosixMq.bit()),
+    (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
 ];
 
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
-const SOCKETS: u32 =
-    Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+const SOCKETS: u32 = Mechanism::UnixStream.bit()
+    | Mechanism::UnixDgram.bit()
+    | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Tcp.bit()
+    | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.

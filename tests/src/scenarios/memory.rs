@@ -34,7 +34,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a_borrowed_address_space", play: borrowed },
 ];
 
-pub(super) const LATE: &[Scenario] = &[Scenario { name: "mapped_before_the_start", play: before_start }];
+pub(super) const IN_THE_MIDDLE: &[Scenario] =
+    &[Scenario { name: "mapped_before_the_start", play: before_start }];
 
 const READ: ProtFlags = ProtFlags::PROT_READ;
 const WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
@@ -408,8 +409,6 @@ fn borrowed(stage: &Stage) -> Result<()> {
 
 /// Mapped when tracing begins: known, with names, and no news until it ends. One that has ended by then was never there.
 fn before_start(stage: &Stage) -> Result<()> {
-    let go = std::env::var_os(super::GO).context("when to go on")?;
-    let go = std::path::Path::new(&go);
     let file = memfd_create(c"early", MFdFlags::MFD_CLOEXEC)?;
     ftruncate(&file, 2 * PAGE as i64)?;
     let channel = stage::file_id("memfd", &file)?;
@@ -417,13 +416,14 @@ fn before_start(stage: &Stage) -> Result<()> {
     let id = Segment::get(key, IPC_CREAT | 0o600)?;
     let segment = Segment::attach(id, 0)?;
     let sysv = format!("sysv_shm:{id}");
-    stage.tell(&Truth::Named { channel: sysv.clone(), name: "early".to_owned() })?;
+    stage.tell(&Truth::Named { channel: sysv.clone(), name: "segment".to_owned() })?;
     let ended = stage.child("ended", |_| Memory::of(&file, PAGE, WRITE).map(|memory| memory.write(9)))?;
-    stage.reap(&[ended])?;
+    // The trace does not see it end: that is not told.
+    ensure!(nix::sys::wait::waitpid(ended, None)? == WaitStatus::Exited(ended, 0));
     let writer = stage.child("writer", |stage| {
         let memory = Memory::of(&file, 2 * PAGE, WRITE)?;
         stage.raise(0);
-        stage.wait_until(|| go.exists())?;
+        stage.wait_for(2, 1)?;
         // SAFETY: within the mapping.
         unsafe { memory.address().add(PAGE).write_volatile(stage.mark()) };
         stage.raise(1);
@@ -441,7 +441,9 @@ fn before_start(stage: &Stage) -> Result<()> {
         stage.shared_sized(&sysv, "detach rw", PAGE)
     })?;
     stage.wait_for(0, 2)?;
-    stage.tell(&Truth::Named { channel: channel.clone(), name: "ready".to_owned() })?;
+    stage.tell(&Truth::Named { channel: channel.clone(), name: "file".to_owned() })?;
+    super::middle(stage)?;
+    stage.raise(2);
     stage.reap(&[writer, reader])?;
     Segment::remove(id)?;
     stage.shared(&sysv, "remove rw")?;

@@ -116,7 +116,7 @@ pub(super) fn channel(
         Mechanism::SysvShm => {
             let own = format!("sysv_shm:{}", id as u32 as i32);
             let id = if space == home { own } else { format!("{own}@ipc:[{space}]") };
-            (id, sysv_key(record, name).map(|key| format!("{key:#010x}").into_bytes()))
+            (id, sysv_key(record, name).map(|key| format!("{key:#x}").into_bytes()))
         }
         Mechanism::PosixShm => {
             let file = name.strip_prefix(POSIX).unwrap_or(name);

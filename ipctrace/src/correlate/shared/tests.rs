@@ -258,7 +258,7 @@ fn segments_are_known_by_namespace_and_key() {
             |event| if let Event::Share(share) = event { Some(share.channel.name.clone()) } else { None },
         )
         .collect();
-    assert_eq!(names, [Some(b"0x000004d2".to_vec()), None]);
+    assert_eq!(names, [Some(b"0x4d2".to_vec()), None]);
     assert_eq!(trace.said(), ["10 attach rw sysv_shm:5", "10 attach rw sysv_shm:5@ipc:[8]"]);
     // shmdt: all of it, whatever its length.
     trace.unmap(10, 0x70000, 0);
