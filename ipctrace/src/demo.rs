@@ -4,6 +4,7 @@ pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+mod io_uring;
 pub mod members;
 mod memory;
 mod pipe;
@@ -54,6 +55,7 @@ pub const DEMOS: &[Demo] = &[
     memory::SHARED_FILE,
     memory::SHARED_ANON,
     signals::DEMO,
+    io_uring::DEMO,
     posix_mq::DEMO,
     sysv_msg::DEMO,
 ];

@@ -11,6 +11,7 @@ mod signals;
 mod streams;
 mod sysv_msg;
 mod tcp;
+mod uring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    uring::SCENARIOS,
     sysv_msg::SCENARIOS,
     tcp::SCENARIOS,
 ];

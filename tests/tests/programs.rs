@@ -75,7 +75,15 @@ fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
     for hook in Hook::ALL {
         assert!(named.contains(hook.tracepoint()), "no comment for {}", hook.tracepoint());
     }
+    let facts = Facts::gather();
     for (tracepoint, said) in &comments {
+        // Of some tracepoints older kernels have one, newer ones another.
+        if !facts.tracepoints.iter().any(|hook| hook.tracepoint() == tracepoint) {
+            let needed = Hook::ALL.iter().filter(|hook| hook.tracepoint() == tracepoint);
+            assert!(needed.map(|hook| hook.needed_by()).sum::<u32>() == 0, "this kernel has no {tracepoint}");
+            println!("{tracepoint}: this kernel has none");
+            continue;
+        }
         let has = arguments(&types, tracepoint)?;
         // Newer kernels append arguments; those that we name must be the first.
         assert_eq!(has.get(..said.len()), Some(said.as_slice()), "{tracepoint}: this kernel has {has:?}");
@@ -84,7 +92,7 @@ fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
 }
 
 /// Most instructions that the verifier may have to look at for one program: loading takes about 2 µs each.
-const BUDGET: u32 = 60_000;
+const BUDGET: u32 = 100_000;
 
 #[test]
 fn the_verifier_is_done_with_each_program_soon() -> Result<()> {

@@ -5,6 +5,7 @@ mod descriptor;
 mod folder;
 mod memory;
 mod queue;
+mod ring;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -23,6 +24,7 @@ pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
 pub use memory::{Memory, PAGE, Segment, file_id};
 pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
+pub use ring::Ring;
 
 use super::truth::{Party, Truth};
 
