@@ -2,8 +2,10 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::mechanism::Mechanism;
+
 macro_rules! offsets {
-    ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
+    ($($(#[$doc:meta])* $field:ident = $path:literal $(for $needs:expr)?;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
         ///
         /// The programs read them as constants: they are written into read-only data that is frozen before load, so
@@ -17,11 +19,22 @@ macro_rules! offsets {
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
             ];
+            /// The paths that only some mechanisms (a set of [`Mechanism::bit`]) read: without them those alone are off.
+            const SPECIFIC: &'static [(&'static str, u32)] = &[$($(($path, $needs),)?)*];
             /// All zero: what the object holds until user space writes the real ones.
             pub const ZERO: Offsets = Offsets { $($field: 0,)* };
         }
     };
 }
+
+impl Offsets {
+    /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced on a kernel that does not have `path`.
+    pub fn needed_by(path: &str) -> u32 {
+        Self::SPECIFIC.iter().find(|(found, _)| *found == path).map_or(u32::MAX, |(_, needed_by)| *needed_by)
+    }
+}
+
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
 
 offsets! {
     /// Thread group id (`pid` of user space).
@@ -156,6 +169,14 @@ offsets! {
     siginfo_value = "kernel_siginfo._sifields._rt._sigval";
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
+    /// Functions of an open file.
+    file_op = "file.f_op" for EVENTFD;
+    /// Units in an event counter.
+    eventfd_count = "eventfd_ctx.count" for EVENTFD;
+    /// Flags of an event counter.
+    eventfd_flags = "eventfd_ctx.flags" for EVENTFD;
+    /// Number of an event counter.
+    eventfd_id = "eventfd_ctx.id" for EVENTFD;
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.

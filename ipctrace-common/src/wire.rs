@@ -75,7 +75,8 @@ pub struct Task {
 /// Names one queue of bytes or messages, in one direction.
 ///
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
-/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells.
+/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells. Event counters:
+/// `(address of the struct eventfd_ctx, 1 << 62)`.
 #[derive(
     Clone,
     Copy,
@@ -102,6 +103,8 @@ pub struct Key {
 impl Key {
     /// `space` of a key whose `id` is the address of a socket.
     pub const SOCKET: u64 = 1 << 63;
+    /// `space` of a key whose `id` is the address of an event counter (`struct eventfd_ctx`).
+    pub const EVENTFD: u64 = 1 << 62;
 }
 
 /// Flags of an [`Op`].
@@ -123,6 +126,8 @@ pub mod op_flag {
     pub const ADDRESS: u16 = 1 << 6;
     /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
     pub const SPLICED: u16 = 1 << 7;
+    /// `detail` is valid, for event counters: elsewhere the mechanism alone says whether there is one.
+    pub const DETAIL: u16 = 1 << 8;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -144,7 +149,7 @@ pub struct Op {
     /// Messages: whole length of the message as sent, of which `bytes` were received.
     pub message_len: u64,
     /// What had been moved through this end of the channel before, as the kernel's books have it: bytes for streams,
-    /// messages for messages. A gap between records is a loss.
+    /// messages for messages, calls for counters. A gap between records is a loss.
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
     /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`).
@@ -157,7 +162,8 @@ pub struct Op {
     pub sender_sock: u64,
     /// Sockets: inode of the sending socket; 0 if it has none (closed) or unknown.
     pub sender_inode: u64,
-    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown.
+    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown. Event counters: their number
+    /// plus 1.
     pub receiver_inode: u64,
     /// What the mechanism says of the message besides: priority of a POSIX message, type of a System V message, value of
     /// an eventfd. 0 where there is none.
@@ -175,19 +181,28 @@ pub struct Op {
     pub fd: i32,
 }
 
+/// Flags of a [`Channel`].
+pub mod channel_flag {
+    /// An event counter of which each read takes 1 (`EFD_SEMAPHORE`); else it takes all.
+    pub const SEMAPHORE: u16 = 1 << 0;
+    /// `task` has just made it, and put in what is in it.
+    pub const MADE: u16 = 1 << 1;
+}
+
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
 /// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
-    /// `mechanism` says what it is; `time` when.
+    /// `mechanism` says what it is; `time` when; `flags` are [`channel_flag`]s.
     pub header: Header,
     /// The caller that touched it.
     pub task: Task,
     /// The channel.
     pub key: Key,
-    /// What was in it at that moment: bytes for streams, messages for messages. `u64::MAX`: could not be read.
+    /// What was in it at that moment: bytes for streams, messages for messages, the value of a counter. `u64::MAX`: could
+    /// not be read.
     pub queued: u64,
     /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none.
     pub write_pos: u64,

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use ipctrace_common::wire::{self, Key, Kind, NAME_MAX};
+use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
@@ -11,9 +11,9 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{object, pipe, ring, task, unix};
+use crate::{eventfd, object, pipe, ring, task, unix};
 
-/// The books of one channel: bytes of a stream, messages otherwise.
+/// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Books {
@@ -48,6 +48,13 @@ const BPF_NOEXIST: u64 = 1;
 #[inline(always)]
 pub(crate) fn books(key: &Key) -> Option<*mut Books> {
     CHANNELS.get_ptr_mut(key)
+}
+
+/// Closes the books of a channel that is gone: what is found at its address next is another.
+#[inline(always)]
+pub(crate) fn forget(key: &Key) {
+    // There may be none.
+    let _ = CHANNELS.remove(*key);
 }
 
 /// Opens the books of a channel at first sight and tells user space what it is and holds.
@@ -94,15 +101,19 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let side = unsafe { &(*call).sides[(index & 1) as usize] };
-    if let Err(cause) = try_announce(side, taken_before) {
+    if let Err(cause) = try_announce(side, taken_before, 0) {
         // Its records will carry no `before`.
         ring::count(cause);
     }
     0
 }
 
+/// Opens the books of the channel and tells of it, with these [`channel_flag`]s besides its own.
+///
+/// # Errors
+/// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
-fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
+pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<()> {
     let queued = queued(side).saturating_add(taken_before);
     let inode = receiver_inode(side);
     if is_known(side) {
@@ -124,7 +135,8 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     let name_len = name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, 0, ring::now());
+        let flags = flags | self::flags(side);
+        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
         task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
@@ -142,6 +154,13 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     Ok(())
 }
 
+/// [`channel_flag`]s.
+#[inline(always)]
+fn flags(side: &Side) -> u16 {
+    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
+    if semaphore { channel_flag::SEMAPHORE } else { 0 }
+}
+
 /// Whether the object is a `struct pipe_inode_info`.
 #[inline(always)]
 fn is_pipe(side: &Side) -> bool {
@@ -157,6 +176,7 @@ pub(crate) fn queued(side: &Side) -> u64 {
             let owner = if side.receive != 0 { side.object } else { side.peer };
             unix::queued(owner, has_messages(side.mechanism))
         }
+        Some(Mechanism::Eventfd) => eventfd::queued(side.object),
         Some(
             Mechanism::Tcp
             | Mechanism::Udp
@@ -169,7 +189,6 @@ pub(crate) fn queued(side: &Side) -> u64 {
             | Mechanism::SharedAnon
             | Mechanism::SysvSem
             | Mechanism::Futex
-            | Mechanism::Eventfd
             | Mechanism::Pty
             | Mechanism::ProcessVm
             | Mechanism::Signal,

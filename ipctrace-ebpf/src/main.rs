@@ -11,6 +11,7 @@
 mod channel;
 mod config;
 mod emit;
+mod eventfd;
 mod floor;
 mod handoff;
 mod inflight;

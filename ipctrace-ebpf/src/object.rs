@@ -6,11 +6,14 @@ use ipctrace_common::wire::op_flag;
 use crate::config::{mechanisms, offset};
 use crate::inflight::Side;
 use crate::kernel::{Result, load, read};
-use crate::{pipe, task, unix};
+use crate::{eventfd, pipe, task, unix};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
 const S_IFSOCK: u16 = 0o140_000;
+const S_IFREG: u16 = 0o100_000;
+/// Of no type: anonymous inodes before Linux 6.16, since when they are regular files.
+const S_IFNONE: u16 = 0;
 
 /// Which way a call moves data, seen from the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +90,7 @@ pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Resu
     match mode & S_IFMT {
         S_IFIFO => pipe::describe(file, inode, side),
         S_IFSOCK => unix::describe(file, inode, side),
+        S_IFREG | S_IFNONE => eventfd::describe(file, side),
         _ => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
 
+use crate::eventfd;
 use crate::kernel::Result;
 use crate::syscall::argument;
 
@@ -84,7 +85,7 @@ pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_exited(_tid: u32, special: u32, _returned: i64) -> i32 {
+pub extern "C" fn special_exited(_tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
         Some(Special::MqSend | Special::MqReceive) => {}
         Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
@@ -93,7 +94,9 @@ pub extern "C" fn special_exited(_tid: u32, special: u32, _returned: i64) -> i32
         Some(Special::MemfdCreate) => {}
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
-        Some(Special::Eventfd) => {}
+        Some(Special::Eventfd) => {
+            eventfd::eventfd_made(returned);
+        }
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
         Some(Special::PidfdGetfd) => {}
         None => {}

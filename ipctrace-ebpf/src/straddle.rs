@@ -6,14 +6,14 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use ipctrace_common::Cause;
+use ipctrace_common::{Cause, Mechanism};
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
 
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, ring, syscall};
+use crate::{channel, eventfd, ring, syscall};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -33,7 +33,7 @@ pub(crate) fn any() -> bool {
 /// The end of a call that is not in flight: perhaps one of them. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32 {
+pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64, user: u64) -> i32 {
     if STRADDLERS.get_ptr(tid).is_none() {
         return 0;
     }
@@ -41,7 +41,7 @@ pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32
     let (Some(class), true) = (Class::from_wire(class as u8), returned > 0) else {
         return 0;
     };
-    if let Err(cause) = try_straddled(tid, class, fd, returned as u64) {
+    if let Err(cause) = try_straddled(tid, class, fd, returned as u64, user) {
         ring::count(cause);
     }
     inflight::end(tid);
@@ -49,7 +49,7 @@ pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32
 }
 
 #[inline(always)]
-fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
+fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> Result<()> {
     let desk = inflight::desk().ok_or(Cause::MapFull)?;
     // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
     let call = unsafe { &mut *desk };
@@ -67,6 +67,7 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
     call.enter = 0;
     call.index = 0;
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.user = user;
     call.moved = syscall::plain(returned);
     inflight::begin(tid, call)?;
     // What is told is what stands in the map.
@@ -75,6 +76,12 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
+    if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
+        let value = eventfd::value(call);
+        channel::open(tid, call, 0, if receive { value } else { 0 });
+        emit::emit_slowly(tid, 0);
+        return Ok(());
+    }
     let known = channel::books(&call.sides[0].key).is_some();
     channel::open(
         tid,

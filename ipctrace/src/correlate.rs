@@ -5,6 +5,7 @@
 
 mod call;
 mod context;
+mod counter;
 mod handoff;
 mod intern;
 mod join;
@@ -29,7 +30,7 @@ mod testing;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -37,6 +38,7 @@ use crate::model::{Event, Lost};
 
 use call::Call;
 use context::Context;
+use counter::Counter;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
@@ -76,6 +78,7 @@ pub struct Correlator {
     limits: Limits,
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
+    counters: HashMap<wire::Key, Counter>,
     messages: Messages,
     signals: Signals,
     handoffs: Handoffs,
@@ -107,6 +110,7 @@ impl Correlator {
             limits,
             procs: Procs::default(),
             streams: HashMap::new(),
+            counters: HashMap::new(),
             messages: Messages::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
@@ -142,7 +146,7 @@ impl Correlator {
     /// `None`: the record is of a mechanism that has no such records, or claims what cannot be.
     fn channel(&mut self, record: &wire::Channel, name: &Bytes, out: &mut Vec<Event>) -> Option<()> {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
-        if record.queued != u64::MAX && record.queued > LARGEST {
+        if record.queued != u64::MAX && record.queued > LARGEST && mechanism.shape() != Shape::Counter {
             return None;
         }
         match mechanism.shape() {
@@ -159,7 +163,17 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Counter => {
+                self.make_room(out);
+                let now = self.now;
+                let counter =
+                    self.counters.entry(record.key).or_insert_with(|| Counter::new(record.key, now));
+                let made = record.header.flags & channel_flag::MADE != 0;
+                let maker = made.then(|| self.procs.intern(&record.task, self.limits.processes));
+                counter.opened(record, maker, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -188,7 +202,16 @@ impl Correlator {
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Counter => {
+                self.make_room(out);
+                let now = self.now;
+                let counter =
+                    self.counters.entry(fixed.key).or_insert_with(|| Counter::new(fixed.key, now));
+                counter.used = now;
+                counter.call(fixed, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -242,6 +265,11 @@ impl Correlator {
                 stream.settle(false, &mut context);
             }
         }
+        for counter in self.counters.values_mut() {
+            if counter.waits() {
+                counter.settle(false, &mut context);
+            }
+        }
         self.messages.tick(false, &mut context);
         self.handoffs.join(false, &mut context);
     }
@@ -254,6 +282,11 @@ impl Correlator {
         streams.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut stream) in streams {
             stream.finish(&mut context);
+        }
+        let mut counters: Vec<(wire::Key, Counter)> = self.counters.drain().collect();
+        counters.sort_unstable_by_key(|(key, _)| *key);
+        for (_, mut counter) in counters {
+            counter.finish(&mut context);
         }
         self.messages.finish(&mut context);
         self.handoffs.finish(&mut context);
@@ -272,12 +305,13 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        if self.streams.len() + self.messages.len() < self.limits.streams {
+        if self.streams.len() + self.counters.len() + self.messages.len() < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
+        let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
         let queues = self.messages.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).collect();
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(counters).chain(queues).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -287,6 +321,10 @@ impl Correlator {
             if let Some(mut stream) = self.streams.remove(&key) {
                 *context.evicted += stream.holds();
                 stream.finish(&mut context);
+            }
+            if let Some(mut counter) = self.counters.remove(&key) {
+                *context.evicted += counter.holds();
+                counter.finish(&mut context);
             }
             self.messages.forget(key, &mut context);
             self.forgotten.push(key);

@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod compare;
+mod eventfd;
 mod fd_passing;
 mod fifo;
 pub mod members;
@@ -43,6 +44,7 @@ pub const DEMOS: &[Demo] = &[
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
     fd_passing::DEMO,
+    eventfd::DEMO,
     signals::DEMO,
 ];
 

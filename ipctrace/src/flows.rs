@@ -240,6 +240,7 @@ mod tests {
             payload: None,
             priority: None,
             msg_type: None,
+            value: None,
         })
     }
 

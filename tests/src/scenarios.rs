@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod ends;
+mod eventfd;
 mod messages;
 mod names;
 mod signals;
@@ -28,6 +29,7 @@ pub struct Scenario {
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
     ends::SCENARIOS,
+    eventfd::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     signals::SCENARIOS,

@@ -48,6 +48,11 @@ cases! {
     opened_again_through_proc
     taken_by_pidfd_getfd
     equal_inodes_on_two_file_systems
+    eventfd_of_two_writers
+    eventfd_as_semaphore
+    eventfd_ping_pong
+    eventfd_that_refuses
+    eventfd_numbers_are_used_again
     abstract_name_of_any_bytes
     socket_at_a_path
     signal_to_a_thread

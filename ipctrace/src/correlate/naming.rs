@@ -63,7 +63,7 @@ impl Naming {
         Naming { mechanism, key, sender: 0, receiver: 0, name: None, channel: None }
     }
 
-    /// The receiving socket's inode as a record has it. True if this is another socket at the same address.
+    /// The receiving socket's inode (a counter's number) as a record has it. True if this is another socket at the same address.
     pub(super) fn is_other(&self, inode: u64) -> bool {
         // A socket that was not accepted yet has no inode; one for datagrams is never accepted.
         let embryo = inode == 0 && self.mechanism != Mechanism::UnixDgram;
@@ -108,6 +108,7 @@ impl Naming {
                 Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket => {
                     sockets(*sender, *receiver)
                 }
+                Mechanism::Eventfd => format!("eventfd:{}", receiver.saturating_sub(1)),
                 Mechanism::Tcp
                 | Mechanism::Udp
                 | Mechanism::PosixMq
@@ -119,7 +120,6 @@ impl Naming {
                 | Mechanism::SharedAnon
                 | Mechanism::SysvSem
                 | Mechanism::Futex
-                | Mechanism::Eventfd
                 | Mechanism::Pty
                 | Mechanism::ProcessVm
                 | Mechanism::Signal => format!("{}:{}:{}", mechanism.name(), key.space, key.id),

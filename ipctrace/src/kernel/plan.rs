@@ -104,7 +104,10 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| !facts.offsets.contains_key(path)) {
+        let lacks = |path: &str| {
+            Offsets::needed_by(path) & mechanism.bit() != 0 && !facts.offsets.contains_key(path)
+        };
+        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| lacks(path)) {
             return Err(format!("this kernel has no {path}"));
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
@@ -182,6 +185,15 @@ mod tests {
         assert!(!plan.hooks.contains(&Hook::ConsumeSkb));
         facts.tracepoints.retain(|hook| *hook != Hook::ContentionEnd);
         assert_eq!(state(&self::plan(&facts).expect("it only orders"), Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn a_missing_offset_costs_the_mechanisms_that_read_it() {
+        let mut facts = facts();
+        facts.offsets.remove("eventfd_ctx.id");
+        let plan = plan(&facts).expect("the rest can be traced");
+        assert!(state(&plan, Mechanism::Eventfd).is_err_and(|why| why.contains("eventfd_ctx.id")));
+        assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
     }
 
     #[test]

@@ -40,12 +40,12 @@ pub(super) const COMPAT: u32 = 0;
 
 /// The calls that move data, what they do, and which mechanisms have a use for them.
 const CALLS: &[(c_long, Class, u32)] = &[
-    (libc::SYS_read, Class::Read, BYTES),
-    (libc::SYS_write, Class::Write, BYTES),
-    (libc::SYS_readv, Class::Readv, BYTES),
-    (libc::SYS_writev, Class::Writev, BYTES),
-    (libc::SYS_preadv2, Class::Readv, BYTES),
-    (libc::SYS_pwritev2, Class::Writev, BYTES),
+    (libc::SYS_read, Class::Read, FILES),
+    (libc::SYS_write, Class::Write, FILES),
+    (libc::SYS_readv, Class::Readv, FILES),
+    (libc::SYS_writev, Class::Writev, FILES),
+    (libc::SYS_preadv2, Class::Readv, FILES),
+    (libc::SYS_pwritev2, Class::Writev, FILES),
     (libc::SYS_sendto, Class::Sendto, SOCKETS),
     (libc::SYS_sendmsg, Class::Sendmsg, SOCKETS),
     (libc::SYS_sendmmsg, Class::Sendmmsg, SOCKETS),
@@ -60,12 +60,19 @@ const CALLS: &[(c_long, Class, u32)] = &[
 ];
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
-const SPECIALS: &[(c_long, Special, u32)] = &[];
+const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
+];
+
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 =
     Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 const BYTES: u32 = PIPES | SOCKETS;
+const FILES: u32 = BYTES | EVENTFD;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
 pub fn table(mechanisms: u32) -> [u8; TABLE] {
