@@ -35,6 +35,9 @@ impl Offsets {
 }
 
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
+/// No mechanism: where it is missing, something else is done, or not told.
+const NONE: u32 = 0;
 
 offsets! {
     /// Thread group id (`pid` of user space).
@@ -177,6 +180,30 @@ offsets! {
     eventfd_flags = "eventfd_ctx.flags" for EVENTFD;
     /// Number of an event counter.
     eventfd_id = "eventfd_ctx.id" for EVENTFD;
+    /// Ids of a thread.
+    task_thread_pid = "task_struct.thread_pid" for PROCESS_VM;
+    /// Where a thread stands in the lists of its ids.
+    task_pid_links = "task_struct.pid_links" for PROCESS_VM;
+    /// How deep in the hierarchy of PID namespaces an id is.
+    pid_level = "pid.level" for PROCESS_VM;
+    /// The tasks that have an id.
+    pid_tasks = "pid.tasks" for PROCESS_VM;
+    /// The numbers of an id, one for each namespace that sees it.
+    pid_numbers = "pid.numbers" for PROCESS_VM;
+    /// Directory entry of a pidfd: there since they have a file system of their own (Linux 6.9).
+    pid_stashed = "pid.stashed" for NONE;
+    /// Number of an id in one namespace.
+    upid_nr = "upid.nr" for PROCESS_VM;
+    /// That namespace.
+    upid_ns = "upid.ns" for PROCESS_VM;
+    /// Ids by number in one namespace.
+    pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head" for PROCESS_VM;
+    /// Lowest bit of the index that a node of a tree looks at.
+    xa_node_shift = "xa_node.shift" for PROCESS_VM;
+    /// Children of such a node.
+    xa_node_slots = "xa_node.slots" for PROCESS_VM;
+    /// What a file system knows of an inode.
+    inode_private = "inode.i_private" for NONE;
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.

@@ -32,6 +32,8 @@ kinds! {
     Process = 4;
     /// [`Handoff`]: a descriptor sent or received.
     Handoff = 5;
+    /// [`Direct`]: bytes copied from one process to another in one call.
+    Direct = 8;
 }
 
 /// Begins every record.
@@ -128,6 +130,8 @@ pub mod op_flag {
     pub const SPLICED: u16 = 1 << 7;
     /// `detail` is valid, for event counters: elsewhere the mechanism alone says whether there is one.
     pub const DETAIL: u16 = 1 << 8;
+    /// A descriptor that its receiver took itself, from `owner`.
+    pub const GETFD: u16 = 1 << 9;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -308,7 +312,7 @@ pub struct Process {
     pub reserved: u32,
 }
 
-/// A descriptor passed over a unix socket.
+/// A descriptor passed over a unix socket, or taken with pidfd_getfd(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Handoff {
@@ -316,6 +320,8 @@ pub struct Handoff {
     pub header: Header,
     /// The caller.
     pub task: Task,
+    /// Whose descriptor it was, if it was taken ([`op_flag::GETFD`]); else, or if that process is gone, zeros.
+    pub owner: Task,
     /// The channel it went over.
     pub key: Key,
     /// As in [`Op`].
@@ -326,7 +332,7 @@ pub struct Handoff {
     pub receiver_inode: u64,
     /// Address of the `struct file` passed: the same in the sender's and the receiver's table.
     pub file: u64,
-    /// The object behind it.
+    /// The object behind it: inode, or number of an event counter.
     pub object_inode: u64,
     /// The device of that object's file system.
     pub object_device: u64,
@@ -338,6 +344,20 @@ pub struct Handoff {
     pub object_mechanism: u32,
 }
 
+/// Bytes that one process copied from or to another's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Direct {
+    /// [`op_flag::RECEIVE`]: the caller read; else it wrote.
+    pub header: Header,
+    /// The caller.
+    pub task: Task,
+    /// The other process.
+    pub target: Task,
+    /// What the call returned.
+    pub bytes: u64,
+}
+
 const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
@@ -345,7 +365,8 @@ const _: () = {
     assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 176);
     assert!(size_of::<Process>() == 128);
-    assert!(size_of::<Handoff>() == 152);
+    assert!(size_of::<Handoff>() == 200);
+    assert!(size_of::<Direct>() == 128);
 };
 
 /// Longest name in a [`Channel`]: a path.

@@ -8,9 +8,9 @@ use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
 
-use crate::eventfd;
 use crate::kernel::Result;
 use crate::syscall::argument;
+use crate::{eventfd, handoff, process_vm};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -33,7 +33,6 @@ unsafe fn keep(regs: *const u8) {
 /// # Errors
 /// None on a running system: the map has one place for each CPU.
 #[inline(always)]
-#[expect(dead_code, reason = "the mechanisms that use it follow")]
 pub(crate) fn arguments() -> Result<[u64; 6]> {
     let place = ARGUMENTS.get_ptr(0).ok_or(Cause::MapFull)?;
     // SAFETY: a valid, aligned pointer into the map; written by `keep` before the functions below are called.
@@ -65,7 +64,7 @@ pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64)
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
+pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
     match Special::from_wire(special as u8) {
         Some(Special::MqSend | Special::MqReceive) => {}
         Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
@@ -75,7 +74,9 @@ pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
         Some(Special::Eventfd) => {}
-        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
+        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {
+            process_vm::process_vm_entered(tid);
+        }
         Some(Special::PidfdGetfd) => {}
         None => {}
     }
@@ -85,7 +86,7 @@ pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_exited(_tid: u32, special: u32, returned: i64) -> i32 {
+pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
         Some(Special::MqSend | Special::MqReceive) => {}
         Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
@@ -97,8 +98,15 @@ pub extern "C" fn special_exited(_tid: u32, special: u32, returned: i64) -> i32 
         Some(Special::Eventfd) => {
             eventfd::eventfd_made(returned);
         }
-        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
-        Some(Special::PidfdGetfd) => {}
+        Some(Special::ProcessVmReadv) => {
+            process_vm::process_vm_exited(tid, process_vm::READ, returned);
+        }
+        Some(Special::ProcessVmWritev) => {
+            process_vm::process_vm_exited(tid, process_vm::WRITE, returned);
+        }
+        Some(Special::PidfdGetfd) => {
+            handoff::taken_over(returned);
+        }
         None => {}
     }
     0

@@ -348,6 +348,7 @@ impl message::Visit for SendOne {
         // Where one message goes says nothing of the next.
         let side = call.sides[0];
         one_slowly(tid, call);
+        handoff::passed_along(tid, header.control, header.control_len);
         call.sides[0].key = side.key;
         call.sides[0].peer_inode = side.peer_inode;
         Ok(())
@@ -366,8 +367,12 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
     let index = call.index;
     match message::moved(call.user, index) {
         Ok(bytes) => {
-            call.moved = Moved { user: call.user + u64::from(index) * MMSGHDR, ..plain(bytes) };
+            let user = call.user + u64::from(index) * MMSGHDR;
+            call.moved = Moved { user, ..plain(bytes) };
             one_slowly(tid, call);
+            if let Ok(header) = MsgHdr::read(user) {
+                handoff::passed_along(tid, header.control, header.control_len);
+            }
         }
         Err(cause) => ring::count(cause),
     }

@@ -6,6 +6,7 @@
 mod call;
 mod context;
 mod counter;
+mod direct;
 mod handoff;
 mod intern;
 mod join;
@@ -129,6 +130,7 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Direct(direct) => direct.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -137,6 +139,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Direct(direct) => self.direct(&direct, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -234,7 +237,25 @@ impl Correlator {
         Some(())
     }
 
+    fn direct(&mut self, record: &wire::Direct, out: &mut Vec<Event>) -> Option<()> {
+        let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        if record.bytes > LARGEST {
+            return None;
+        }
+        let caller = self.procs.intern(&record.task, self.limits.processes);
+        let target = self.procs.intern(&record.target, self.limits.processes);
+        out.push(direct::event(record, mechanism, caller, target));
+        Some(())
+    }
+
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
+        if record.header.flags & op_flag::GETFD != 0 {
+            let taker = self.procs.intern(&record.task, self.limits.processes);
+            let gone = record.owner.tgid == 0;
+            let owner = (!gone).then(|| self.procs.intern(&record.owner, self.limits.processes));
+            out.push(handoff::taken(&record, owner, taker));
+            return Some(());
+        }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
         let stream = self.streams.get(&record.key).and_then(Stream::name);

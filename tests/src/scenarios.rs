@@ -5,6 +5,7 @@ mod ends;
 mod eventfd;
 mod messages;
 mod names;
+mod process_vm;
 mod signals;
 mod streams;
 
@@ -32,6 +33,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     eventfd::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
+    process_vm::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
 ];

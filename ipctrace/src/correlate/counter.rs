@@ -12,16 +12,20 @@ use ipctrace_common::{Mechanism, Shape};
 use crate::model::{End, Event, Proc, Transfer, Why};
 
 use super::call::Recent;
-use super::context::{Context, LINGER};
+use super::context::Context;
 use super::naming::Naming;
 
 mod choose;
 mod order;
 
+use choose::Fit;
 use order::Order;
 
 /// Bytes of one read or write: eventfd(2).
 const WIDTH: u64 = 8;
+/// How long a read that overlapped a write is held, ns, so that other writes which were under way at that time are known:
+/// a writer may be off the processor for a while between what it does and the end of its call.
+const LINGER: u64 = 20_000_000;
 /// Writes that nobody has read yet are summed up by writer beyond this many.
 const COMPACT: usize = 1024;
 
@@ -204,7 +208,10 @@ impl Counter {
         let before = self.sum(|write| write.time <= read.enter);
         let possible = self.sum(|write| write.enter <= read.time);
         let certain = value <= before && !self.contended(read);
-        certain || (possible >= value && context.now.saturating_sub(read.time) >= LINGER)
+        if certain || possible < value || context.now.saturating_sub(read.time) < LINGER {
+            return certain;
+        }
+        self.semaphore || choose::choose(&self.pending, read, value).1 != Fit::Short
     }
 
     fn sum(&self, which: impl Fn(&Access) -> bool) -> u64 {
@@ -241,8 +248,9 @@ impl Counter {
             if unseen > 0 {
                 self.missed_units(unseen, read.enter, context);
             }
-            let (chosen, alone) = choose::choose(&self.pending, read, value);
-            certain &= alone;
+            let (chosen, fit) = choose::choose(&self.pending, read, value);
+            let overlapped = self.pending.iter().any(|write| write.enter <= read.time && write.time > read.enter);
+            certain &= fit == Fit::Certain || (fit == Fit::Short && !overlapped);
             for index in chosen.into_iter().rev() {
                 if let Some(write) = self.pending.remove(index) {
                     missing = missing.saturating_sub(write.units());

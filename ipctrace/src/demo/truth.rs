@@ -20,8 +20,8 @@ pub enum Party {
 
 /// One thing that a process did or heard. A line of the report.
 ///
-/// Process ids are those that `getpid` gives: a workload is to run in the initial PID namespace, as the trace names
-/// processes by their ids there.
+/// Process ids are those of the initial PID namespace, by which the trace names processes: see
+/// [`stage::pid`](super::stage::pid).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Truth {

@@ -64,9 +64,14 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
+    (libc::SYS_process_vm_readv, Special::ProcessVmReadv, PROCESS_VM),
+    (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
+    // A hand-over is shown whatever the object.
+    (libc::SYS_pidfd_getfd, Special::PidfdGetfd, u32::MAX),
 ];
 
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 =

@@ -7,6 +7,17 @@ use super::Access;
 /// How many steps a search may take.
 const STEPS: usize = 4096;
 
+/// How well the writes that a read is credited with fit it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// No others can have been taken, as far as names go.
+    Certain,
+    /// Others add up as well.
+    Doubt,
+    /// They do not add up: the kernel added something, or a record is missing.
+    Short,
+}
+
 /// The search for sets of writes that a read can have taken.
 struct Search<'a> {
     /// Writes that overlapped the read, in the order of the books.
@@ -18,12 +29,11 @@ struct Search<'a> {
     steps: usize,
 }
 
-/// The places in `pending` (ascending) of the writes that `read` took, which got `value`, and whether it is certain that it
-/// took no others.
+/// The places in `pending` (ascending) of the writes that `read` took, which got `value`, and how well they fit.
 ///
 /// Writes that were over when the read began are taken. Of those that overlapped it, a set is looked for that makes up
 /// the rest and that, with a write, holds every write that was over when that one began.
-pub(super) fn choose(pending: &VecDeque<Access>, read: &Access, value: u64) -> (Vec<usize>, bool) {
+pub(super) fn choose(pending: &VecDeque<Access>, read: &Access, value: u64) -> (Vec<usize>, Fit) {
     let mut taken: Vec<usize> = Vec::new();
     let mut open: Vec<usize> = Vec::new();
     let mut need = value;
@@ -36,7 +46,7 @@ pub(super) fn choose(pending: &VecDeque<Access>, read: &Access, value: u64) -> (
         }
     }
     if need == 0 {
-        return (taken, true);
+        return (taken, Fit::Certain);
     }
     let process = |place: &usize| pending[*place].process();
     let single = open.iter().all(|place| Some(process(place)) == open.first().map(process));
@@ -47,13 +57,13 @@ pub(super) fn choose(pending: &VecDeque<Access>, read: &Access, value: u64) -> (
         steps: 0,
     };
     search.from(0, need, &mut Vec::new());
-    let certain = match search.found {
+    let fit = match search.found {
         Some((_, set)) => {
             taken.extend(set.into_iter().map(|place| open[place]));
-            !search.doubt || single
+            if search.doubt && !single { Fit::Doubt } else { Fit::Certain }
         }
         None => {
-            // The kernel added something, or a write is lost: as many as fit, in order.
+            // As many as there is room for, in order.
             for index in &open {
                 let units = pending[*index].units();
                 if units <= need {
@@ -61,11 +71,11 @@ pub(super) fn choose(pending: &VecDeque<Access>, read: &Access, value: u64) -> (
                     taken.push(*index);
                 }
             }
-            open.is_empty()
+            Fit::Short
         }
     };
     taken.sort_unstable();
-    (taken, certain)
+    (taken, fit)
 }
 
 impl Search<'_> {

@@ -110,6 +110,20 @@ fn the_values_tell_which_of_two_rivals_was_first() {
 }
 
 #[test]
+fn a_write_that_is_over_late_is_waited_for() {
+    let events = correlate([
+        made(0, 0),
+        put(11, (2, 21), 0, 1000),
+        take(20, (3, 22), 0, 1),
+        put(11, (50_000_000, 50_000_001), 1, 1000),
+        put(10, (1, 60_000_000), 2, 1),
+        take(20, (60_000_001, 60_000_002), 1, 2000),
+    ]);
+    let expected = [((Ok(10), Ok(20), 8), 1, 1, true), ((Ok(11), Ok(20), 16), 2, 2000, true)];
+    assert_eq!(told(&events), expected);
+}
+
+#[test]
 fn equal_values_of_rivals_are_in_doubt_and_nothing_else_is() {
     let events = correlate([
         made(0, 0),
