@@ -238,6 +238,8 @@ pub struct Config {
     pub has_loop: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
+    pub run: u32,
 }
 
 impl Config {
@@ -251,6 +253,7 @@ impl Config {
         pipe_buffer_size: 0,
         has_loop: 0,
         verbose: 0,
+        run: 0,
     };
 }
 

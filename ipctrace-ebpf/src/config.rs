@@ -30,6 +30,7 @@ setting! {
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     has_loop: u32 = CONFIG.has_loop;
     verbose: u32 = CONFIG.verbose;
+    run: u32 = CONFIG.run;
 }
 
 /// Where the arguments of system calls are.

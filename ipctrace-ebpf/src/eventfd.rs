@@ -24,16 +24,21 @@ const SEMAPHORE: u32 = 1;
 #[map]
 static EVENTFD_OPS: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Whether an open file is an eventfd that is to be traced.
+#[inline(always)]
+pub(crate) fn is_one(file: u64) -> bool {
+    if !object::is_on(Mechanism::Eventfd) {
+        return false;
+    }
+    // SAFETY: a u64 in a map, written in one store.
+    let known = EVENTFD_OPS.get_ptr(0).map_or(0, |place| unsafe { core::ptr::read_volatile(place) });
+    known != 0 && read(file, offset!(file_op)) == Ok(known)
+}
+
 /// Fills in the side of a call on a file that is neither pipe nor socket, if it is an eventfd.
 #[inline(always)]
 pub(crate) fn describe(file: u64, side: &mut Side) -> Result<()> {
-    if !object::is_on(Mechanism::Eventfd) {
-        return Ok(());
-    }
-    let operations: u64 = read(file, offset!(file_op))?;
-    // SAFETY: a u64 in a map, written in one store.
-    let known = EVENTFD_OPS.get_ptr(0).map_or(0, |place| unsafe { core::ptr::read_volatile(place) });
-    if operations != known || known == 0 {
+    if !is_one(file) {
         return Ok(());
     }
     let counter: u64 = read(file, offset!(file_private_data))?;

@@ -26,6 +26,7 @@ mod process;
 mod process_vm;
 mod repeat;
 mod ring;
+mod run;
 mod signal;
 mod skb;
 mod special;
