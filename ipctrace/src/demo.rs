@@ -7,6 +7,7 @@ mod fd_passing;
 mod fifo;
 pub mod members;
 mod pipe;
+mod process_vm;
 mod signals;
 pub mod stage;
 pub mod truth;
@@ -45,6 +46,7 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     fd_passing::DEMO,
     eventfd::DEMO,
+    process_vm::DEMO,
     signals::DEMO,
 ];
 

@@ -98,8 +98,9 @@ fn several(stage: &Stage) -> Result<()> {
     let pipes = [pipe()?, pipe()?, pipe()?];
     let sender = stage.child("giver", |stage| {
         stage.put(0, u64::from(stage.mark()));
-        let fds = [[pipes[0].0.as_raw_fd()].as_slice(), &[pipes[1].0.as_raw_fd(), pipes[2].0.as_raw_fd()]];
-        let controls = fds.map(|fds| [ControlMessage::ScmRights(fds)]);
+        let [one, two, three] = pipes.each_ref().map(|pipe| pipe.0.as_raw_fd());
+        let (first, rest) = ([one], [two, three]);
+        let controls = [[ControlMessage::ScmRights(&first)], [ControlMessage::ScmRights(&rest)]];
         let bytes = stage.marked(5);
         let buffers = [[IoSlice::new(&bytes)], [IoSlice::new(&bytes)]];
         let mut headers = MultiHeaders::<()>::preallocate(2, Some(nix::cmsg_space!([i32; 2])));

@@ -7,9 +7,7 @@ use ipctrace::demo::truth::{Party, Truth};
 use ipctrace::demo::{Stage, stage};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use super::Scenario;
