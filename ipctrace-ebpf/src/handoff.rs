@@ -24,7 +24,8 @@ pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
     if control == 0 || control_len < HEADER {
         return Ok(());
     }
-    let mut walk = Walk { tid, control, control_len, at: opaque(0), array: 0, left: opaque(0), failed: false };
+    let mut walk =
+        Walk { tid, control, control_len, at: opaque(0), array: 0, left: opaque(0), failed: false };
     repeat(&mut walk);
     if walk.failed { Err(Cause::ReadFailed) } else { Ok(()) }
 }

@@ -6,9 +6,9 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use ipctrace_common::{Cause, Mechanism};
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, Side, Taken};

@@ -208,8 +208,7 @@ impl Correlator {
             Shape::Counter => {
                 self.make_room(out);
                 let now = self.now;
-                let counter =
-                    self.counters.entry(fixed.key).or_insert_with(|| Counter::new(fixed.key, now));
+                let counter = self.counters.entry(fixed.key).or_insert_with(|| Counter::new(fixed.key, now));
                 counter.used = now;
                 counter.call(fixed, who, &mut context!(self, out));
                 Some(())

@@ -161,8 +161,7 @@ impl Counter {
             *self = Counter::new(self.key, context.now);
         }
         self.naming.meet(0, op.receiver_inode);
-        let side =
-            if op.header.flags & op_flag::RECEIVE != 0 { &mut self.reads } else { &mut self.writes };
+        let side = if op.header.flags & op_flag::RECEIVE != 0 { &mut self.reads } else { &mut self.writes };
         let before = (op.header.flags & op_flag::SEQUENCED != 0).then_some(op.before);
         if !side.push(before, Access::new(op, process), self.open) {
             *context.evicted += 1;
@@ -249,7 +248,8 @@ impl Counter {
                 self.missed_units(unseen, read.enter, context);
             }
             let (chosen, fit) = choose::choose(&self.pending, read, value);
-            let overlapped = self.pending.iter().any(|write| write.enter <= read.time && write.time > read.enter);
+            let overlapped =
+                self.pending.iter().any(|write| write.enter <= read.time && write.time > read.enter);
             certain &= fit == Fit::Certain || (fit == Fit::Short && !overlapped);
             for index in chosen.into_iter().rev() {
                 if let Some(write) = self.pending.remove(index) {
@@ -406,7 +406,13 @@ impl Counter {
 
 impl Part {
     fn of(write: &Access, units: u64, exact: bool) -> Part {
-        Part { who: write.who.clone(), units, messages: write.messages, time: write.time, exact: exact && write.exact }
+        Part {
+            who: write.who.clone(),
+            units,
+            messages: write.messages,
+            time: write.time,
+            exact: exact && write.exact,
+        }
     }
 }
 

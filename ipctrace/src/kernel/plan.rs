@@ -114,9 +114,8 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        let lacks = |path: &str| {
-            Offsets::needed_by(path) & mechanism.bit() != 0 && !facts.offsets.contains_key(path)
-        };
+        let lacks =
+            |path: &str| Offsets::needed_by(path) & mechanism.bit() != 0 && !facts.offsets.contains_key(path);
         if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| lacks(path)) {
             return Err(format!("this kernel has no {path}"));
         }

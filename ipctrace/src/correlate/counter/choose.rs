@@ -18,12 +18,19 @@ pub(super) enum Fit {
     Short,
 }
 
+/// A set of writes that adds up.
+struct Found {
+    /// What each process has in it.
+    units: BTreeMap<(u32, u64), u64>,
+    places: Vec<usize>,
+}
+
 /// The search for sets of writes that a read can have taken.
 struct Search<'a> {
     /// Writes that overlapped the read, in the order of the books.
     writes: Vec<&'a Access>,
-    /// What each process has in the first set found, and the set.
-    found: Option<(BTreeMap<(u32, u64), u64>, Vec<usize>)>,
+    /// The first set found.
+    found: Option<Found>,
     /// Another set credits processes otherwise, or there was no time to know.
     doubt: bool,
     steps: usize,
@@ -58,8 +65,8 @@ pub(super) fn choose(pending: &VecDeque<Access>, read: &Access, value: u64) -> (
     };
     search.from(0, need, &mut Vec::new());
     let fit = match search.found {
-        Some((_, set)) => {
-            taken.extend(set.into_iter().map(|place| open[place]));
+        Some(set) => {
+            taken.extend(set.places.into_iter().map(|place| open[place]));
             if search.doubt && !single { Fit::Doubt } else { Fit::Certain }
         }
         None => {
@@ -104,14 +111,14 @@ impl Search<'_> {
     }
 
     fn note(&mut self, set: &[usize]) {
-        let mut sums = BTreeMap::new();
+        let mut units = BTreeMap::new();
         for place in set {
             let write = self.writes[*place];
-            *sums.entry(write.process()).or_insert(0) += write.units();
+            *units.entry(write.process()).or_insert(0) += write.units();
         }
         match &self.found {
-            None => self.found = Some((sums, set.to_vec())),
-            Some((known, _)) => self.doubt |= *known != sums,
+            None => self.found = Some(Found { units, places: set.to_vec() }),
+            Some(known) => self.doubt |= known.units != units,
         }
     }
 }

@@ -167,12 +167,8 @@ fn another_counter_at_the_same_address_begins_anew() {
 
 #[test]
 fn a_read_that_is_lost_takes_what_was_there_with_it() {
-    let events = correlate([
-        made(0, 0),
-        put(10, (1, 2), 0, 1),
-        put(11, (5, 6), 1, 1),
-        take(20, (7, 8), 1, 1),
-    ]);
+    let events =
+        correlate([made(0, 0), put(10, (1, 2), 0, 1), put(11, (5, 6), 1, 1), take(20, (7, 8), 1, 1)]);
     let expected = [((Ok(10), Err(Why::Lost), 8), 1, 1, true), ((Ok(11), Ok(20), 8), 1, 1, true)];
     assert_eq!(told(&events), expected);
 }
