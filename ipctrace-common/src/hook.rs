@@ -39,7 +39,8 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
     | Mechanism::Eventfd.bit()
-    | Mechanism::ProcessVm.bit();
+    | Mechanism::ProcessVm.bit()
+    | Mechanism::Tcp.bit();
 const SIGNAL: u32 = Mechanism::Signal.bit();
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 

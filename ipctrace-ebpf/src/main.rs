@@ -14,6 +14,7 @@ mod emit;
 mod eventfd;
 mod floor;
 mod handoff;
+mod inet;
 mod inflight;
 mod kernel;
 mod lock;

@@ -10,6 +10,7 @@ mod pipe;
 mod process_vm;
 mod signals;
 pub mod stage;
+mod tcp;
 pub mod truth;
 mod unix_dgram;
 mod unix_seqpacket;
@@ -44,6 +45,7 @@ pub const DEMOS: &[Demo] = &[
     unix_stream::DEMO,
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
+    tcp::DEMO,
     fd_passing::DEMO,
     eventfd::DEMO,
     process_vm::DEMO,

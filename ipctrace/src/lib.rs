@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` tells the way of a record through these modules.
 
+pub mod addresses;
 pub mod args;
 pub mod attach;
 pub mod cgroup;

@@ -39,13 +39,9 @@ fn object(record: &wire::Handoff) -> Channel {
         Some(Mechanism::Pipe) => format!("pipe:[{inode}]"),
         Some(Mechanism::Eventfd) => format!("eventfd:{inode}"),
         Some(Mechanism::Fifo) => naming::file("fifo", device, inode),
-        Some(
-            Mechanism::UnixStream
-            | Mechanism::UnixDgram
-            | Mechanism::UnixSeqpacket
-            | Mechanism::Tcp
-            | Mechanism::Udp,
-        ) if peer != 0 => naming::sockets(inode, peer),
+        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) if peer != 0 => {
+            naming::sockets(inode, peer)
+        }
         Some(
             Mechanism::UnixStream
             | Mechanism::UnixDgram

@@ -74,8 +74,11 @@ const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
-const SOCKETS: u32 =
-    Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+const SOCKETS: u32 = Mechanism::UnixStream.bit()
+    | Mechanism::UnixDgram.bit()
+    | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Tcp.bit()
+    | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
 const FILES: u32 = BYTES | EVENTFD;
 
