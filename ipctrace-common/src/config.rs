@@ -2,10 +2,10 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::mechanism::Mechanism;
+use crate::uring::Uring;
 
 macro_rules! offsets {
-    ($($(#[$doc:meta])* $field:ident = $path:literal $(for $needs:expr)?;)*) => {
+    ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
         ///
         /// The programs read them as constants: they are written into read-only data that is frozen before load, so
@@ -15,29 +15,15 @@ macro_rules! offsets {
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
         impl Offsets {
-            /// For each field the kernel's `struct.member` path whose offset it holds.
+            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
             ];
-            /// The paths that only some mechanisms (a set of [`Mechanism::bit`]) read: without them those alone are off.
-            const SPECIFIC: &'static [(&'static str, u32)] = &[$($(($path, $needs),)?)*];
             /// All zero: what the object holds until user space writes the real ones.
             pub const ZERO: Offsets = Offsets { $($field: 0,)* };
         }
     };
 }
-
-impl Offsets {
-    /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced on a kernel that does not have `path`.
-    pub fn needed_by(path: &str) -> u32 {
-        Self::SPECIFIC.iter().find(|(found, _)| *found == path).map_or(u32::MAX, |(_, needed_by)| *needed_by)
-    }
-}
-
-const EVENTFD: u32 = Mechanism::Eventfd.bit();
-const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
-/// No mechanism: where it is missing, something else is done, or not told.
-const NONE: u32 = 0;
 
 offsets! {
     /// Thread group id (`pid` of user space).
@@ -144,6 +130,8 @@ offsets! {
     sock_family = "sock.__sk_common.skc_family";
     /// Socket type.
     sock_type = "sock.sk_type";
+    /// The open file of a socket.
+    socket_file = "socket.file";
     /// File side of a socket.
     sock_socket = "sock.sk_socket";
     /// Receive queue.
@@ -192,6 +180,54 @@ offsets! {
     skb_sk = "sk_buff.sk";
     /// Control block of a buffer.
     skb_cb = "sk_buff.cb";
+    /// Namespaces of a task.
+    task_nsproxy = "task_struct.nsproxy";
+    /// The IPC namespace among them.
+    nsproxy_ipc = "nsproxy.ipc_ns";
+    /// Number of an IPC namespace, as /proc/PID/ns/ipc shows it.
+    ipc_inum = "ipc_namespace.ns.inum";
+    /// System V objects of an IPC namespace: semaphores, message queues, shared memory.
+    ipc_ids = "ipc_namespace.ids";
+    /// Size of one of these three.
+    ipc_ids_size = "sizeof ipc_ids";
+    /// Root of the tree of objects of one kind.
+    ipc_ids_root = "ipc_ids.ipcs_idr.idr_rt.xa_head";
+    /// How many bits of the index are below a node of such a tree.
+    xa_node_shift = "xa_node.shift";
+    /// What is under such a node.
+    xa_node_slots = "xa_node.slots";
+    /// Identifier of a System V object.
+    ipc_perm_id = "kern_ipc_perm.id";
+    /// Its key.
+    ipc_perm_key = "kern_ipc_perm.key";
+    /// Messages in a System V queue.
+    msg_queue_count = "msg_queue.q_qnum";
+    /// The first of them.
+    msg_queue_messages = "msg_queue.q_messages";
+    /// Next message of a list.
+    msg_next = "msg_msg.m_list.next";
+    /// Type of a System V message, priority of a POSIX one.
+    msg_type = "msg_msg.m_type";
+    /// Length of a message.
+    msg_len = "msg_msg.m_ts";
+    /// Where the content of a message begins.
+    msg_size = "sizeof msg_msg";
+    /// Where the inode stands in a POSIX queue.
+    mqueue_inode = "mqueue_inode_info.vfs_inode";
+    /// Messages in a POSIX queue.
+    mqueue_count = "mqueue_inode_info.attr.mq_curmsgs";
+    /// Root of its tree of priorities.
+    mqueue_root = "mqueue_inode_info.msg_tree.rb_node";
+    /// Where the node stands in such a priority.
+    mqueue_leaf_node = "posix_msg_tree_node.rb_node";
+    /// The messages of that priority.
+    mqueue_leaf_messages = "posix_msg_tree_node.msg_list";
+    /// The priority.
+    mqueue_leaf_priority = "posix_msg_tree_node.priority";
+    /// What is less in a tree.
+    rb_left = "rb_node.rb_left";
+    /// What is greater.
+    rb_right = "rb_node.rb_right";
     /// Signal information: code.
     siginfo_code = "kernel_siginfo.si_code";
     /// Signal information: value of sigqueue.
@@ -199,37 +235,33 @@ offsets! {
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
     /// Functions of an open file.
-    file_op = "file.f_op" for EVENTFD;
+    file_op = "file.f_op";
     /// Units in an event counter.
-    eventfd_count = "eventfd_ctx.count" for EVENTFD;
+    eventfd_count = "eventfd_ctx.count";
     /// Flags of an event counter.
-    eventfd_flags = "eventfd_ctx.flags" for EVENTFD;
+    eventfd_flags = "eventfd_ctx.flags";
     /// Number of an event counter.
-    eventfd_id = "eventfd_ctx.id" for EVENTFD;
+    eventfd_id = "eventfd_ctx.id";
     /// Ids of a thread.
-    task_thread_pid = "task_struct.thread_pid" for PROCESS_VM;
+    task_thread_pid = "task_struct.thread_pid";
     /// Where a thread stands in the lists of its ids.
-    task_pid_links = "task_struct.pid_links" for PROCESS_VM;
+    task_pid_links = "task_struct.pid_links";
     /// How deep in the hierarchy of PID namespaces an id is.
-    pid_level = "pid.level" for PROCESS_VM;
+    pid_level = "pid.level";
     /// The tasks that have an id.
-    pid_tasks = "pid.tasks" for PROCESS_VM;
+    pid_tasks = "pid.tasks";
     /// The numbers of an id, one for each namespace that sees it.
-    pid_numbers = "pid.numbers" for PROCESS_VM;
+    pid_numbers = "pid.numbers";
     /// Directory entry of a pidfd: there since they have a file system of their own (Linux 6.9).
-    pid_stashed = "pid.stashed" for NONE;
+    pid_stashed = "pid.stashed";
     /// Number of an id in one namespace.
-    upid_nr = "upid.nr" for PROCESS_VM;
+    upid_nr = "upid.nr";
     /// That namespace.
-    upid_ns = "upid.ns" for PROCESS_VM;
+    upid_ns = "upid.ns";
     /// Ids by number in one namespace.
-    pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head" for PROCESS_VM;
-    /// Lowest bit of the index that a node of a tree looks at.
-    xa_node_shift = "xa_node.shift" for PROCESS_VM;
-    /// Children of such a node.
-    xa_node_slots = "xa_node.slots" for PROCESS_VM;
+    pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head";
     /// What a file system knows of an inode.
-    inode_private = "inode.i_private" for NONE;
+    inode_private = "inode.i_private";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
@@ -264,6 +296,8 @@ pub struct Config {
     pub has_loop: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// What differs between kernels in io_uring.
+    pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
     pub run: u32,
 }
@@ -279,6 +313,7 @@ impl Config {
         pipe_buffer_size: 0,
         has_loop: 0,
         verbose: 0,
+        uring: Uring::OFF,
         run: 0,
     };
 }

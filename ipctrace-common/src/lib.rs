@@ -5,11 +5,13 @@
 #![no_std]
 
 pub mod config;
+pub mod digest;
 pub mod hook;
 pub mod loss;
 pub mod mechanism;
 pub mod run;
 pub mod syscall;
+pub mod uring;
 pub mod wire;
 
 pub use config::Config;

@@ -23,8 +23,10 @@ mod object;
 mod payload;
 mod pid;
 mod pipe;
+mod posix_mq;
 mod process;
 mod process_vm;
+mod queue;
 mod repeat;
 mod ring;
 mod run;
@@ -33,8 +35,12 @@ mod skb;
 mod special;
 mod straddle;
 mod syscall;
+mod sysv_msg;
 mod task;
 mod unix;
+mod uring;
+mod uring_done;
+mod uring_socket;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

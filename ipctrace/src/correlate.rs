@@ -17,6 +17,7 @@ mod naming;
 mod order;
 mod position;
 mod put;
+mod queue;
 mod range;
 mod sequence;
 mod signal;
@@ -48,6 +49,7 @@ use counter::Counter;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
+use queue::Queues;
 use signal::Signals;
 use stream::Stream;
 
@@ -88,6 +90,7 @@ pub struct Correlator {
     connections: Connections,
     locals: Locals,
     messages: Messages,
+    queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
     /// The latest time seen.
@@ -122,6 +125,7 @@ impl Correlator {
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
+            queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             now: 0,
@@ -190,6 +194,15 @@ impl Correlator {
                 counter.opened(record, maker, &mut context!(self, out));
                 Some(())
             }
+            Shape::Queue => {
+                if record.header.flags & channel_flag::REMOVED != 0 {
+                    self.queues.removed(record.key, record.header.time);
+                } else {
+                    self.make_room(out);
+                    self.queues.opened(mechanism, record, name, &mut context!(self, out));
+                }
+                Some(())
+            }
             Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
@@ -231,6 +244,11 @@ impl Correlator {
                 let counter = self.counters.entry(fixed.key).or_insert_with(|| Counter::new(fixed.key, now));
                 counter.used = now;
                 counter.call(fixed, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Queue => {
+                self.make_room(out);
+                self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
             Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
@@ -312,6 +330,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
 
@@ -331,6 +350,7 @@ impl Correlator {
             counter.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
     }
@@ -358,13 +378,17 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        let keys = self.streams.len() + self.counters.len() + self.messages.len() + self.connections.len();
+        let keys = self.streams.len()
+            + self.counters.len()
+            + self.messages.len()
+            + self.connections.len()
+            + self.queues.len();
         if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
         let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
-        let queues = self.messages.ages().map(|(key, used)| (used, key));
+        let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
         let mut ages: Vec<(u64, wire::Key)> = streams.chain(counters).chain(queues).chain(halves).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
@@ -383,6 +407,7 @@ impl Correlator {
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);
+                self.queues.forget(key, &mut context);
                 self.forgotten.push(key);
             }
         }

@@ -5,11 +5,14 @@ pub mod compare;
 mod eventfd;
 mod fd_passing;
 mod fifo;
+mod io_uring;
 pub mod members;
 mod pipe;
+mod posix_mq;
 mod process_vm;
 mod signals;
 pub mod stage;
+mod sysv_msg;
 mod tcp;
 pub mod truth;
 mod unix_dgram;
@@ -50,6 +53,9 @@ pub const DEMOS: &[Demo] = &[
     eventfd::DEMO,
     process_vm::DEMO,
     signals::DEMO,
+    io_uring::DEMO,
+    posix_mq::DEMO,
+    sysv_msg::DEMO,
 ];
 
 /// The demo of that name.

@@ -7,7 +7,7 @@ use btf_rs::{Backend, Btf};
 use ipctrace_common::Hook;
 use ipctrace_common::config::{Offsets, Registers};
 
-use super::{btf, syscalls};
+use super::{btf, syscalls, uring};
 
 /// Where kernels show their type information.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -17,7 +17,7 @@ pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct Facts {
     /// `uname -r`.
     pub release: String,
-    /// Offsets by `struct.member` path; those that this kernel does not have are absent.
+    /// Offsets by `struct.member` path, and sizes; those that this kernel does not have are absent.
     pub offsets: BTreeMap<&'static str, u32>,
     /// Size of `struct pipe_buffer`.
     pub pipe_buffer_size: Option<u32>,
@@ -25,6 +25,8 @@ pub struct Facts {
     pub has_loop: bool,
     /// Where system call arguments are; `None` if the type information does not say.
     pub registers: Option<Registers>,
+    /// How requests through io_uring look.
+    pub uring: uring::Facts,
     /// BTF tracepoints that we have a use for and that this kernel has.
     pub tracepoints: Vec<Hook>,
     /// Why there is no type information, if there is none.
@@ -59,12 +61,17 @@ impl Facts {
 
     fn read(&mut self, types: &Btf) {
         for (path, _) in Offsets::PATHS {
-            if let Some(offset) = btf::offset(types, path) {
+            let found = match path.strip_prefix("sizeof ") {
+                Some(name) => btf::size(types, name),
+                None => btf::offset(types, path),
+            };
+            if let Some(offset) = found {
                 self.offsets.insert(path, offset);
             }
         }
         self.pipe_buffer_size = btf::size(types, "pipe_buffer");
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
+        self.uring = uring::Facts::read(types);
         self.registers = registers(types);
         self.tracepoints =
             Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();

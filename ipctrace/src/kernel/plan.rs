@@ -1,9 +1,10 @@
 //! What can be traced, decided from facts alone.
 
 use ipctrace_common::config::{Config, Offsets};
+use ipctrace_common::uring::Uring;
 use ipctrace_common::{Hook, Mechanism};
 
-use super::Facts;
+use super::{Facts, uring};
 
 /// CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, include/uapi/linux/capability.h.
 const CAP_BPF: u64 = 1 << 39;
@@ -35,6 +36,42 @@ pub enum Refusal {
     NothingLeft,
 }
 
+/// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
+/// them does without these mechanisms. The others all need.
+const OWN: &[(&str, u32)] = &[
+    ("task_struct.nsproxy", SYSV_MSG),
+    ("nsproxy.", SYSV_MSG),
+    ("ipc_", SYSV_MSG),
+    ("sizeof ipc_ids", SYSV_MSG),
+    ("xa_node.", SYSV_MSG | PROCESS_VM),
+    ("kern_ipc_perm.", SYSV_MSG),
+    ("msg_queue.", SYSV_MSG),
+    ("msg_msg.", SYSV_MSG | POSIX_MQ),
+    ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
+    ("mqueue_inode_info.", POSIX_MQ),
+    ("posix_msg_tree_node.", POSIX_MQ),
+    ("rb_node.", POSIX_MQ),
+    ("file.f_op", EVENTFD),
+    ("eventfd_ctx.", EVENTFD),
+    ("task_struct.thread_pid", PROCESS_VM),
+    ("task_struct.pid_links", PROCESS_VM),
+    // Since Linux 6.9; without it, pidfds are as they were before.
+    ("pid.stashed", 0),
+    ("inode.i_private", 0),
+    ("pid.", PROCESS_VM),
+    ("upid.", PROCESS_VM),
+    ("pid_namespace.", PROCESS_VM),
+];
+const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
+
+/// The mechanisms that need the offset at `path`.
+fn used_by(path: &str) -> u32 {
+    OWN.iter().find(|(begin, _)| path.starts_with(begin)).map_or(u32::MAX, |(_, mechanisms)| *mechanisms)
+}
+
 /// What is done on this kernel.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -44,6 +81,8 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// Every mechanism, with the reason if it is off.
     pub mechanisms: Vec<(Mechanism, Result<(), String>)>,
+    /// Whether requests through io_uring are traced, with the reason if not.
+    pub uring: Result<(), String>,
 }
 
 impl Plan {
@@ -78,10 +117,12 @@ impl Plan {
         if on == 0 {
             return Err(Refusal::NothingLeft);
         }
+        let uring = uring::decide(&facts.uring, &facts.tracepoints);
         let hooks = Hook::ALL
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
             .collect();
         let config = Config {
@@ -93,9 +134,10 @@ impl Plan {
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             run: RUN,
         };
-        Ok(Plan { config, hooks, mechanisms })
+        Ok(Plan { config, hooks, mechanisms, uring: uring.map(|_| ()) })
     }
 
     /// Has every call told of by itself.
@@ -114,9 +156,8 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        let lacks =
-            |path: &str| Offsets::needed_by(path) & mechanism.bit() != 0 && !facts.offsets.contains_key(path);
-        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| lacks(path)) {
+        let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
+        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
@@ -147,6 +188,7 @@ mod tests {
             pipe_buffer_size: Some(40),
             has_loop: true,
             registers: Some(Registers::default()),
+            uring: uring::Facts::default(),
             tracepoints: Hook::ALL.to_vec(),
             no_btf: None,
             lockdown: None,

@@ -68,6 +68,11 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
     // A hand-over is shown whatever the object.
     (libc::SYS_pidfd_getfd, Special::PidfdGetfd, u32::MAX),
+    (libc::SYS_mq_timedsend, Special::MqSend, Mechanism::PosixMq.bit()),
+    (libc::SYS_mq_timedreceive, Special::MqReceive, Mechanism::PosixMq.bit()),
+    (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
 ];
 
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
