@@ -1,6 +1,7 @@
 //! Workloads that make the cases in which other tools name the wrong process. Each knows what it did.
 
 mod descriptors;
+mod elsewhere;
 mod ends;
 mod eventfd;
 mod messages;
@@ -38,6 +39,7 @@ pub struct Scenario {
 /// All of them.
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
+    elsewhere::SCENARIOS,
     ends::SCENARIOS,
     eventfd::SCENARIOS,
     messages::SCENARIOS,
