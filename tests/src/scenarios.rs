@@ -10,6 +10,7 @@ mod signals;
 mod streams;
 mod sysv_msg;
 mod tcp;
+mod uring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    uring::SCENARIOS,
     sysv_msg::SCENARIOS,
     tcp::SCENARIOS,
 ];
