@@ -25,6 +25,8 @@ pub enum Record {
     Share(Box<wire::Share>, Bytes),
     /// A page of shared memory touched for the first time.
     Touch(Box<wire::Touch>),
+    /// Bytes copied between two processes in one call.
+    Direct(Box<wire::Direct>),
 }
 
 /// A call's effect on a channel.
@@ -75,6 +77,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         }
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
+        Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
         Kind::Share => {
             let (fixed, rest) = fixed::<wire::Share>(bytes)?;

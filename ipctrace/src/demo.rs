@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod compare;
+mod eventfd;
 mod fd_passing;
 mod fifo;
 mod io_uring;
@@ -9,6 +10,7 @@ pub mod members;
 mod memory;
 mod pipe;
 mod posix_mq;
+mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -54,6 +56,8 @@ pub const DEMOS: &[Demo] = &[
     memory::MEMFD,
     memory::SHARED_FILE,
     memory::SHARED_ANON,
+    eventfd::DEMO,
+    process_vm::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,

@@ -28,32 +28,28 @@ fn flows(lines: &[Value], channel: &str) -> Vec<(u64, u64, u64)> {
 fn started_in_the_middle() -> Result<()> {
     let (truth, lines) = trace_in_the_middle("mapped_before_the_start", &["-s"])?;
     let pid = |wanted: &str| {
-        let pid = truth.iter().find_map(|line| match line {
-            Truth::Member { pid, name, .. } if name == wanted => Some(u64::from(*pid)),
-            Truth::Member { .. }
-            | Truth::Sent { .. }
-            | Truth::Transfer { .. }
-            | Truth::Named { .. }
-            | Truth::Signal { .. }
-            | Truth::Share { .. }
-            | Truth::Evidence { .. }
-            | Truth::Handoff { .. } => None,
-        });
-        pid.with_context(|| format!("no {wanted}"))
+        let is = |line: &Truth| {
+            if let Truth::Member { pid, name, .. } = line
+                && name == wanted
+            {
+                Some(u64::from(*pid))
+            } else {
+                None
+            }
+        };
+        truth.iter().find_map(is).with_context(|| format!("no {wanted}"))
     };
     let channel = |wanted: &str| {
-        let channel = truth.iter().find_map(|line| match line {
-            Truth::Named { channel, name } if name == wanted => Some(channel.clone()),
-            Truth::Member { .. }
-            | Truth::Sent { .. }
-            | Truth::Transfer { .. }
-            | Truth::Named { .. }
-            | Truth::Signal { .. }
-            | Truth::Share { .. }
-            | Truth::Evidence { .. }
-            | Truth::Handoff { .. } => None,
-        });
-        channel.with_context(|| format!("no {wanted}"))
+        let is = |line: &Truth| {
+            if let Truth::Named { channel, name } = line
+                && name == wanted
+            {
+                Some(channel.clone())
+            } else {
+                None
+            }
+        };
+        truth.iter().find_map(is).with_context(|| format!("no {wanted}"))
     };
     let (stage, writer, reader) = (pid("stage")?, pid("writer")?, pid("reader")?);
     assert_eq!(flows(&lines, &channel("file")?), [(writer, reader, 8192)], "the reader cannot write");

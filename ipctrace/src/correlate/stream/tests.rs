@@ -125,7 +125,8 @@ fn a_socket_at_an_address_used_again_is_another() {
         | Record::Process(_)
         | Record::Handoff(_)
         | Record::Share(..)
-        | Record::Touch(_) => record,
+        | Record::Touch(_)
+        | Record::Direct(_) => record,
     };
     let events = correlate([
         with(unix(0), 0, 0),
