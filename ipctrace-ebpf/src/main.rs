@@ -13,6 +13,7 @@ mod config;
 mod emit;
 mod floor;
 mod handoff;
+mod inet;
 mod inflight;
 mod kernel;
 mod lock;

@@ -4,8 +4,10 @@ mod descriptors;
 mod ends;
 mod messages;
 mod names;
+mod namespaces;
 mod signals;
 mod streams;
+mod tcp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use ipctrace::demo::{Stage, truth};
 
 use crate::check::check;
+use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
 /// A workload.
@@ -32,6 +35,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     names::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    tcp::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.
@@ -64,6 +68,11 @@ pub fn actor() -> Result<PathBuf> {
 /// # Errors
 /// With every difference.
 pub fn verify(name: &str) -> Result<()> {
+    if name.contains("namespaces")
+        && let Some(reason) = namespaces::missing()
+    {
+        return skip(name, reason);
+    }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
     let actor = Command::new(actor()?)

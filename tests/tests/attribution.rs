@@ -55,4 +55,13 @@ cases! {
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up
+    tcp_prefork_server
+    tcp_connected_by_the_parent
+    tcp_many_connections_of_one_pair
+    tcp_two_writers_on_one_connection
+    tcp_by_every_call
+    tcp_accepted_socket_passed_on
+    tcp_while_others_are_busy
+    tcp_between_namespaces
+    tcp_equal_addresses_in_two_namespaces
 }

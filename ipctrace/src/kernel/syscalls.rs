@@ -63,8 +63,11 @@ const CALLS: &[(c_long, Class, u32)] = &[
 const SPECIALS: &[(c_long, Special, u32)] = &[];
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
-const SOCKETS: u32 =
-    Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+const SOCKETS: u32 = Mechanism::UnixStream.bit()
+    | Mechanism::UnixDgram.bit()
+    | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Tcp.bit()
+    | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
