@@ -129,6 +129,9 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     call.active = 1;
     channel::open(tid, call, 0, 0);
     channel::open(tid, call, 1, 0);
+    let tgid = (task::pid_tgid() >> 32) as u32;
+    channel::arrive(&mut call.sides[0], tgid);
+    channel::arrive(&mut call.sides[1], tgid);
     Ok(())
 }
 
@@ -177,12 +180,14 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         }
         return 0;
     };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *call };
+    channel::leave(&mut call.sides[0]);
+    channel::leave(&mut call.sides[1]);
     if returned >= 0 {
-        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-        exited(tid, unsafe { &mut *call }, returned as u64);
+        exited(tid, call, returned as u64);
     }
-    // SAFETY: as above.
-    unsafe { (*call).active = 0 };
+    call.active = 0;
     0
 }
 

@@ -28,7 +28,7 @@ struct Sent {
     /// The sending socket.
     sock: u64,
     sender_inode: u64,
-    /// It may be the one that was taken for another, equal one.
+    /// It may be the one that was taken for another, equal one; or another was sent at the same time, which may be that.
     doubt: bool,
     /// Where it was sent to, if that is a name.
     address: Option<Vec<u8>>,
@@ -50,6 +50,8 @@ struct Taken {
     /// How many were received from the queue before, if the books have it.
     before: Option<u64>,
     payload: Bytes,
+    /// Another process was receiving when the call began or ended.
+    overlaps: bool,
     /// When the record came.
     since: u64,
 }
@@ -178,6 +180,7 @@ impl Messages {
                 sender_inode: op.sender_inode,
                 before: has(op_flag::SEQUENCED).then_some(op.before),
                 payload: record.payload.clone(),
+                overlaps: has(op_flag::OVERLAPS),
                 since: context.now,
             };
             let queue = self.queue(mechanism, key, context.now);
@@ -199,7 +202,7 @@ impl Messages {
             bytes: op.bytes,
             sock: op.sender_sock,
             sender_inode: op.sender_inode,
-            doubt: false,
+            doubt: has(op_flag::OVERLAPS),
             address: naming::unix_address(&record.address),
             payload: record.payload.clone(),
         };
@@ -290,7 +293,8 @@ impl Messages {
             _ => false,
         };
         let found = if early { None } else { find(queue, &self.addressed, taken) };
-        let overlapped = rivalled || queue.receivers.overlaps(taken.who.identity(), taken.enter);
+        let overlapped =
+            rivalled || taken.overlaps || queue.receivers.overlaps(taken.who.identity(), taken.enter);
         match found {
             // Another call, of a sender or a receiver, may have been under way, and its record is still to come.
             Some(_) if queue.crowd && !force && context.now.saturating_sub(taken.time) < LINGER => {
