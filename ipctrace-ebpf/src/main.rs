@@ -21,7 +21,9 @@ mod message;
 mod object;
 mod payload;
 mod pipe;
+mod posix_mq;
 mod process;
+mod queue;
 mod repeat;
 mod ring;
 mod run;
@@ -30,6 +32,7 @@ mod skb;
 mod special;
 mod straddle;
 mod syscall;
+mod sysv_msg;
 mod task;
 mod unix;
 

@@ -47,7 +47,12 @@ pub fn compare(truth: &[Line], lines: &[Value]) -> Result<Score> {
         .iter()
         .filter_map(|line| match line {
             Line::Lane { mechanism, id, messages } => Some((id.as_str(), (mechanism.as_str(), *messages))),
-            _ => None,
+            Line::Member { .. }
+            | Line::Sent { .. }
+            | Line::Got { .. }
+            | Line::Signalled { .. }
+            | Line::Handled { .. }
+            | Line::Done { .. } => None,
         })
         .collect();
     let (mut sent, mut done) = (BTreeMap::<(String, u8), Amount>::new(), BTreeMap::<Row, Amount>::new());
@@ -144,7 +149,12 @@ impl Members {
     fn of(truth: &[Line]) -> Members {
         let marks = truth.iter().filter_map(|line| match line {
             Line::Member { mark, pid, name } => Some(((u64::from(*pid), name.clone()), *mark)),
-            _ => None,
+            Line::Lane { .. }
+            | Line::Sent { .. }
+            | Line::Got { .. }
+            | Line::Signalled { .. }
+            | Line::Handled { .. }
+            | Line::Done { .. } => None,
         });
         Members { marks: marks.collect() }
     }
