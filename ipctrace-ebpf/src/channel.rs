@@ -75,9 +75,23 @@ pub(crate) fn arrive(side: &mut Side, tgid: u32) {
     }
 }
 
+/// The call in flight of thread `tid` ends. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn left(tid: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    leave(&mut call.sides[0]);
+    leave(&mut call.sides[1]);
+    0
+}
+
 /// The call on this side ends.
 #[inline(always)]
-pub(crate) fn leave(side: &mut Side) {
+fn leave(side: &mut Side) {
     if side.present == 0 {
         return;
     }
@@ -164,7 +178,7 @@ pub(crate) fn removed(mechanism: Mechanism, key: Key) {
 
 /// Whether there are books for this very channel, not for one that was at its address before.
 #[inline(always)]
-fn is_known(side: &Side) -> bool {
+pub(crate) fn is_known(side: &Side) -> bool {
     let Some(books) = books(&side.key) else {
         return false;
     };

@@ -35,6 +35,9 @@ mod syscall;
 mod sysv_msg;
 mod task;
 mod unix;
+mod uring;
+mod uring_done;
+mod uring_socket;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

@@ -182,8 +182,9 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
-    channel::leave(&mut call.sides[0]);
-    channel::leave(&mut call.sides[1]);
+    if call.sides[0].present | call.sides[1].present != 0 {
+        channel::left(tid);
+    }
     if returned >= 0 {
         exited(tid, call, returned as u64);
     }
@@ -298,7 +299,7 @@ fn one_slowly(tid: u32, call: &mut InFlight) {
 
 /// Whether there is anything to tell of one side; makes `moved` and the side fit it.
 #[inline(always)]
-fn prepare(call: &mut InFlight, index: usize) -> bool {
+pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {

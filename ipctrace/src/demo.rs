@@ -4,6 +4,7 @@ pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+mod io_uring;
 pub mod members;
 mod pipe;
 mod posix_mq;
@@ -48,6 +49,7 @@ pub const DEMOS: &[Demo] = &[
     tcp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
+    io_uring::DEMO,
     posix_mq::DEMO,
     sysv_msg::DEMO,
 ];
