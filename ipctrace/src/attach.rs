@@ -1,14 +1,15 @@
 //! Loads the programs into the kernel and attaches them, as a [`Plan`] says.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::BtfTracePoint;
+use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
-use ipctrace_common::{Cause, Hook};
+use ipctrace_common::{Cause, Hook, Mechanism};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
@@ -23,7 +24,7 @@ pub struct Attached {
     losses: PerCpuArray<MapData, u64>,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
-    channels: KernelMap<MapData, KernelKey, [u64; 5]>,
+    channels: KernelMap<MapData, KernelKey, [u64; 9]>,
     reported: HashMap<Cause, u64>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -67,7 +68,21 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
             failed.push((*hook, format!("{error:#}")));
         }
     }
+    if plan.config.mechanisms & Mechanism::Eventfd.bit() != 0 {
+        show_an_eventfd(&ebpf)?;
+    }
     Ok(Attached { ebpf, ring, losses, runs, channels, reported: HashMap::new(), log, failed })
+}
+
+/// Makes an eventfd before the eyes of the programs, which learn from it how eventfds differ from other files.
+fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
+    nix::sys::eventfd::EventFd::new().context("making an eventfd")?;
+    let learnt: Array<_, u64> =
+        Array::try_from(ebpf.map("EVENTFD_OPS").context("the eBPF object has no map EVENTFD_OPS")?)?;
+    if learnt.get(&0, 0)? == 0 {
+        log::warn!("eventfds are not traced: the programs did not see that one was made");
+    }
+    Ok(())
 }
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
@@ -128,6 +143,33 @@ impl Attached {
             // One that is gone already is as good.
             let _ = self.channels.remove(&KernelKey([key.id, key.space]));
         }
+    }
+
+    /// Has the programs tell of all memory that is shared already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn shared_memory(&mut self) -> Result<()> {
+        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut("memory_seen")
+            .context("the eBPF object has no program memory_seen")?
+            .try_into()?;
+        program.load("task_vma", &btf).context("loading the program memory_seen")?;
+        let link = program.attach().context("attaching the program memory_seen")?;
+        let mut file = program.take_link(link)?.into_file()?;
+        // It runs while it is read, and writes nothing; after a million mappings it wants to be asked again.
+        loop {
+            match file.read(&mut [0; 16]) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("running the program memory_seen"),
+            }
+        }
+        program.unload()?;
+        Ok(())
     }
 
     /// Tells the programs that these threads sit in calls that began before the hooks were there.

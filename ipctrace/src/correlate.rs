@@ -7,6 +7,8 @@ mod address;
 mod call;
 mod connection;
 mod context;
+mod counter;
+mod direct;
 mod handoff;
 mod intern;
 mod join;
@@ -18,6 +20,7 @@ mod put;
 mod queue;
 mod range;
 mod sequence;
+mod shared;
 mod signal;
 mod stream;
 mod take;
@@ -37,16 +40,18 @@ use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
-use crate::model::{Event, Lost};
+use crate::model::{Event, Flow, Lost};
 
 use address::Locals;
 use call::Call;
 use connection::Connections;
 use context::Context;
+use counter::Counter;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
 use queue::Queues;
+use shared::Shared;
 use signal::Signals;
 use stream::Stream;
 
@@ -83,12 +88,14 @@ pub struct Correlator {
     limits: Limits,
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
+    counters: HashMap<wire::Key, Counter>,
     connections: Connections,
     locals: Locals,
     messages: Messages,
     queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
+    shared: Shared,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -117,12 +124,14 @@ impl Correlator {
             limits,
             procs: Procs::default(),
             streams: HashMap::new(),
+            counters: HashMap::new(),
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
             queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
+            shared: Shared::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -138,6 +147,9 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Share(share, _) => share.header.time,
+            Record::Touch(touch) => touch.header.time,
+            Record::Direct(direct) => direct.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -146,6 +158,13 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Share(share, name) => self.share(&share, &name, out),
+            Record::Touch(touch) => {
+                let who = self.procs.intern(&touch.task, self.limits.processes);
+                self.shared.touch(&touch, &who, &mut context!(self, out));
+                Some(())
+            }
+            Record::Direct(direct) => self.direct(&direct, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -155,7 +174,7 @@ impl Correlator {
     /// `None`: the record is of a mechanism that has no such records, or claims what cannot be.
     fn channel(&mut self, record: &wire::Channel, name: &Bytes, out: &mut Vec<Event>) -> Option<()> {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
-        if record.queued != u64::MAX && record.queued > LARGEST {
+        if record.queued != u64::MAX && record.queued > LARGEST && mechanism.shape() != Shape::Counter {
             return None;
         }
         if mechanism == Mechanism::Tcp {
@@ -177,6 +196,16 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
+            Shape::Counter => {
+                self.make_room(out);
+                let now = self.now;
+                let counter =
+                    self.counters.entry(record.key).or_insert_with(|| Counter::new(record.key, now));
+                let made = record.header.flags & channel_flag::MADE != 0;
+                let maker = made.then(|| self.procs.intern(&record.task, self.limits.processes));
+                counter.opened(record, maker, &mut context!(self, out));
+                Some(())
+            }
             Shape::Queue => {
                 if record.header.flags & channel_flag::REMOVED != 0 {
                     self.queues.removed(record.key, record.header.time);
@@ -186,7 +215,7 @@ impl Correlator {
                 }
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -221,12 +250,20 @@ impl Correlator {
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
+            Shape::Counter => {
+                self.make_room(out);
+                let now = self.now;
+                let counter = self.counters.entry(fixed.key).or_insert_with(|| Counter::new(fixed.key, now));
+                counter.used = now;
+                counter.call(fixed, who, &mut context!(self, out));
+                Some(())
+            }
             Shape::Queue => {
                 self.make_room(out);
                 self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -239,8 +276,19 @@ impl Correlator {
 
     fn process(&mut self, record: &wire::Process, out: &mut Vec<Event>) -> Option<()> {
         match record.header.flags {
-            process_event::FORK | process_event::EXEC => {}
+            process_event::FORK => {
+                let child = self.procs.intern(&record.task, self.limits.processes);
+                let (parent, same) = (record.parent.tgid, record.same_memory != 0);
+                self.shared.forked(parent, &child, same, record.header.time, &mut context!(self, out));
+            }
+            process_event::EXEC => {
+                // Its name is that of the new program already.
+                self.shared.left(record.task.tgid, None, record.header.time, &mut context!(self, out));
+            }
             process_event::EXIT => {
+                let who = self.procs.intern(&record.task, self.limits.processes);
+                let time = record.header.time;
+                self.shared.left(record.task.tgid, Some(&who), time, &mut context!(self, out));
                 self.procs.forget(record.task.tid);
                 self.signals.exited(record.task.tgid, &mut context!(self, out));
             }
@@ -249,7 +297,25 @@ impl Correlator {
         Some(())
     }
 
+    fn direct(&mut self, record: &wire::Direct, out: &mut Vec<Event>) -> Option<()> {
+        let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        if record.bytes > LARGEST {
+            return None;
+        }
+        let caller = self.procs.intern(&record.task, self.limits.processes);
+        let target = self.procs.intern(&record.target, self.limits.processes);
+        out.push(direct::event(record, mechanism, caller, target));
+        Some(())
+    }
+
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
+        if record.header.flags & op_flag::GETFD != 0 {
+            let taker = self.procs.intern(&record.task, self.limits.processes);
+            let gone = record.owner.tgid == 0;
+            let owner = (!gone).then(|| self.procs.intern(&record.owner, self.limits.processes));
+            out.push(handoff::taken(&record, owner, taker));
+            return Some(());
+        }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
         let stream = self.streams.get(&record.key).and_then(Stream::name);
@@ -257,6 +323,22 @@ impl Correlator {
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
         Some(())
+    }
+
+    fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
+        let who = self.procs.intern(&record.task, self.limits.processes);
+        self.shared.push(record, name, &who, &mut context!(self, out))
+    }
+
+    /// Ids of System V objects in this IPC namespace (its number) are shown without it.
+    pub fn at_home(&mut self, namespace: u64) {
+        self.shared.at_home(namespace);
+    }
+
+    /// What no event shows: for each piece of shared memory the pairs of a process that can write and another that has it
+    /// mapped, with the size of the memory, up to `now`.
+    pub fn pairs(&self, now: u64) -> Vec<Flow> {
+        self.shared.pairs(now)
     }
 
     /// The kernel reported `count` losses of this cause since the last call; `now` is ns since boot.
@@ -281,6 +363,11 @@ impl Correlator {
                 stream.settle(false, &mut context);
             }
         }
+        for counter in self.counters.values_mut() {
+            if counter.waits() {
+                counter.settle(false, &mut context);
+            }
+        }
         self.messages.tick(false, &mut context);
         self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
@@ -295,6 +382,11 @@ impl Correlator {
         streams.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut stream) in streams {
             stream.finish(&mut context);
+        }
+        let mut counters: Vec<(wire::Key, Counter)> = self.counters.drain().collect();
+        counters.sort_unstable_by_key(|(key, _)| *key);
+        for (_, mut counter) in counters {
+            counter.finish(&mut context);
         }
         self.messages.finish(&mut context);
         self.queues.finish(&mut context);
@@ -325,14 +417,19 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        let keys = self.streams.len() + self.messages.len() + self.connections.len() + self.queues.len();
+        let keys = self.streams.len()
+            + self.counters.len()
+            + self.messages.len()
+            + self.connections.len()
+            + self.queues.len();
         if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
+        let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
         let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).collect();
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(counters).chain(queues).chain(halves).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -342,6 +439,10 @@ impl Correlator {
             if let Some(mut stream) = self.streams.remove(&key) {
                 *context.evicted += stream.holds();
                 stream.finish(&mut context);
+            }
+            if let Some(mut counter) = self.counters.remove(&key) {
+                *context.evicted += counter.holds();
+                counter.finish(&mut context);
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);

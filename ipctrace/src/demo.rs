@@ -2,12 +2,15 @@
 
 pub mod balance;
 pub mod compare;
+mod eventfd;
 mod fd_passing;
 mod fifo;
 mod io_uring;
 pub mod members;
+mod memory;
 mod pipe;
 mod posix_mq;
+mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -48,6 +51,13 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     tcp::DEMO,
     fd_passing::DEMO,
+    memory::SYSV_SHM,
+    memory::POSIX_SHM,
+    memory::MEMFD,
+    memory::SHARED_FILE,
+    memory::SHARED_ANON,
+    eventfd::DEMO,
+    process_vm::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,

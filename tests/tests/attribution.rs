@@ -41,13 +41,32 @@ cases! {
     read_before_the_server_accepts
     sendmmsg_and_recvmmsg
     one_sender_many_receivers
+    segment_of_three_processes
+    children_have_what_their_parent_has
+    a_new_program_leaves_the_memory
+    memory_by_name
+    memory_by_descriptor
+    mappings_in_pieces
+    a_file_two_have_mapped
+    several_writers_of_a_page
+    equal_ids_in_two_ipc_namespaces
+    one_name_in_two_mount_namespaces
+    a_borrowed_address_space
     many_senders_one_receiver
     peeked_and_cut_short
     messages_by_read_and_write
     descriptors_that_change
     opened_again_through_proc
     taken_by_pidfd_getfd
+    passed_in_several_messages
+    memory_of_a_child
+    memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
+    eventfd_of_two_writers
+    eventfd_as_semaphore
+    eventfd_ping_pong
+    eventfd_that_refuses
+    eventfd_numbers_are_used_again
     abstract_name_of_any_bytes
     socket_at_a_path
     signal_to_a_thread

@@ -93,6 +93,16 @@ fn losses_cause_doubt_and_no_wrong_name() {
     run(Plan { lost: 40, ..Plan::ADVERSARIAL }, ONE_READER).all_true();
 }
 
+#[test]
+fn streams_without_positions_keep_the_sums() {
+    let unix = Plan { paged: false, ..Plan::REALISTIC };
+    let alone = run(unix, &[(1, 1)]).all_true();
+    assert_eq!(alone.doubtful, 0);
+    run(unix, MANY_READERS).nearly_true();
+    run(Plan { largest: 20_000, ..unix }, ONE_READER).nearly_true();
+    run(Plan { lost: 40, ..unix }, MANY_READERS).nearly_true();
+}
+
 /// Many more schedules than fit into every run of the tests: `SEEDS=5000 cargo test --release -p ipctrace -- --ignored --nocapture many_more`.
 #[test]
 #[ignore = "takes minutes"]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ipctrace_common::Mechanism;
+
 use super::members::{Members, Who};
 use super::truth::{Party, Truth};
 
@@ -71,7 +73,19 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     }
                 }
             }
-            Truth::Member { .. } | Truth::Named { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => {}
+            Truth::Member { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. } => {}
+            Truth::Units { from, to, value, .. } => {
+                let balance = balances.entry((Mechanism::Eventfd.name(), members.who(from))).or_default();
+                match to {
+                    Party::Mark(_) | Party::Pid(_) => balance.arrived += value,
+                    Party::None(_) => balance.unread += value,
+                }
+            }
         }
     }
     balances

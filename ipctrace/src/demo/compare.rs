@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::AddAssign;
 
 use comfy_table::{CellAlignment, Table, presets};
+use ipctrace_common::Mechanism;
 
 use super::balance::imbalances;
 use super::members::{Members, Who};
 use super::stage::{queued_with_priority, queued_with_type};
 use super::truth::Truth;
-use crate::model::{Channel, End, Event, Transfer};
+use crate::model::{Channel, End, Event, Proc, Share, ShareAction, Transfer};
 use crate::render::signal_name;
 
 /// What is compared: one kind of thing between two ends.
@@ -29,6 +31,8 @@ struct Amount {
     bytes: u64,
     /// Messages, signals or descriptors; 0 for streams, which have none.
     messages: u64,
+    /// Units of counters.
+    units: u64,
 }
 
 /// The comparison of one workload.
@@ -62,10 +66,32 @@ pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
                 let row = Row { kind: mechanism.clone(), detail, from: who(from), to: who(to) };
                 report.done(row, *bytes, messages.unwrap_or(0));
             }
+            Truth::Units { channel, from, to, value, messages } => {
+                known.insert(channel.as_str());
+                let kind = Mechanism::Eventfd.name().to_owned();
+                let row = Row { kind, detail: channel.clone(), from: who(from), to: who(to) };
+                report.add_done(row, Amount { units: *value, messages: *messages, bytes: 0 });
+            }
             Truth::Signal { signal, from, to, outcome, value } => {
                 let detail = signal_detail(signal, outcome, *value);
                 let row = Row { kind: "signal".to_owned(), detail, from: who(from), to: who(to) };
                 report.done(row, 0, 1);
+            }
+            Truth::Share { channel, by, action, access, bytes } => {
+                known.insert(channel.as_str());
+                let row = Row {
+                    kind: "share".to_owned(),
+                    detail: channel.clone(),
+                    from: who(by),
+                    to: Who::None(format!("{action} {access}")),
+                };
+                report.done(row, *bytes, 1);
+            }
+            Truth::Evidence { channel, from, to, pages } => {
+                known.insert(channel.as_str());
+                let (from, to) = (who(from), who(to));
+                let row = Row { kind: "evidence".to_owned(), detail: channel.clone(), from, to };
+                report.done(row, 0, *pages);
             }
             Truth::Handoff { from, to, object } => {
                 let detail = object.clone();
@@ -87,7 +113,10 @@ fn misnamed(names: &HashMap<&str, &str>, events: &[Event]) -> BTreeSet<String> {
         .iter()
         .filter_map(|event| match event {
             Event::Transfer(transfer) => Some(&transfer.channel),
-            Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Handoff(_) | Event::Lost(_) => None,
+            Event::Share(share) => Some(&share.channel),
+            Event::Signal(_) | Event::Wake(_) | Event::Handoff(_) | Event::Evidence(_) | Event::Lost(_) => {
+                None
+            }
         })
         .filter_map(|channel| {
             let name = *names.get(channel.id.as_str())?;
@@ -109,9 +138,11 @@ fn signal_detail(signal: &str, outcome: &str, value: Option<u64>) -> String {
 
 impl Report {
     fn done(&mut self, row: Row, bytes: u64, messages: u64) {
-        let done = &mut self.rows.entry(row).or_default().0;
-        done.bytes += bytes;
-        done.messages += messages;
+        self.add_done(row, Amount { bytes, messages, units: 0 });
+    }
+
+    fn add_done(&mut self, row: Row, amount: Amount) {
+        self.rows.entry(row).or_default().0 += amount;
     }
 
     /// An end as the trace has it, name and all.
@@ -122,8 +153,23 @@ impl Report {
         }
     }
 
+    /// Who did something to shared memory. What a process has from its parent it has before it has a name of its own.
+    fn actor(&self, share: &Share) -> Who {
+        match share.action {
+            ShareAction::Attach => Who::Pid(share.process.pid),
+            ShareAction::Create | ShareAction::Detach | ShareAction::Remove => {
+                self.members.called(share.process.pid, &share.process.comm)
+            }
+        }
+    }
+
     fn traced(&mut self, event: &Event, known: &BTreeSet<&str>) {
+        let mut units = 0;
         let (row, bytes, messages) = match event {
+            Event::Transfer(transfer) if transfer.mechanism == Mechanism::Eventfd => {
+                units = transfer.value.unwrap_or(0);
+                (self.transfer(transfer, known).0, 0, transfer.messages)
+            }
             Event::Transfer(transfer) => self.transfer(transfer, known),
             Event::Signal(signal) => {
                 let name = signal_name(signal.number);
@@ -148,14 +194,32 @@ impl Report {
                 self.lost += lost.count;
                 return;
             }
-            Event::Share(_) | Event::Wake(_) => return,
+            Event::Share(share) if known.contains(share.channel.id.as_str()) => {
+                let access = if share.writable { "rw" } else { "r" };
+                let row = Row {
+                    kind: "share".to_owned(),
+                    detail: share.channel.id.clone(),
+                    from: self.actor(share),
+                    to: Who::None(format!("{} {access}", share.action.name())),
+                };
+                (row, share.bytes, 1)
+            }
+            Event::Evidence(evidence) if known.contains(evidence.channel.id.as_str()) => {
+                let called = |process: &Proc| self.members.called(process.pid, &process.comm);
+                let row = Row {
+                    kind: "evidence".to_owned(),
+                    detail: evidence.channel.id.clone(),
+                    from: called(&evidence.sender),
+                    to: called(&evidence.receiver),
+                };
+                (row, 0, 1)
+            }
+            Event::Share(_) | Event::Evidence(_) | Event::Wake(_) => return,
         };
         let ours = |who: &Who| self.members.contains(who);
         // Whoever started the workload waits for it: that is not part of it.
         if ours(&row.to) || (ours(&row.from) && matches!(row.to, Who::None(_))) {
-            let traced = &mut self.rows.entry(row).or_default().1;
-            traced.bytes += bytes;
-            traced.messages += messages;
+            self.rows.entry(row).or_default().1 += Amount { bytes, messages, units };
         }
     }
 
@@ -259,8 +323,19 @@ fn own_socket(object: &Channel) -> String {
     object.id.split("->").next().unwrap_or_default().to_owned()
 }
 
+impl AddAssign for Amount {
+    fn add_assign(&mut self, other: Amount) {
+        self.bytes += other.bytes;
+        self.messages += other.messages;
+        self.units += other.units;
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.units > 0 {
+            return write!(f, "{} units in {}", self.units, self.messages);
+        }
         match (self.bytes, self.messages) {
             (0, 0) => f.write_str("-"),
             (0, messages) => write!(f, "{messages}x"),

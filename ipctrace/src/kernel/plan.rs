@@ -2,7 +2,7 @@
 
 use ipctrace_common::config::{Config, Offsets};
 use ipctrace_common::uring::Uring;
-use ipctrace_common::{Hook, Mechanism};
+use ipctrace_common::{Hook, Mechanism, Shape};
 
 use super::{Facts, uring};
 
@@ -39,21 +39,42 @@ pub enum Refusal {
 /// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
 /// them does without these mechanisms. The others all need.
 const OWN: &[(&str, u32)] = &[
-    ("task_struct.nsproxy", SYSV_MSG),
-    ("nsproxy.", SYSV_MSG),
-    ("ipc_", SYSV_MSG),
-    ("sizeof ipc_ids", SYSV_MSG),
-    ("xa_node.", SYSV_MSG),
-    ("kern_ipc_perm.", SYSV_MSG),
+    ("task_struct.nsproxy", SYSV_MSG | SHARED),
+    ("nsproxy.mnt_ns", SHARED),
+    ("nsproxy.", SYSV_MSG | SYSV_SHM),
+    ("ipc_", SYSV_MSG | SYSV_SHM),
+    ("sizeof ipc_ids", SYSV_MSG | SYSV_SHM),
+    ("xa_node.", SYSV_MSG | SYSV_SHM | PROCESS_VM),
+    ("kern_ipc_perm.", SYSV_MSG | SYSV_SHM),
+    ("shmid_kernel.", SYSV_SHM),
+    ("shm_file_data.", SYSV_SHM),
+    ("mnt_namespace.", SHARED),
+    ("vm_area_struct.", SHARED),
+    ("task_struct.mm", SHARED),
+    ("inode.i_size", SHARED),
     ("msg_queue.", SYSV_MSG),
     ("msg_msg.", SYSV_MSG | POSIX_MQ),
     ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
     ("mqueue_inode_info.", POSIX_MQ),
     ("posix_msg_tree_node.", POSIX_MQ),
     ("rb_node.", POSIX_MQ),
+    ("file.f_op", EVENTFD),
+    ("eventfd_ctx.", EVENTFD),
+    ("task_struct.thread_pid", PROCESS_VM),
+    ("task_struct.pid_links", PROCESS_VM),
+    // Since Linux 6.9; without it, pidfds are as they were before.
+    ("pid.stashed", 0),
+    ("inode.i_private", 0),
+    ("pid.", PROCESS_VM),
+    ("upid.", PROCESS_VM),
+    ("pid_namespace.", PROCESS_VM),
 ];
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 /// The mechanisms that need the offset at `path`.
 fn used_by(path: &str) -> u32 {
@@ -110,8 +131,8 @@ impl Plan {
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| hook.serves() & on != 0)
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
-            .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
             .collect();
         let config = Config {
             offsets,
@@ -122,6 +143,7 @@ impl Plan {
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            has_find_vma: u32::from(facts.has_find_vma),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             run: RUN,
         };
@@ -147,6 +169,9 @@ impl Plan {
         let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
         if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
+        }
+        if mechanism.shape() == Shape::Shared && !facts.has_find_vma {
+            return Err("this kernel has no helper bpf_find_vma (Linux 5.17)".to_owned());
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());
@@ -175,6 +200,7 @@ mod tests {
                 .collect(),
             pipe_buffer_size: Some(40),
             has_loop: true,
+            has_find_vma: true,
             registers: Some(Registers::default()),
             uring: uring::Facts::default(),
             tracepoints: Hook::ALL.to_vec(),
@@ -224,6 +250,15 @@ mod tests {
         assert!(!plan.hooks.contains(&Hook::ConsumeSkb));
         facts.tracepoints.retain(|hook| *hook != Hook::ContentionEnd);
         assert_eq!(state(&self::plan(&facts).expect("it only orders"), Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn a_missing_offset_costs_the_mechanisms_that_read_it() {
+        let mut facts = facts();
+        facts.offsets.remove("eventfd_ctx.id");
+        let plan = plan(&facts).expect("the rest can be traced");
+        assert!(state(&plan, Mechanism::Eventfd).is_err_and(|why| why.contains("eventfd_ctx.id")));
+        assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
     }
 
     #[test]

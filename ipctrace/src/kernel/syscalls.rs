@@ -1,7 +1,7 @@
 //! System call numbers and registers: all that differs between architectures.
 
-use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::{Class, Special, TABLE};
+use ipctrace_common::{Mechanism, Shape};
 use libc::c_long;
 
 /// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
@@ -40,12 +40,12 @@ pub(super) const COMPAT: u32 = 0;
 
 /// The calls that move data, what they do, and which mechanisms have a use for them.
 const CALLS: &[(c_long, Class, u32)] = &[
-    (libc::SYS_read, Class::Read, BYTES),
-    (libc::SYS_write, Class::Write, BYTES),
-    (libc::SYS_readv, Class::Readv, BYTES),
-    (libc::SYS_writev, Class::Writev, BYTES),
-    (libc::SYS_preadv2, Class::Readv, BYTES),
-    (libc::SYS_pwritev2, Class::Writev, BYTES),
+    (libc::SYS_read, Class::Read, FILES),
+    (libc::SYS_write, Class::Write, FILES),
+    (libc::SYS_readv, Class::Readv, FILES),
+    (libc::SYS_writev, Class::Writev, FILES),
+    (libc::SYS_preadv2, Class::Readv, FILES),
+    (libc::SYS_pwritev2, Class::Writev, FILES),
     (libc::SYS_sendto, Class::Sendto, SOCKETS),
     (libc::SYS_sendmsg, Class::Sendmsg, SOCKETS),
     (libc::SYS_sendmmsg, Class::Sendmmsg, SOCKETS),
@@ -61,12 +61,39 @@ const CALLS: &[(c_long, Class, u32)] = &[
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
 const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_shmget, Special::Shmget, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmat, Special::Shmat, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmdt, Special::Shmdt, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmctl, Special::Shmctl, Mechanism::SysvShm.bit()),
+    (libc::SYS_mmap, Special::Mmap, SHARED),
+    (libc::SYS_munmap, Special::Munmap, SHARED),
+    (libc::SYS_mremap, Special::Mremap, SHARED),
+    (libc::SYS_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_pkey_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_memfd_create, Special::MemfdCreate, Mechanism::Memfd.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, Special::Unlink, Mechanism::PosixShm.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit()),
+    (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit()),
+    (libc::SYS_unlinkat, Special::Unlinkat, Mechanism::PosixShm.bit()),
+    (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
+    (libc::SYS_process_vm_readv, Special::ProcessVmReadv, PROCESS_VM),
+    (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
+    // A hand-over is shown whatever the object.
+    (libc::SYS_pidfd_getfd, Special::PidfdGetfd, u32::MAX),
     (libc::SYS_mq_timedsend, Special::MqSend, Mechanism::PosixMq.bit()),
     (libc::SYS_mq_timedreceive, Special::MqReceive, Mechanism::PosixMq.bit()),
     (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
 ];
+
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 = Mechanism::UnixStream.bit()
@@ -75,6 +102,7 @@ const SOCKETS: u32 = Mechanism::UnixStream.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
+const FILES: u32 = BYTES | EVENTFD;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
 pub fn table(mechanisms: u32) -> [u8; TABLE] {

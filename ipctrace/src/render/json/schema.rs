@@ -66,6 +66,8 @@ pub(super) struct Transfer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     msg_type: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Text<&'a [u8]>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_total: Option<u64>,
@@ -92,6 +94,7 @@ impl<'a> Transfer<'a> {
             truncated: transfer.truncated,
             priority: transfer.priority,
             msg_type: transfer.msg_type,
+            value: transfer.value,
             payload: payload.map(Text),
             payload_total: payload.map(|_| transfer.bytes),
         }
@@ -235,6 +238,36 @@ impl<'a> Handoff<'a> {
             receiver: Process::of(&handoff.receiver, cgroups),
             receiver_why: Reason::of(&handoff.receiver),
             object: Channel::new(&handoff.object),
+        }
+    }
+}
+
+/// A page of shared memory written by one process and read by another.
+#[derive(Serialize)]
+pub(super) struct Evidence<'a> {
+    r#type: &'static str,
+    time: Stamp,
+    mechanism: &'static str,
+    channel: Channel<'a>,
+    sender: Process<'a>,
+    receiver: Process<'a>,
+    page: u64,
+    latency_ns: u64,
+    exact: bool,
+}
+
+impl<'a> Evidence<'a> {
+    pub(super) fn new(evidence: &'a model::Evidence, time: Stamp, cgroups: &dyn Cgroups) -> Evidence<'a> {
+        Evidence {
+            r#type: "evidence",
+            time,
+            mechanism: evidence.mechanism.name(),
+            channel: Channel::new(&evidence.channel),
+            sender: Process::new(&evidence.sender, cgroups),
+            receiver: Process::new(&evidence.receiver, cgroups),
+            page: evidence.page,
+            latency_ns: evidence.latency,
+            exact: evidence.exact,
         }
     }
 }
