@@ -184,8 +184,7 @@ impl Put {
         if crowd && !mode.force && !full && !context.overdue(front.time) {
             return false;
         }
-        let exact =
-            !front.overlaps && !(crowd && full) && (!crowd || !overlapped(&self.calls.ready, &self.recent));
+        let exact = !(front.overlaps || crowd && (full || overlapped(&self.calls.ready, &self.recent)));
         if !exact && let Some(front) = self.calls.ready.front() {
             ranges.doubt(front.process(), front.enter);
         }

@@ -190,7 +190,7 @@ impl Take {
             return Few::One(None);
         }
         let overlaps = ready.front().is_some_and(|call| call.overlaps);
-        let exact = !overlaps && !(crowd && full) && (!crowd || !overlapped(ready, &self.recent));
+        let exact = !(overlaps || crowd && (full || overlapped(ready, &self.recent)));
         self.first(exact, false)
     }
 
