@@ -2,8 +2,16 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::mechanism::Mechanism;
+
+const WAKES: u32 = SYSV_SEM | FUTEX;
+const SYSV_SEM: u32 = Mechanism::SysvSem.bit();
+const FUTEX: u32 = Mechanism::Futex.bit();
+
 macro_rules! offsets {
-    ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
+    (@needed_by) => { u32::MAX };
+    (@needed_by $mechanisms:expr) => { $mechanisms };
+    ($($(#[$doc:meta])* $field:ident = $path:literal $(for $mechanisms:expr)?;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
         ///
         /// The programs read them as constants: they are written into read-only data that is frozen before load, so
@@ -16,6 +24,10 @@ macro_rules! offsets {
             /// For each field the kernel's `struct.member` path whose offset it holds.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
+            ];
+            /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced without each of them.
+            pub const NEEDED_BY: &'static [(&'static str, u32)] = &[
+                $(($path, offsets!(@needed_by $($mechanisms)?)),)*
             ];
             /// All zero: what the object holds until user space writes the real ones.
             pub const ZERO: Offsets = Offsets { $($field: 0,)* };
@@ -156,6 +168,48 @@ offsets! {
     siginfo_value = "kernel_siginfo._sifields._rt._sigval";
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
+    /// `PF_` flags of a thread.
+    task_flags = "task_struct.flags" for WAKES;
+    /// Signals pending for the thread.
+    task_pending = "task_struct.pending.signal" for WAKES;
+    /// Signals pending for the process.
+    signal_shared_pending = "signal_struct.shared_pending.signal" for WAKES;
+    /// Namespaces.
+    task_nsproxy = "task_struct.nsproxy" for SYSV_SEM;
+    /// IPC namespace.
+    nsproxy_ipc = "nsproxy.ipc_ns" for SYSV_SEM;
+    /// Inode number of an IPC namespace.
+    ipc_inum = "ipc_namespace.ns.inum" for SYSV_SEM;
+    /// System V objects of an IPC namespace: semaphores, queues, memory.
+    ipc_ids = "ipc_namespace.ids" for SYSV_SEM;
+    /// Objects of one kind by index.
+    ipc_ids_root = "ipc_ids.ipcs_idr.idr_rt.xa_head" for SYSV_SEM;
+    /// Level of a node in an index.
+    xa_node_shift = "xa_node.shift" for SYSV_SEM;
+    /// What a node points to.
+    xa_node_slots = "xa_node.slots" for SYSV_SEM;
+    /// Id of a System V object.
+    ipc_id = "kern_ipc_perm.id" for SYSV_SEM;
+    /// Key of a System V object.
+    ipc_key = "kern_ipc_perm.key" for SYSV_SEM;
+    /// Begin of a mapping.
+    vma_start = "vm_area_struct.vm_start" for FUTEX;
+    /// What a mapping is.
+    vma_flags = "vm_area_struct.vm_flags" for FUTEX;
+    /// Where in its file a mapping begins, in pages.
+    vma_pgoff = "vm_area_struct.vm_pgoff" for FUTEX;
+    /// File of a mapping.
+    vma_file = "vm_area_struct.vm_file" for FUTEX;
+    /// Number that tells users of one inode apart.
+    inode_generation = "inode.i_generation" for FUTEX;
+    /// Names of an inode.
+    inode_dentries = "inode.i_dentry" for FUTEX;
+    /// Place of a name among those of its inode.
+    dentry_alias = "dentry.d_u.d_alias" for FUTEX;
+    /// Hash and length of a name.
+    dentry_hash_len = "dentry.d_name.hash_len" for FUTEX;
+    /// Place of a name in the cache of names: not set once it is deleted.
+    dentry_hash = "dentry.d_hash.pprev" for FUTEX;
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
@@ -188,6 +242,10 @@ pub struct Config {
     pub pipe_buffer_size: u32,
     /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
     pub has_loop: u32,
+    /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
+    pub has_find_vma: u32,
+    /// Bits of an address within a page.
+    pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
 }
@@ -202,6 +260,8 @@ impl Config {
         payload: 0,
         pipe_buffer_size: 0,
         has_loop: 0,
+        has_find_vma: 0,
+        page_shift: 0,
         verbose: 0,
     };
 }

@@ -1,6 +1,6 @@
 //! Where programs are attached. One table: the loader, `doctor` and the test against the kernel's BTF read it.
 
-use crate::mechanism::Mechanism;
+use crate::mechanism::{Mechanism, Shape};
 
 macro_rules! hooks {
     ($($(#[$doc:meta])* $variant:ident, $program:literal, $tracepoint:literal, $needs:expr, $purpose:literal;)*) => {
@@ -39,6 +39,8 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit();
 const SIGNAL: u32 = Mechanism::Signal.bit();
+/// Mechanisms by which one task wakes another.
+const WAKE: u32 = Mechanism::of_shape(Shape::Wake);
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
 hooks! {
@@ -49,13 +51,15 @@ hooks! {
     /// New processes.
     ProcessFork, "process_fork", "sched_process_fork", 0, "new processes and their parents";
     /// What system calls returned.
-    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL, "what system calls returned";
+    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
     /// The order of calls that waited for one pipe's lock.
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
+    /// Who wakes whom.
+    SchedWaking, "sched_waking", "sched_waking", WAKE, "who wakes whom";
     /// What system calls are about to work on.
-    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL, "the object behind a descriptor at the time of the call";
+    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
     /// Signals that reach their receiver.
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.

@@ -89,10 +89,14 @@ classes! {
     Mprotect = 47;
     /// `(name, flags)`: memfd_create.
     MemfdCreate = 48;
+    /// `(id, index, command, value)`: semctl.
+    Semctl = 51;
     /// `(id, ops, count, timeout)`: semop, semtimedop.
     Semop = 52;
     /// `(uaddr, op, val, timeout, uaddr2, val3)`: futex.
     Futex = 53;
+    /// `(futex_waitv[], count, flags, timeout, clock)`: futex_waitv.
+    FutexWaitv = 54;
     /// `(count, flags)`: eventfd2, eventfd.
     Eventfd = 56;
     /// `(pid, local, count, remote, count, flags)`: process_vm_readv.
@@ -101,6 +105,12 @@ classes! {
     ProcessVmWritev = 58;
     /// `(pidfd, fd, flags)`: pidfd_getfd.
     PidfdGetfd = 59;
+    /// `(uaddr, mask, count, flags)`: futex_wake.
+    FutexWake = 60;
+    /// `(uaddr, value, mask, flags, timeout, clock)`: futex_wait.
+    FutexWait = 61;
+    /// `(futex_waitv[2], flags, wake, requeue)`: futex_requeue.
+    FutexRequeue = 62;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

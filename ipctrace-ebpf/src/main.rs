@@ -12,6 +12,7 @@ mod channel;
 mod config;
 mod emit;
 mod floor;
+mod futex;
 mod handoff;
 mod inflight;
 mod kernel;
@@ -28,8 +29,10 @@ mod skb;
 mod special;
 mod straddle;
 mod syscall;
+mod sysv_sem;
 mod task;
 mod unix;
+mod wake;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

@@ -6,7 +6,7 @@ use ipctrace_common::wire::{self, Kind, Task, process_event};
 
 use crate::config::offset;
 use crate::kernel::read;
-use crate::{inflight, ring, task};
+use crate::{inflight, ring, task, wake};
 
 /// hook: tp_btf/sched_process_fork `void (struct task_struct *parent, struct task_struct *child)` — include/trace/events/sched.h
 ///
@@ -47,6 +47,7 @@ pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
     inflight::end(task::pid_tgid() as u32);
+    wake::end(task::pid_tgid() as u32);
     let current = task::current() as u64;
     let shared: u64 = read(current, offset!(task_signal)).unwrap_or(0);
     // do_exit counts down before it comes here.

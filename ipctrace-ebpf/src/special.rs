@@ -10,6 +10,7 @@ use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
 use crate::syscall::argument;
+use crate::{futex, sysv_sem};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -32,7 +33,6 @@ unsafe fn keep(regs: *const u8) {
 /// # Errors
 /// None on a running system: the map has one place for each CPU.
 #[inline(always)]
-#[expect(dead_code, reason = "the mechanisms that use it follow")]
 pub(crate) fn arguments() -> Result<[u64; 6]> {
     let place = ARGUMENTS.get_ptr(0).ok_or(Cause::MapFull)?;
     // SAFETY: a valid, aligned pointer into the map; written by `keep` before the functions below are called.
@@ -46,7 +46,12 @@ pub(crate) fn arguments() -> Result<[u64; 6]> {
 #[inline(always)]
 pub(crate) unsafe fn enter(regs: *const u8, tid: u32, special: u8) {
     // SAFETY: as the caller argues.
-    unsafe { keep(regs) };
+    unsafe {
+        if futex::is_private(regs, special) {
+            return;
+        }
+        keep(regs);
+    }
     special_entered(tid, u32::from(special));
 }
 
@@ -57,22 +62,37 @@ pub(crate) unsafe fn enter(regs: *const u8, tid: u32, special: u8) {
 #[inline(always)]
 pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64) {
     // SAFETY: as the caller argues.
-    unsafe { keep(regs) };
+    unsafe {
+        if futex::is_private(regs, special) {
+            return;
+        }
+        keep(regs);
+    }
     special_exited(tid, u32::from(special), returned);
 }
 
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
+pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
     match Special::from_wire(special as u8) {
         Some(Special::MqSend | Special::MqReceive) => {}
         Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
         Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
         Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
         Some(Special::MemfdCreate) => {}
-        Some(Special::Semop) => {}
-        Some(Special::Futex) => {}
+        Some(Special::Semop | Special::Semctl) => {
+            sysv_sem::semaphore_entered(tid, special);
+        }
+        Some(
+            Special::Futex
+            | Special::FutexWaitv
+            | Special::FutexWake
+            | Special::FutexWait
+            | Special::FutexRequeue,
+        ) => {
+            futex::futex_entered(tid, special);
+        }
         Some(Special::Eventfd) => {}
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
         Some(Special::PidfdGetfd) => {}
@@ -84,15 +104,25 @@ pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_exited(_tid: u32, special: u32, _returned: i64) -> i32 {
+pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
         Some(Special::MqSend | Special::MqReceive) => {}
         Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
         Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
         Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
         Some(Special::MemfdCreate) => {}
-        Some(Special::Semop) => {}
-        Some(Special::Futex) => {}
+        Some(Special::Semop | Special::Semctl) => {
+            sysv_sem::semaphore_exited(tid, returned);
+        }
+        Some(
+            Special::Futex
+            | Special::FutexWaitv
+            | Special::FutexWake
+            | Special::FutexWait
+            | Special::FutexRequeue,
+        ) => {
+            futex::futex_exited(tid, special, returned);
+        }
         Some(Special::Eventfd) => {}
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
         Some(Special::PidfdGetfd) => {}

@@ -18,6 +18,7 @@ mod sequence;
 mod signal;
 mod stream;
 mod take;
+mod wake;
 
 #[cfg(test)]
 mod arbitrary;
@@ -29,7 +30,7 @@ mod testing;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, op_flag, process_event};
+use ipctrace_common::wire::{self, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -42,6 +43,7 @@ use intern::Procs;
 use message::Messages;
 use signal::Signals;
 use stream::Stream;
+use wake::Wakes;
 
 /// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub struct Correlator {
     messages: Messages,
     signals: Signals,
     handoffs: Handoffs,
+    wakes: Wakes,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -110,6 +113,7 @@ impl Correlator {
             messages: Messages::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
+            wakes: Wakes::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -125,6 +129,7 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Wake(wake) => wake.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -133,6 +138,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Wake(wake) => self.wake(&wake, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -159,7 +165,11 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Wake => {
+                self.wakes.named(record, name, self.limits.streams);
+                Some(())
+            }
+            Shape::Counter | Shape::Shared | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -208,6 +218,14 @@ impl Correlator {
             }
             _ => return None,
         }
+        Some(())
+    }
+
+    fn wake(&mut self, record: &wire::Wake, out: &mut Vec<Event>) -> Option<()> {
+        let woken = self.procs.intern(&record.task, self.limits.processes);
+        let waker = (record.header.flags & wake_flag::WAKER != 0)
+            .then(|| self.procs.intern(&record.waker, self.limits.processes));
+        out.push(Event::Wake(self.wakes.event(record, waker, woken, self.limits.streams)?));
         Some(())
     }
 

@@ -4,10 +4,12 @@ pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+mod futex;
 pub mod members;
 mod pipe;
 mod signals;
 pub mod stage;
+mod sysv_sem;
 pub mod truth;
 mod unix_dgram;
 mod unix_seqpacket;
@@ -44,6 +46,8 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
+    sysv_sem::DEMO,
+    futex::DEMO,
 ];
 
 /// The demo of that name.

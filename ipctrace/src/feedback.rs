@@ -55,7 +55,7 @@ impl Feedback {
             Record::Op(op) => self.hides_op(&op.fixed),
             Record::Channel(channel, _) => self.channels.contains(&channel.key),
             Record::Handoff(handoff) => self.channels.contains(&handoff.key),
-            Record::Signal(_) | Record::Process(_) => false,
+            Record::Signal(_) | Record::Process(_) | Record::Wake(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden

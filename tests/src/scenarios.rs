@@ -2,10 +2,12 @@
 
 mod descriptors;
 mod ends;
+mod futex;
 mod messages;
 mod names;
 mod signals;
 mod streams;
+mod sysv_sem;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,10 +30,12 @@ pub struct Scenario {
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
     ends::SCENARIOS,
+    futex::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    sysv_sem::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.

@@ -55,4 +55,19 @@ cases! {
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up
+    semaphores_between_three
+    semaphore_waits_that_fail
+    semaphore_set_by_semctl
+    semaphore_undone_by_the_dead
+    semaphores_of_two_namespaces
+    futex_wakes_two_waiters
+    futex_waits_that_fail
+    futexes_private_to_a_process
+    futex_waiters_moved_to_another
+    futex_one_of_many
+    futex_of_a_dead_owner
+    futex_in_files_and_memory
+    mutex_with_priority_inheritance
+    semaphore_of_posix_in_shared_memory
+    mutex_and_condition_of_two_processes
 }

@@ -71,7 +71,11 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     }
                 }
             }
-            Truth::Member { .. } | Truth::Named { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => {}
+            Truth::Member { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Handoff { .. }
+            | Truth::Wake { .. } => {}
         }
     }
     balances

@@ -3,6 +3,7 @@
 mod channel;
 mod descriptor;
 mod folder;
+mod wait;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -19,6 +20,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 pub use channel::{fifo_id, inode, pipe_id, socket_id};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
+pub use wait::{AT_FUTEXES, AT_SEMAPHORES, Semaphores, futex_wait, futex_wake, shared, sits_in};
 
 use super::truth::{Party, Truth};
 

@@ -88,6 +88,8 @@ impl Plan {
             payload,
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
+            has_find_vma: u32::from(facts.has_find_vma),
+            page_shift: page_size().trailing_zeros(),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
         };
         Ok(Plan { config, hooks, mechanisms })
@@ -104,8 +106,16 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| !facts.offsets.contains_key(path)) {
+        let missing = |(path, needed_by): &&(&str, u32)| {
+            needed_by & mechanism.bit() != 0 && !facts.offsets.contains_key(path)
+        };
+        if let Some((path, _)) = Offsets::NEEDED_BY.iter().find(missing) {
             return Err(format!("this kernel has no {path}"));
+        }
+        if mechanism == Mechanism::Futex && !facts.has_find_vma {
+            return Err(
+                "this kernel has no helper bpf_find_vma, which is there from Linux 5.17 on".to_owned()
+            );
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());
@@ -115,6 +125,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Size of a page of memory on this machine.
+fn page_size() -> u64 {
+    // SAFETY: a call that takes a number and looks at nothing of ours.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
 }
 
 #[cfg(test)]
@@ -134,6 +150,7 @@ mod tests {
                 .collect(),
             pipe_buffer_size: Some(40),
             has_loop: true,
+            has_find_vma: true,
             registers: Some(Registers::default()),
             tracepoints: Hook::ALL.to_vec(),
             no_btf: None,
@@ -182,6 +199,19 @@ mod tests {
         assert!(!plan.hooks.contains(&Hook::ConsumeSkb));
         facts.tracepoints.retain(|hook| *hook != Hook::ContentionEnd);
         assert_eq!(state(&self::plan(&facts).expect("it only orders"), Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn what_one_mechanism_alone_needs_costs_it_alone() {
+        let mut facts = facts();
+        facts.has_find_vma = false;
+        facts.offsets.remove("kern_ipc_perm.key");
+        let plan = plan(&facts).expect("the rest can be traced");
+        assert!(state(&plan, Mechanism::Futex).is_err_and(|why| why.contains("bpf_find_vma")));
+        assert!(state(&plan, Mechanism::SysvSem).is_err_and(|why| why.contains("kern_ipc_perm.key")));
+        assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
+        facts.offsets.remove("file.f_inode");
+        assert!(self::plan(&facts).is_err(), "nothing goes without it");
     }
 
     #[test]

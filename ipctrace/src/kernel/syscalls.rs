@@ -60,7 +60,21 @@ const CALLS: &[(c_long, Class, u32)] = &[
 ];
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
-const SPECIALS: &[(c_long, Special, u32)] = &[];
+const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_semop, Special::Semop, Mechanism::SysvSem.bit()),
+    (libc::SYS_semtimedop, Special::Semop, Mechanism::SysvSem.bit()),
+    (libc::SYS_semctl, Special::Semctl, Mechanism::SysvSem.bit()),
+    (libc::SYS_futex, Special::Futex, Mechanism::Futex.bit()),
+    (libc::SYS_futex_waitv, Special::FutexWaitv, Mechanism::Futex.bit()),
+    (SYS_FUTEX_WAKE, Special::FutexWake, Mechanism::Futex.bit()),
+    (SYS_FUTEX_WAIT, Special::FutexWait, Mechanism::Futex.bit()),
+    (SYS_FUTEX_REQUEUE, Special::FutexRequeue, Mechanism::Futex.bit()),
+];
+
+/// Calls of Linux 6.7, of the same number everywhere, that the C library's headers do not all have yet.
+const SYS_FUTEX_WAKE: c_long = 454;
+const SYS_FUTEX_WAIT: c_long = 455;
+const SYS_FUTEX_REQUEUE: c_long = 456;
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 =
