@@ -46,12 +46,7 @@ pub(crate) fn arguments() -> Result<[u64; 6]> {
 #[inline(always)]
 pub(crate) unsafe fn enter(regs: *const u8, tid: u32, special: u8) {
     // SAFETY: as the caller argues.
-    unsafe {
-        if futex::is_private(regs, special) {
-            return;
-        }
-        keep(regs);
-    }
+    unsafe { keep(regs) };
     special_entered(tid, u32::from(special));
 }
 
@@ -62,12 +57,7 @@ pub(crate) unsafe fn enter(regs: *const u8, tid: u32, special: u8) {
 #[inline(always)]
 pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64) {
     // SAFETY: as the caller argues.
-    unsafe {
-        if futex::is_private(regs, special) {
-            return;
-        }
-        keep(regs);
-    }
+    unsafe { keep(regs) };
     special_exited(tid, u32::from(special), returned);
 }
 
