@@ -248,6 +248,8 @@ pub struct Config {
     pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
+    pub run: u32,
 }
 
 impl Config {
@@ -263,6 +265,7 @@ impl Config {
         has_find_vma: 0,
         page_shift: 0,
         verbose: 0,
+        run: 0,
     };
 }
 

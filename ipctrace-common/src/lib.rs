@@ -8,6 +8,7 @@ pub mod config;
 pub mod hook;
 pub mod loss;
 pub mod mechanism;
+pub mod run;
 pub mod syscall;
 pub mod wire;
 

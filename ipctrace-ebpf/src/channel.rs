@@ -54,9 +54,14 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
 ///
 /// `taken_before`: what a call that began before we looked has just taken out, and so belongs to what was queued.
 #[inline(always)]
-pub(crate) fn open(tid: u32, call: &InFlight, index: usize, taken_before: u64) {
-    let side = &call.sides[index];
-    if side.mechanism != 0 && side.key.id != 0 && !is_known(side) {
+pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u64) {
+    let side = &mut call.sides[index];
+    if side.mechanism == 0 || side.key.id == 0 || (side.last.file != 0 && side.last.announced != 0) {
+        return;
+    }
+    // Should it be forgotten meanwhile, the end of a call finds no books: see `emit::fill`.
+    side.last.announced = 1;
+    if !is_known(side) {
         announce(tid, index as u32, taken_before);
     }
 }

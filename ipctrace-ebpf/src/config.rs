@@ -32,6 +32,7 @@ setting! {
     has_find_vma: u32 = CONFIG.has_find_vma;
     page_shift: u32 = CONFIG.page_shift;
     verbose: u32 = CONFIG.verbose;
+    run: u32 = CONFIG.run;
 }
 
 /// Where the arguments of system calls are.

@@ -6,7 +6,8 @@ use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
-use crate::inflight::{self, InFlight, Side};
+use crate::inflight::{self, InFlight};
+use crate::run::{self, Ended};
 use crate::{channel, config, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
@@ -34,20 +35,31 @@ pub(crate) fn has_messages(mechanism: u8) -> bool {
 
 /// Writes a record of what `call.moved` says was moved through side `index` of the call in flight of thread `tid`.
 #[inline(always)]
-pub(crate) fn op(tid: u32, call: &InFlight, index: usize) {
-    let side = &call.sides[index];
+pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
     // Socket addresses and payload make a record that is copied once more; without them it is made in place.
     if call.moved.address != 0 || (config::payload() != 0 && call.moved.user != 0) {
+        if call.run != 0 {
+            call.run = 0;
+            run::end_run(tid);
+        }
         emit_long(tid, index as u32);
         return;
     }
+    let ended = ended(call, index);
+    if config::run() != 0 && ended.flags & op_flag::POSITIONS != 0 {
+        if run::join(tid, call, index, &ended) {
+            return;
+        }
+    } else if call.run != 0 {
+        call.run = 0;
+        run::end_run(tid);
+    }
     let Some(mut entry) = ring::reserve::<wire::Op>() else {
         // The books go on: the next record shows how much is missing.
-        channel::enter(side, amount(side.mechanism, call.moved.bytes));
         return;
     };
     // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
-    unsafe { fill(entry.as_mut_ptr(), call, side) };
+    unsafe { fill(entry.as_mut_ptr(), call, index, &ended) };
     ring::submit(entry);
 }
 
@@ -57,7 +69,7 @@ pub(crate) fn op(tid: u32, call: &InFlight, index: usize) {
 pub extern "C" fn emit_slowly(tid: u32, index: u32) -> i32 {
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        op(tid, unsafe { &*call }, (index & 1) as usize);
+        op(tid, unsafe { &mut *call }, (index & 1) as usize);
     }
     0
 }
@@ -70,14 +82,16 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let call = unsafe { &*call };
-    let side = &call.sides[(index & 1) as usize];
-    let moved = &call.moved;
+    let call = unsafe { &mut *call };
     // SAFETY: this CPU's valid, aligned place; programs on sys_exit and consume_skb come here, the latter from within
     // system calls only, so that none interrupts another that is writing.
     let record = unsafe { &mut *desk };
     // SAFETY: as above.
-    unsafe { fill(&raw mut record.fixed, call, side) };
+    let index = (index & 1) as usize;
+    let ended = ended(call, index);
+    // SAFETY: as above.
+    unsafe { fill(&raw mut record.fixed, call, index, &ended) };
+    let moved = &call.moved;
     let mut len = 0usize;
     if moved.address != 0 {
         let wanted = (moved.address_len as usize).min(ADDRESS_MAX);
@@ -100,35 +114,50 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
     0
 }
 
+/// Enters the call into the channel's books and looks where it left the object.
+#[inline(always)]
+fn ended(call: &mut InFlight, index: usize) -> Ended {
+    let InFlight { moved, sides, .. } = call;
+    let side = &mut sides[index];
+    let mut flags = side.flags | moved.flags;
+    let before = channel::enter(side, amount(side.mechanism, moved.bytes));
+    if before.is_some() {
+        flags |= op_flag::SEQUENCED;
+    } else {
+        // User space has forgotten the channel: it is announced again.
+        side.last.announced = 0;
+    }
+    let position = if flags & op_flag::POSITIONS != 0 {
+        pipe::position(side.object, side.receive != 0).unwrap_or(0)
+    } else {
+        0
+    };
+    Ended { before: before.unwrap_or(0), position, flags, time: ring::now() }
+}
+
 /// Fills in the fixed part.
 ///
 /// # Safety
 /// `op` must be valid for a write.
 #[inline(always)]
-unsafe fn fill(op: *mut wire::Op, call: &InFlight, side: &Side) {
+pub(crate) unsafe fn fill(op: *mut wire::Op, call: &InFlight, index: usize, ended: &Ended) {
     let moved = &call.moved;
-    let mut flags = side.flags | moved.flags;
+    let side = &call.sides[index];
     let receive = side.receive != 0;
-    let before = channel::enter(side, amount(side.mechanism, moved.bytes));
-    if before.is_some() {
-        flags |= op_flag::SEQUENCED;
-    }
-    let positions = flags & op_flag::POSITIONS != 0;
-    let pos_exit = if positions { pipe::position(side.object, receive).unwrap_or(0) } else { 0 };
     // SAFETY: valid by contract.
     unsafe {
-        ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, flags, ring::now());
+        ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, ended.flags, ended.time);
         task::describe_current(&raw mut (*op).task);
         (*op).key = side.key;
         (*op).enter = call.enter;
         (*op).bytes = moved.bytes;
         (*op).message_len = moved.len;
-        (*op).before = before.unwrap_or(0);
+        (*op).before = ended.before;
         (*op).pos_enter = side.pos_enter;
         (*op).pos_locked = side.pos_locked;
-        (*op).pos_exit = pos_exit;
+        (*op).pos_exit = ended.position;
         if receive {
-            let from = flags & op_flag::FROM != 0;
+            let from = ended.flags & op_flag::FROM != 0;
             (*op).sender_sock = if from { call.taken.sock } else { side.peer };
             (*op).sender_inode = if from { call.taken.inode } else { side.peer_inode };
             (*op).receiver_inode = side.own_inode;

@@ -38,6 +38,18 @@ pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
     unsafe { core::ptr::read_volatile(base.add(offset).cast::<T>()) }
 }
 
+/// Puts a value in place of another, and gives that. Nothing moves across it.
+///
+/// # Safety
+/// `place` must be valid and aligned.
+#[inline(always)]
+pub(crate) unsafe fn swap(place: *mut u64, value: u64) -> u64 {
+    // SAFETY: as the caller argues. The target has this instruction (BPF_XCHG, Linux 5.12), as for `add`.
+    unsafe {
+        core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(place, value)
+    }
+}
+
 /// Adds to a counter that other CPUs or interrupts may change at the same time; gives what it held before.
 ///
 /// # Safety

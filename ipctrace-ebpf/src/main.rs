@@ -24,6 +24,7 @@ mod pipe;
 mod process;
 mod repeat;
 mod ring;
+mod run;
 mod signal;
 mod skb;
 mod special;

@@ -4,7 +4,7 @@ use ipctrace_common::Mechanism;
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{mechanisms, offset};
-use crate::inflight::Side;
+use crate::inflight::{Last, Side};
 use crate::kernel::{Result, load, read};
 use crate::{pipe, task, unix};
 
@@ -35,6 +35,7 @@ impl Side {
         peer_inode: 0,
         pos_enter: 0,
         pos_locked: 0,
+        last: Last { file: 0, inode: 0, mechanism: 0, announced: 0, reserved: [0; 6] },
     };
 }
 
@@ -59,19 +60,47 @@ pub(crate) fn is_on(mechanism: Mechanism) -> bool {
     mechanisms() & mechanism.bit() != 0
 }
 
+/// An open file, as far as it takes to see whether it can be a channel.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    fd: u32,
+    file: u64,
+    inode: u64,
+    mode: u16,
+}
+
+impl Found {
+    /// No open file.
+    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, mode: 0 };
+
+    /// Whether it may be a channel. If not, the call is over for us.
+    #[inline(always)]
+    pub(crate) fn may_be_channel(self) -> bool {
+        matches!(self.mode & S_IFMT, S_IFIFO | S_IFSOCK)
+    }
+}
+
+/// The open file behind `fd`.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn find(fd: u32) -> Result<Found> {
+    let file = file(fd)?;
+    if file == 0 {
+        return Ok(Found::NOTHING);
+    }
+    let inode: u64 = read(file, offset!(file_inode))?;
+    Ok(Found { fd, file, inode, mode: read(inode, offset!(inode_mode))? })
+}
+
 /// Describes the channel behind `fd` in `side`; `mechanism` stays 0 if it is none that is traced.
 ///
 /// # Errors
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<()> {
-    side.mechanism = 0;
-    let file = file(fd)?;
-    if file == 0 {
-        return Ok(());
-    }
-    side.fd = fd as i32;
-    describe(file, direction, side)
+    describe_found(find(fd)?, direction, side)
 }
 
 /// Describes the channel that an open file is.
@@ -82,11 +111,27 @@ pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<
 pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Result<()> {
     let inode: u64 = read(file, offset!(file_inode))?;
     let mode: u16 = read(inode, offset!(inode_mode))?;
+    let fd = side.fd as u32;
+    describe_found(Found { fd, file, inode, mode }, direction, side)
+}
+
+/// As [`describe`].
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side) -> Result<()> {
+    let Found { fd, file, inode, mode } = found;
+    side.mechanism = 0;
+    side.fd = fd as i32;
     side.receive = u8::from(direction == Direction::Receive);
     side.flags = if direction == Direction::Receive { op_flag::RECEIVE } else { 0 };
     match mode & S_IFMT {
         S_IFIFO => pipe::describe(file, inode, side),
-        S_IFSOCK => unix::describe(file, inode, side),
+        S_IFSOCK => {
+            side.last.file = 0;
+            unix::describe(file, inode, side)
+        }
         _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{Key, op_flag};
 
 use crate::config::{offset, pipe_buffer_size};
-use crate::inflight::Side;
+use crate::inflight::{Last, Side};
 use crate::kernel::{Result, read};
 use crate::object::is_on;
 use crate::repeat::{Repeat, opaque, repeat};
@@ -15,20 +15,25 @@ const PIPEFS_MAGIC: u64 = 0x5049_5045;
 /// Fills in a pipe's or FIFO's side of a call.
 #[inline(always)]
 pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
-    let super_block: u64 = read(inode, offset!(inode_sb))?;
-    let magic: u64 = read(super_block, offset!(sb_magic))?;
-    let mechanism = if magic == PIPEFS_MAGIC { Mechanism::Pipe } else { Mechanism::Fifo };
-    if !is_on(mechanism) {
-        return Ok(());
-    }
     let number: u64 = read(inode, offset!(inode_ino))?;
-    let device: u32 = read(super_block, offset!(sb_dev))?;
-    side.mechanism = mechanism as u8;
-    side.key = Key { id: number, space: u64::from(device) };
-    side.own_inode = number;
-    side.peer = 0;
-    // Both ends are one object.
-    side.peer_inode = number;
+    if side.last.file != file || side.last.inode != inode || side.key.id != number {
+        side.last.file = 0;
+        let super_block: u64 = read(inode, offset!(inode_sb))?;
+        let magic: u64 = read(super_block, offset!(sb_magic))?;
+        let mechanism = if magic == PIPEFS_MAGIC { Mechanism::Pipe } else { Mechanism::Fifo };
+        if !is_on(mechanism) {
+            return Ok(());
+        }
+        let device: u32 = read(super_block, offset!(sb_dev))?;
+        side.key = Key { id: number, space: u64::from(device) };
+        side.own_inode = number;
+        side.peer = 0;
+        // Both ends are one object.
+        side.peer_inode = number;
+        side.last = Last { file, inode, mechanism: mechanism as u8, announced: 0, reserved: [0; 6] };
+    }
+    side.mechanism = side.last.mechanism;
+    // A FIFO that nobody has open loses it, and gets another.
     side.object = read(file, offset!(file_private_data))?;
     side.pos_locked = 0;
     side.pos_enter = position(side.object, side.receive != 0)?;
@@ -36,13 +41,24 @@ pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
     Ok(())
 }
 
+/// `head`, `tail` and `ring_size`.
+#[inline(always)]
+fn counters(pipe: u64) -> Result<(u32, u32, u32)> {
+    let (head, tail, size) = (offset!(pipe_head), offset!(pipe_tail), offset!(pipe_ring_size));
+    // Known to the verifier: on the kernels that exist they stand together.
+    if tail == head + 4 && size == head + 12 {
+        let [head, tail, _, size]: [u32; 4] = read(pipe, head)?;
+        return Ok((head, tail, size));
+    }
+    Ok((read(pipe, head)?, read(pipe, tail)?, read(pipe, size)?))
+}
+
 /// Where the next byte goes (`head`, end of the last buffer) or comes from (`tail`, start of the first).
 ///
 /// Nothing is locked: at enter and exit it is a bound, under the pipe's lock it is exact.
 #[inline(always)]
 pub(crate) fn position(pipe: u64, receive: bool) -> Result<u64> {
-    let head: u32 = read(pipe, offset!(pipe_head))?;
-    let tail: u32 = read(pipe, offset!(pipe_tail))?;
+    let (head, tail, size) = counters(pipe)?;
     let (slot, index) = if receive { (tail, tail) } else { (head.wrapping_sub(1), head) };
     if receive && head == tail {
         return Ok(u64::from(index) << 32);
@@ -50,10 +66,16 @@ pub(crate) fn position(pipe: u64, receive: bool) -> Result<u64> {
     if !receive && head == 0 {
         return Ok(0);
     }
-    let buffer = buffer(pipe, slot)?;
-    let start: u32 = read(buffer, offset!(pipe_buffer_offset))?;
-    let len: u32 = if receive { 0 } else { read(buffer, offset!(pipe_buffer_len))? };
-    Ok(u64::from(index) << 32 | u64::from(start.wrapping_add(len)))
+    let buffers: u64 = read(pipe, offset!(pipe_bufs))?;
+    let buffer = buffers + u64::from(slot & size.wrapping_sub(1)) * u64::from(pipe_buffer_size());
+    let (start, len) = if offset!(pipe_buffer_len) == offset!(pipe_buffer_offset) + 4 {
+        let [start, len]: [u32; 2] = read(buffer, offset!(pipe_buffer_offset))?;
+        (start, len)
+    } else {
+        (read(buffer, offset!(pipe_buffer_offset))?, read(buffer, offset!(pipe_buffer_len))?)
+    };
+    let end = if receive { start } else { start.wrapping_add(len) };
+    Ok(u64::from(index) << 32 | u64::from(end))
 }
 
 /// Adds up the buffers of a pipe.

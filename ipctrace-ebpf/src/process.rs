@@ -6,7 +6,7 @@ use ipctrace_common::wire::{self, Kind, Task, process_event};
 
 use crate::config::offset;
 use crate::kernel::read;
-use crate::{inflight, ring, task, wake};
+use crate::{inflight, ring, run, task, wake};
 
 /// hook: tp_btf/sched_process_fork `void (struct task_struct *parent, struct task_struct *child)` — include/trace/events/sched.h
 ///
@@ -46,8 +46,10 @@ pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
 /// Since 6.16 with a second argument, `bool group_dead`; the count of live threads tells the same on all kernels.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
-    inflight::end(task::pid_tgid() as u32);
-    wake::end(task::pid_tgid() as u32);
+    let tid = task::pid_tgid() as u32;
+    run::end_run(tid);
+    inflight::forget(tid);
+    wake::end(tid);
     let current = task::current() as u64;
     let shared: u64 = read(current, offset!(task_signal)).unwrap_or(0);
     // do_exit counts down before it comes here.

@@ -12,7 +12,7 @@ use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
-use crate::object::{self, Direction};
+use crate::object::{self, Direction, Found};
 use crate::{channel, futex, handoff, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
@@ -71,44 +71,55 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     }
     // SAFETY: `regs` is the tracepoint's first argument.
     let argument = |index| unsafe { argument(regs, index) };
-    let Some(desk) = inflight::desk() else {
-        return Ok(());
-    };
-    // SAFETY: this CPU's valid, aligned place; the program cannot be interrupted by itself.
-    let call = unsafe { &mut *desk };
-    call.class = class as u8;
-    call.user = argument(1);
-    call.count = argument(2);
-    call.address = 0;
-    call.sides[0].mechanism = 0;
-    call.sides[1].mechanism = 0;
     // What is decided here goes through memory, so that the verifier does not follow each class by itself from here on.
     let (first, second) = match class {
         Class::Read | Class::Readv => (Some(Direction::Receive), None),
         Class::Recvmsg if argument(2) & TAKES_NOTHING != 0 => return Ok(()),
         Class::Recvfrom | Class::Recvmmsg if argument(3) & TAKES_NOTHING != 0 => return Ok(()),
         Class::Recvmsg | Class::Recvfrom | Class::Recvmmsg => (Some(Direction::Receive), None),
-        Class::Write | Class::Writev | Class::Sendmsg | Class::Sendmmsg => (Some(Direction::Send), None),
-        Class::Sendto => {
-            call.address = argument(4);
-            call.address_len = argument(5);
+        Class::Write | Class::Writev | Class::Sendto | Class::Sendmsg | Class::Sendmmsg => {
             (Some(Direction::Send), None)
         }
         Class::Splice => (Some(Direction::Receive), Some((argument(2), Direction::Send))),
         Class::Tee => (None, Some((argument(1), Direction::Send))),
         Class::Vmsplice => (Some(vmsplice_direction(argument(0) as u32)?), None),
         Class::Sendfile => (Some(Direction::Send), Some((argument(1), Direction::Receive))),
-        Class::Sigwait => {
-            call.sides[0].mechanism = Mechanism::Signal as u8;
-            call.sides[0].key.id = 0;
-            (None, None)
-        }
+        Class::Sigwait => (None, None),
     };
-    if let Some(direction) = first {
-        object::resolve(argument(0) as u32, direction, &mut call.sides[0])?;
+    let found = match first {
+        Some(_) => object::find(argument(0) as u32)?,
+        None => Found::NOTHING,
+    };
+    let other = match second {
+        Some((fd, _)) => object::find(fd as u32)?,
+        None => Found::NOTHING,
+    };
+    if !found.may_be_channel() && !other.may_be_channel() && class != Class::Sigwait {
+        return Ok(());
     }
-    if let Some((fd, direction)) = second {
-        object::resolve(fd as u32, direction, &mut call.sides[1])?;
+    let place = inflight::place(tid)?;
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *place };
+    call.class = class as u8;
+    call.user = argument(1);
+    call.count = argument(2);
+    call.address = 0;
+    if class == Class::Sendto {
+        call.address = argument(4);
+        call.address_len = argument(5);
+    }
+    call.sides[0].mechanism = 0;
+    call.sides[1].mechanism = 0;
+    if let Some(direction) = first {
+        object::describe_found(found, direction, &mut call.sides[0])?;
+    }
+    if let Some((_, direction)) = second {
+        object::describe_found(other, direction, &mut call.sides[1])?;
+    }
+    if class == Class::Sigwait {
+        call.sides[0].mechanism = Mechanism::Signal as u8;
+        call.sides[0].key.id = 0;
+        call.sides[0].last.file = 0;
     }
     if call.sides[0].mechanism == 0 && call.sides[1].mechanism == 0 {
         return Ok(());
@@ -116,7 +127,7 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     call.index = 0;
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
     call.enter = ring::now();
-    inflight::begin(tid, call)?;
+    call.active = 1;
     channel::open(tid, call, 0, 0);
     channel::open(tid, call, 1, 0);
     Ok(())
@@ -172,7 +183,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
         exited(tid, unsafe { &mut *call }, returned as u64);
     }
-    inflight::end(tid);
+    // SAFETY: as above.
+    unsafe { (*call).active = 0 };
     0
 }
 

@@ -198,6 +198,9 @@ pub struct Report {
     /// End with one line a flow; always so for 'run', and after Ctrl-C on a terminal
     #[arg(short, long)]
     pub summary: bool,
+    /// Tell of every call by itself, also of small ones that follow each other at once
+    #[arg(long)]
+    pub every: bool,
     /// Say more on stderr
     #[arg(short, long)]
     pub verbose: bool,

@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
 use crate::object::OBJECT;
+use crate::runs::Runs;
 
 /// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
 pub struct Attached {
@@ -20,6 +21,8 @@ pub struct Attached {
     /// Records come here.
     pub ring: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
+    /// Runs of small calls that are not on the ring yet.
+    pub runs: Runs,
     channels: KernelMap<MapData, KernelKey, [u64; 4]>,
     reported: HashMap<Cause, u64>,
     /// What the programs log, if they were told to.
@@ -46,6 +49,10 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
+    let aya::maps::Map::Array(runs) = take(&mut ebpf, "RUNS")? else {
+        anyhow::bail!("the map RUNS is no array");
+    };
+    let runs = Runs::map(runs)?;
     let log = if plan.config.verbose == 0 {
         None
     } else {
@@ -60,7 +67,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
             failed.push((*hook, format!("{error:#}")));
         }
     }
-    Ok(Attached { ebpf, ring, losses, channels, reported: HashMap::new(), log, failed })
+    Ok(Attached { ebpf, ring, losses, runs, channels, reported: HashMap::new(), log, failed })
 }
 
 /// The object with the plan's globals written into it. Nothing is attached yet.

@@ -53,7 +53,10 @@ pub fn begin(wish: Wish) -> Result<Session> {
         .copied()
         .filter(|mechanism| selection.mechanisms.contains(*mechanism))
         .collect();
-    let plan = Plan::new(&facts, &mechanisms, own, reporting.payload)?;
+    let mut plan = Plan::new(&facts, &mechanisms, own, reporting.payload)?;
+    if reporting.every {
+        plan.every_call();
+    }
     let output = Output::open(reporting.output.as_ref()).with_context(|| match &reporting.output {
         Some(path) => format!("opening {}", path.display()),
         None => "opening standard output".to_owned(),

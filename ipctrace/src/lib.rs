@@ -19,6 +19,7 @@ pub mod object;
 pub mod options;
 pub mod output;
 pub mod render;
+pub mod runs;
 pub mod session;
 pub mod stderr;
 pub mod straddlers;

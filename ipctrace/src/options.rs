@@ -76,6 +76,8 @@ pub struct Reporting {
     pub count: Option<u64>,
     /// How many bytes of each message to capture; 0 for none, at most [`PAYLOAD_MAX`].
     pub payload: u32,
+    /// Whether every call is told of by itself.
+    pub every: bool,
     /// Whether a summary was asked for.
     pub summary: bool,
     /// Whether to say more on stderr.
@@ -126,6 +128,7 @@ pub fn reporting(report: Report) -> Result<Reporting, Usage> {
         duration: report.duration.map(duration).transpose()?,
         count: report.count,
         payload,
+        every: report.every,
         summary: report.summary,
         verbose: report.verbose,
     })

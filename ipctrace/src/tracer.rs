@@ -37,11 +37,33 @@ pub struct Fork {
 /// A running trace.
 pub struct Tracer {
     attached: Attached,
+    intake: Intake,
+    ticked: u64,
+    evicted: u64,
+}
+
+/// What happens to a record.
+struct Intake {
     correlator: Correlator,
     feedback: Feedback,
     forks: Vec<Fork>,
-    ticked: u64,
-    evicted: u64,
+}
+
+impl Intake {
+    fn record(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
+        match decode::decode(bytes) {
+            Ok(record) => {
+                self.forks.extend(fork(&record));
+                if !self.feedback.hides(&record) {
+                    self.correlator.push(record, events);
+                }
+            }
+            Err(error) => {
+                log::warn!("{error}");
+                self.correlator.lost(now(), Cause::Malformed, 1, events);
+            }
+        }
+    }
 }
 
 impl Tracer {
@@ -53,7 +75,8 @@ impl Tracer {
         let mut attached = attach::attach(plan, RING_BYTES)?;
         attached.straddlers(&straddlers::find())?;
         let correlator = Correlator::new(Limits::default());
-        Ok(Tracer { attached, correlator, feedback, forks: Vec::new(), ticked: now(), evicted: 0 })
+        let intake = Intake { correlator, feedback, forks: Vec::new() };
+        Ok(Tracer { attached, intake, ticked: now(), evicted: 0 })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -76,20 +99,11 @@ impl Tracer {
             && let Some(item) = self.attached.ring.next()
         {
             taken += 1;
-            match decode::decode(&item) {
-                Ok(record) => {
-                    self.forks.extend(fork(&record));
-                    if !self.feedback.hides(&record) {
-                        self.correlator.push(record, events);
-                    }
-                }
-                Err(error) => {
-                    log::warn!("{error}");
-                    self.correlator.lost(now(), Cause::Malformed, 1, events);
-                }
-            }
+            self.intake.record(&item, events);
         }
         let now = now();
+        let Tracer { attached, intake, .. } = self;
+        attached.runs.take(now, false, |record| intake.record(record, events));
         if now.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
             self.ticked = now;
             self.tick(now, events)?;
@@ -99,15 +113,15 @@ impl Tracer {
 
     fn tick(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
         for (cause, count) in self.attached.losses()? {
-            self.correlator.lost(now, cause, count, events);
+            self.intake.correlator.lost(now, cause, count, events);
         }
-        let evicted = self.correlator.evicted();
+        let evicted = self.intake.correlator.evicted();
         if evicted > self.evicted {
-            self.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);
+            self.intake.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);
             self.evicted = evicted;
         }
-        self.correlator.tick(now, events);
-        self.attached.forget(&self.correlator.take_forgotten());
+        self.intake.correlator.tick(now, events);
+        self.attached.forget(&self.intake.correlator.take_forgotten());
         Ok(())
     }
 
@@ -118,19 +132,21 @@ impl Tracer {
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<()> {
         while self.take(events)? {}
         let now = now();
+        let Tracer { attached, intake, .. } = self;
+        attached.runs.take(now, true, |record| intake.record(record, events));
         self.tick(now, events)?;
-        self.correlator.finish(now, events);
+        self.intake.correlator.finish(now, events);
         Ok(())
     }
 
     /// The forks among the records taken since the last call. A fork comes before anything its child does.
     pub fn forks(&mut self) -> std::vec::Drain<'_, Fork> {
-        self.forks.drain(..)
+        self.intake.forks.drain(..)
     }
 
     /// Records left out because our own output made them.
     pub fn hidden(&self) -> u64 {
-        self.feedback.hidden()
+        self.intake.feedback.hidden()
     }
 
     /// Hooks that could not be attached although the kernel has them.

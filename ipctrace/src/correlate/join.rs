@@ -28,6 +28,17 @@ pub(super) struct Runs<'a> {
     current: Option<Transfer>,
 }
 
+/// How many of the calls that a range stands for have bytes among the next `count`, taking them to be of equal size.
+fn touched(range: &Range, count: u64) -> u64 {
+    if range.messages <= 1 || range.bytes == 0 {
+        return 1;
+    }
+    let (calls, bytes) = (u128::from(range.messages), u128::from(range.bytes));
+    let (begin, end) = (u128::from(range.taken), u128::from(range.taken + count));
+    let (first, last) = (begin * calls / bytes, (end * calls).div_ceil(bytes));
+    u64::try_from(last - first).unwrap_or(range.messages).max(1)
+}
+
 /// Whether two ends are the same process (mostly the same `Arc`) or unknown for the same reason.
 fn same(one: &End, two: &End) -> bool {
     match (one, two) {
@@ -46,8 +57,7 @@ impl<'a> Runs<'a> {
     /// `count` bytes of `range` (as it was before they were taken) are next.
     pub(super) fn add(&mut self, range: &Range, count: u64, out: &mut Vec<Event>) {
         let exact = self.receiver.exact && range.exact;
-        // A send that stands for several calls is counted in full where it begins.
-        let messages = if range.taken == 0 { range.messages } else { 1 };
+        let messages = touched(range, count);
         let known = range.sender.process().is_some() && self.receiver.who.process().is_some();
         let latency = self.receiver.time.filter(|_| known).map(|time| time.saturating_sub(range.time));
         if let Some(current) = &mut self.current

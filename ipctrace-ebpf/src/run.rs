@@ -1,0 +1,143 @@
+//! Runs of small calls on a pipe: see [`ipctrace_common::run`].
+//!
+//! A call continues a run if the same thread made it on the same end of the same pipe, if nothing else was entered into the
+//! channel's books or moved the pipe's position in between, and if it stayed within one page. The record of such a run is
+//! that of one larger call: nothing that could be known is lost but the times between its first and its last.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
+use ipctrace_common::run::{RUNS as COUNT, Run};
+use ipctrace_common::wire::{self, op_flag};
+
+use crate::inflight::InFlight;
+use crate::kernel::swap;
+use crate::{config, emit, ring};
+
+/// `BPF_F_MMAPABLE`: the collector looks at the runs without a system call.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+static RUNS: Array<Run> = Array::with_max_entries(COUNT, MMAPABLE);
+
+/// Flags of a call that can be part of a run; any other makes it stand alone.
+const PLAIN: u16 = op_flag::RECEIVE | op_flag::POSITIONS | op_flag::SEQUENCED;
+
+/// Where a call ended, as far as it is known before its record is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    /// See [`wire::Op::before`].
+    pub(crate) before: u64,
+    /// See [`wire::Op::pos_exit`].
+    pub(crate) position: u64,
+    /// All flags of the record.
+    pub(crate) flags: u16,
+    /// When.
+    pub(crate) time: u64,
+}
+
+/// The place of a thread's run.
+#[inline(always)]
+fn place(tid: u32) -> Option<*mut Run> {
+    RUNS.get_ptr_mut(tid & (COUNT - 1))
+}
+
+/// Whether the call may continue a run, or begin one.
+#[inline(always)]
+fn fits(call: &InFlight, index: usize, ended: &Ended) -> bool {
+    let side = &call.sides[index];
+    let same_page = side.pos_enter >> 32 == ended.position >> 32;
+    let alone = ended.position.wrapping_sub(side.pos_enter) == call.moved.bytes;
+    ended.flags & !PLAIN == 0 && ended.flags & op_flag::SEQUENCED != 0 && same_page && alone
+}
+
+/// Puts the call into the thread's run, or tells of the run that it does not continue. `false`: the call is still to be told
+/// of, by itself.
+#[inline(always)]
+pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -> bool {
+    let fits = fits(call, index, ended);
+    let limit = u64::from(config::run());
+    // Only who calls again and again is worth it: others are told of at once.
+    let hot = call.enter.wrapping_sub(call.ended) < limit;
+    call.ended = ended.time;
+    if call.run == 0 && !(fits && hot) {
+        return false;
+    }
+    let Some(run) = place(tid) else {
+        return false;
+    };
+    // SAFETY: a valid pointer into the map; who has exchanged 0 for 1 has the run for itself until it gives it back.
+    unsafe {
+        if swap(&raw mut (*run).lock, 1) != 0 {
+            return false;
+        }
+        let joined = joined(tid, call, index, ended, &mut *run, fits);
+        swap(&raw mut (*run).lock, 0);
+        joined
+    }
+}
+
+/// The same, with the run to itself.
+#[inline(always)]
+fn joined(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, run: &mut Run, fits: bool) -> bool {
+    let side = &call.sides[index];
+    let op = &mut run.op;
+    if op.messages != 0 {
+        if run.owner != u64::from(tid) {
+            call.run = 0;
+            return false;
+        }
+        if fits
+            && op.key.id == side.key.id
+            && op.key.space == side.key.space
+            && op.header.flags == ended.flags
+            && op.pos_exit == side.pos_enter
+            && op.before.wrapping_add(op.bytes) == ended.before
+            && ended.time.wrapping_sub(op.enter) < u64::from(config::run())
+        {
+            op.bytes += call.moved.bytes;
+            op.message_len = op.bytes;
+            op.messages += 1;
+            op.pos_exit = ended.position;
+            op.header.time = ended.time;
+            return true;
+        }
+        tell(op);
+    }
+    call.run = u8::from(fits);
+    if fits {
+        run.owner = u64::from(tid);
+        // SAFETY: room for a record, of which every field is written.
+        unsafe { emit::fill(&raw mut *op, call, index, ended) };
+    }
+    fits
+}
+
+/// Puts the run on the ring.
+#[inline(always)]
+fn tell(op: &mut wire::Op) {
+    // SAFETY: the record, as bytes: integers without padding.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const *op).cast::<u8>(), size_of::<wire::Op>()) };
+    ring::output(bytes);
+    op.messages = 0;
+}
+
+/// Tells of the thread's run, if it has one: it does something else now, or ends. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_run(tid: u32) -> i32 {
+    let Some(run) = place(tid) else {
+        return 0;
+    };
+    // SAFETY: as in `join`.
+    unsafe {
+        if swap(&raw mut (*run).lock, 1) != 0 {
+            // The collector is just taking it.
+            return 0;
+        }
+        if (*run).owner == u64::from(tid) && (*run).op.messages != 0 {
+            tell(&mut (*run).op);
+        }
+        swap(&raw mut (*run).lock, 0);
+    }
+    0
+}
