@@ -10,6 +10,7 @@ pub mod loss;
 pub mod mechanism;
 pub mod run;
 pub mod syscall;
+pub mod waiting;
 pub mod wire;
 
 pub use config::Config;

@@ -228,12 +228,19 @@ fn woken(call: &wake::Call, special: u32, returned: u64) -> Result<()> {
         // Success of a plain wait means that somebody woke; locks are also taken without a wait.
         let locks = special == Special::Futex as u32
             && !matches!(operation as u32 & !FLAGS, op::WAIT | op::WAIT_BITSET);
-        if locks {
+        // What woke those that waited when tracing began was perhaps before it.
+        if locks || call.enter == 0 {
             return Ok(());
         }
     }
     let address = if special == Special::FutexWaitv as u32 { waitv(first, returned)? } else { first };
-    let found = resolve(address)?;
+    let found = match (resolve(address), wake::place(call)) {
+        (Ok(found), _) => found,
+        (Err(_), Some(place)) => Found { address, file: 0, inode: place.object, offset: place.detail },
+        // A thread waits for the end of another: such futexes lie in memory that is not shared.
+        (Err(_), None) if wake::is_within_process(call) => return Ok(()),
+        (Err(cause), None) => return Err(cause),
+    };
     if found.inode == 0 {
         return Ok(());
     }
@@ -241,7 +248,11 @@ fn woken(call: &wake::Call, special: u32, returned: u64) -> Result<()> {
     let number: u64 = read(found.inode, offset!(inode_ino))?;
     let device: u32 = read(read(found.inode, offset!(inode_sb))?, offset!(sb_dev))?;
     let key = Key { id: found.inode, space: u64::from(device) };
-    let flags = futex_file(found.file, found.inode, key.space) as u16;
+    let flags = if found.file != 0 {
+        futex_file(found.file, found.inode, key.space) as u16
+    } else {
+        called_before(found.inode, number)?
+    };
     let ended = Ended { key, inode: number, detail: found.offset, flags };
     wake::tell(call, &ended, known);
     Ok(())
@@ -254,13 +265,27 @@ struct Called {
     dentry: u64,
     name: u64,
     generation: u32,
-    flags: u32,
+    flags: u16,
+    wake_flags: u16,
     number: u64,
 }
 
 /// Files that user space knows the name of.
 #[map]
 static FUTEX_FILES: LruHashMap<u64, Called> = LruHashMap::with_max_entries(16_384, 0);
+
+/// [`wake_flag`]s of a file that user space knows the name of.
+///
+/// # Errors
+/// If it does not.
+#[inline(always)]
+fn called_before(inode: u64, number: u64) -> Result<u16> {
+    match FUTEX_FILES.get_ptr(inode) {
+        // SAFETY: the value is copied at once; one that is written at the same moment is of the same file.
+        Some(known) if unsafe { (*known).number } == number => Ok(unsafe { (*known).wake_flags }),
+        Some(_) | None => Err(Cause::ReadFailed),
+    }
+}
 
 /// Tells user space what a file is called, unless it knows; gives [`wake_flag`]s. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
@@ -302,7 +327,8 @@ fn try_file(file: u64, inode: u64, device: u64) -> Result<u16> {
         dentry: aliases.dentry,
         name: read(aliases.dentry, offset!(dentry_hash_len))?,
         generation: read(inode, offset!(inode_generation))?,
-        flags: u32::from(flags),
+        flags,
+        wake_flags: shm,
         number: read(inode, offset!(inode_ino))?,
     };
     // SAFETY: the value is copied at once; one that is written at the same moment differs, and the name is told again.

@@ -26,19 +26,22 @@ fn namespace() -> Result<u64> {
     if namespace == 0 { Err(Cause::ReadFailed) } else { Ok(namespace) }
 }
 
+/// The set that the call names.
+#[inline(always)]
+fn named() -> Result<Place> {
+    let id = special::arguments()?[0];
+    let space: u32 = read(namespace()?, offset!(ipc_inum))?;
+    Ok(Place { object: u64::from(space), detail: u64::from(id as u32) })
+}
+
 /// semop(2), semtimedop(2) and semctl(2) begin. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn semaphore_entered(tid: u32, special: u32) -> i32 {
     // semctl never waits.
     let roles = if special == Special::Semop as u32 { role::WAITS | role::WAKES } else { role::WAKES };
-    let begun = || {
-        let id = special::arguments()?[0];
-        let space: u32 = read(namespace()?, offset!(ipc_inum))?;
-        let place = Place { object: u64::from(space), detail: u64::from(id as u32) };
-        wake::begin(tid, Mechanism::SysvSem, roles, [place, Place::NONE])
-    };
-    if let Err(cause) = begun() {
+    let begun = named().and_then(|place| wake::begin(tid, Mechanism::SysvSem, roles, [place, Place::NONE]));
+    if let Err(cause) = begun {
         ring::count(cause);
     }
     0
@@ -68,7 +71,10 @@ pub extern "C" fn semaphore_exited(tid: u32, returned: i64) -> i32 {
 
 #[inline(always)]
 fn woken(call: &wake::Call) -> Result<()> {
-    let place = call.places[0];
+    let place = if call.roles & role::OPEN == 0 { call.places[0] } else { named()? };
+    if !wake::proven(call, &place) {
+        return Ok(());
+    }
     let key = key(namespace()?, place.detail as u32);
     let ended = Ended {
         key: Key { id: place.detail, space: place.object },

@@ -7,6 +7,8 @@
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::waiting;
+pub(crate) use ipctrace_common::waiting::role;
 use ipctrace_common::wire::{self, Key, Kind, Task, wake_flag};
 use ipctrace_common::{Cause, Mechanism};
 
@@ -16,16 +18,6 @@ use crate::{futex, ring, task};
 
 /// `PF_EXITING`, include/linux/sched.h.
 const EXITING: u32 = 0x4;
-
-/// What the call may do.
-pub(crate) mod role {
-    /// Wait until another task ends the wait.
-    pub(crate) const WAITS: u8 = 1 << 0;
-    /// End other tasks' waits.
-    pub(crate) const WAKES: u8 = 1 << 1;
-    /// Its places could not be found out when it began.
-    pub(crate) const OPEN: u8 = 1 << 2;
-}
 
 /// Whether the waker was seen.
 mod seen {
@@ -75,13 +67,16 @@ pub(crate) struct Call {
     waker: Task,
 }
 
-/// Calls that wait or wake, by thread id.
+const _: () = assert!(size_of::<Call>() == waiting::SIZE);
+
+/// Calls that wait or wake, by thread id. User space enters those that began before tracing did.
 #[map]
 static WAKE_CALLS: HashMap<u32, Call> = HashMap::with_max_entries(32_768, 0);
 
-/// How many there are: without any, a wake-up on this host costs one load.
+/// How many there are, those that user space entered in a place of their own (which counts up only: the sum is right).
+/// Without any, a wake-up on this host costs two loads.
 #[map]
-static WAKE_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+static WAKE_COUNT: Array<u64> = Array::with_max_entries(2, 0);
 
 const NOBODY: Task = Task { tgid: 0, tid: 0, start: 0, cgroup: 0, uid: 0, reserved: 0, comm: [0; 16] };
 const BPF_NOEXIST: u64 = 1;
@@ -97,7 +92,9 @@ fn count(amount: u64) {
 #[inline(always)]
 fn any() -> bool {
     // SAFETY: a valid, aligned pointer into the map, read in one load.
-    WAKE_COUNT.get_ptr(0).is_some_and(|counter| unsafe { core::ptr::read_volatile(counter) } != 0)
+    let count =
+        |index| WAKE_COUNT.get_ptr(index).map_or(0, |counter| unsafe { core::ptr::read_volatile(counter) });
+    count(0).wrapping_add(count(1)) != 0
 }
 
 /// Remembers a call that has begun.
@@ -237,6 +234,25 @@ pub(crate) struct Ended {
 #[inline(always)]
 pub(crate) fn has_waker(call: &Call) -> bool {
     call.seen != seen::NOBODY
+}
+
+/// Where the wait was, as far as is known without looking again: where it began, or where its waker was.
+#[inline(always)]
+pub(crate) fn place(call: &Call) -> Option<Place> {
+    let [waker, other] = call.waker_places;
+    if call.places[0].object != 0 {
+        Some(call.places[0])
+    } else if call.seen == seen::CALLER && waker.object != 0 && other.object == 0 {
+        Some(waker)
+    } else {
+        None
+    }
+}
+
+/// Whether the waker belongs to the same process.
+#[inline(always)]
+pub(crate) fn is_within_process(call: &Call) -> bool {
+    has_waker(call) && call.waker.tgid == (task::pid_tgid() >> 32) as u32
 }
 
 /// Whether who was seen could have ended a wait at this place, which was not known when it began.

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use ipctrace_tests::trace::{Scratch, lines, run, said};
-use ipctrace_tests::{binary, skip};
+use ipctrace_tests::trace::{Scratch, Trace, lines, run, said};
+use ipctrace_tests::{binary, pause_until, skip};
 use serde_json::Value;
 
 /// A flow: mechanism, sender, receiver.
@@ -22,26 +22,29 @@ struct Play {
     lines: Vec<Value>,
 }
 
-/// Whether there is a Python new enough for the scripts.
-fn has_python() -> bool {
-    let test = "import sys; sys.exit(sys.version_info < (3, 9))";
-    let status = Command::new("python3").args(["-c", test]).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
+/// A Python new enough for the scripts, if there is one. Where `python3` is a script that looks for it, this is what it
+/// finds.
+fn python() -> Option<PathBuf> {
+    let script = "import sys; print(sys.executable); sys.exit(sys.version_info < (3, 9))";
+    let output = Command::new("python3").args(["-c", script]).stderr(Stdio::null()).output().ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    (output.status.success() && path.exists()).then_some(path)
 }
 
 /// Plays a script under `ipctrace run`; `None` if there is no Python.
 fn play(name: &str, script: &str) -> Result<Option<Play>> {
-    if !has_python() {
+    let Some(python) = python() else {
         skip(name, "python3 (3.9 or newer) is not installed")?;
         return Ok(None);
-    }
+    };
     let (source, report, trace) = (Scratch::new(".py"), Scratch::new(".report"), Scratch::new(".json"));
     fs::write(source.path(), [include_str!("python/prelude.py"), script].join("\n"))?;
     let mechanisms = traced_mechanisms()?.join(",");
     let output = Command::new(binary()?)
         .args(["run", "-f", "json", "-o"])
         .arg(trace.path())
-        .args(["--", "python3"])
+        .arg("--")
+        .arg(python)
         .args([source.path(), report.path()])
         .arg(mechanisms)
         .stdin(Stdio::null())
@@ -102,6 +105,9 @@ impl Play {
                 continue;
             }
             let pair = (mechanism, number(&line["sender"], "pid"), number(&line["receiver"], "pid"));
+            if pair.2 == 0 && self.told("unread").iter().any(|told| number(told, "sender") == pair.1) {
+                continue;
+            }
             *sums.entry(pair).or_insert(0) += number(line, "bytes");
         }
         sums
@@ -218,6 +224,36 @@ fn python_signals() -> Result<()> {
         .map(|line| describe(line, |process| number(process, "pid")))
         .collect();
     assert_eq!(traced, told);
+    Ok(())
+}
+
+#[test]
+fn a_wait_from_before_the_start_has_its_waker() -> Result<()> {
+    let name = "a_wait_from_before_the_start_has_its_waker";
+    let Some(python) = python() else {
+        return skip(name, "python3 (3.9 or newer) is not installed");
+    };
+    let (source, report) = (Scratch::new(".py"), Scratch::new(".report"));
+    let script = include_str!("python/before.py");
+    fs::write(source.path(), [include_str!("python/prelude.py"), script].join("\n"))?;
+    let mut child =
+        Command::new(python).args([source.path(), report.path()]).stdin(Stdio::piped()).spawn()?;
+    let told = || Ok(fs::read_to_string(report.path()).is_ok_and(|text| text.ends_with('\n')));
+    pause_until("the process to wait", told)?;
+    let trace = Trace::start(&["-m", "futex"])?;
+    // The end of its input is what lets it go on.
+    drop(child.stdin.take());
+    ensure!(child.wait()?.success(), "the script failed");
+    let lines = trace.stop()?;
+    let told: Value = serde_json::from_str(&read(report.path())?)?;
+    let wakes: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["type"] == "wake")
+        .filter(|line| line["receiver"]["pid"] == told["receiver"])
+        .collect();
+    assert_eq!(wakes.len(), 1, "{wakes:?}");
+    assert_eq!(wakes[0]["sender"]["pid"], told["sender"]);
+    assert!(wakes[0]["latency_ns"].is_null(), "nobody knows: {}", wakes[0]);
     Ok(())
 }
 

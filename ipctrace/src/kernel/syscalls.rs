@@ -96,6 +96,29 @@ pub fn table(mechanisms: u32) -> [u8; TABLE] {
     table
 }
 
+/// What a thread in system call `number` with these arguments waits at, if it waits for another task to wake it.
+pub fn waits_at(number: i64, arguments: [u64; 6]) -> Option<Mechanism> {
+    /// All of a futex operation that is not the operation.
+    const FLAGS: i32 = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
+    let operation = arguments[1] as i32;
+    match number {
+        libc::SYS_semop | libc::SYS_semtimedop => Some(Mechanism::SysvSem),
+        libc::SYS_futex if operation & libc::FUTEX_PRIVATE_FLAG == 0 => {
+            let waits = matches!(
+                operation & !FLAGS,
+                libc::FUTEX_WAIT
+                    | libc::FUTEX_WAIT_BITSET
+                    | libc::FUTEX_LOCK_PI
+                    | libc::FUTEX_WAIT_REQUEUE_PI
+                    | libc::FUTEX_LOCK_PI2
+            );
+            waits.then_some(Mechanism::Futex)
+        }
+        libc::SYS_futex_waitv | SYS_FUTEX_WAIT => Some(Mechanism::Futex),
+        _ => None,
+    }
+}
+
 /// Whether a thread in system call `number` may be moving data.
 pub fn moves_data(number: i64) -> bool {
     CALLS.iter().any(|(known, ..)| *known == number)

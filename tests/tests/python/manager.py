@@ -15,4 +15,6 @@ for process in clients:
     process.join()
 assert len(shared) == 20
 tell_counts_at_end(server)
+# The server answers to this twice, the second time perhaps to nobody.
+tell(what="unread", sender=server)
 manager.shutdown()
