@@ -154,6 +154,32 @@ offsets! {
     unix_address_name = "unix_address.name";
     /// Bytes of a queued buffer already read.
     unix_cb_consumed = "unix_skb_parms.consumed";
+    /// Protocol of an internet socket.
+    sock_protocol = "sock.sk_protocol";
+    /// State of a TCP connection.
+    sock_state = "sock.__sk_common.skc_state";
+    /// Network namespace of a socket.
+    sock_net = "sock.__sk_common.skc_net.net";
+    /// Inode of a network namespace.
+    net_inum = "net.ns.inum";
+    /// Remote port of a socket, in network order.
+    sock_dport = "sock.__sk_common.skc_dport";
+    /// Remote IPv4 address.
+    sock_daddr = "sock.__sk_common.skc_daddr";
+    /// Local IPv4 address.
+    sock_rcv_saddr = "sock.__sk_common.skc_rcv_saddr";
+    /// Remote IPv6 address.
+    sock_v6_daddr = "sock.__sk_common.skc_v6_daddr";
+    /// Local IPv6 address.
+    sock_v6_rcv_saddr = "sock.__sk_common.skc_v6_rcv_saddr";
+    /// Local port of an internet socket, in network order; stays when the connection ends.
+    inet_sport = "inet_sock.inet_sport";
+    /// Sequence number of the next byte that is sent.
+    tcp_write_seq = "tcp_sock.write_seq";
+    /// Sequence number of the next byte that is received by the caller.
+    tcp_copied_seq = "tcp_sock.copied_seq";
+    /// Sequence number of the next byte expected from the peer.
+    tcp_rcv_nxt = "tcp_sock.rcv_nxt";
     /// Next buffer in a queue.
     skb_next = "sk_buff.next";
     /// Length of a buffer.

@@ -37,7 +37,8 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::Fifo.bit()
     | Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
-    | Mechanism::UnixSeqpacket.bit();
+    | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Tcp.bit();
 const SIGNAL: u32 = Mechanism::Signal.bit();
 /// Mechanisms by which one task wakes another.
 const WAKE: u32 = Mechanism::of_shape(Shape::Wake);

@@ -79,6 +79,9 @@ pub struct Task {
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
 /// address is used again after the socket is gone, which [`Op::receiver_inode`] tells. Files with futexes in them:
 /// `(address of the struct inode, device)`. System V semaphores: `(id, inode of the IPC namespace)`.
+///
+/// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
+/// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
 #[derive(
     Clone,
     Copy,
@@ -105,6 +108,24 @@ pub struct Key {
 impl Key {
     /// `space` of a key whose `id` is the address of a socket.
     pub const SOCKET: u64 = 1 << 63;
+    /// Added to it for what an internet socket receives; without it, it is what that socket sends.
+    pub const RECEIVES: u64 = 1 << 62;
+}
+
+/// The ends of an internet socket: the `name` of its [`Channel`] records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ends {
+    /// Its own address; an IPv4 address as IPv6 maps it (`::ffff:a.b.c.d`). Zeros if it is bound to none.
+    pub local: [u8; 16],
+    /// The address that it is connected to, likewise. Zeros if it is to none.
+    pub remote: [u8; 16],
+    /// Its own port.
+    pub local_port: u16,
+    /// The port that it is connected to; 0 if it is to none.
+    pub remote_port: u16,
+    /// Inode of its network namespace.
+    pub netns: u32,
 }
 
 /// Flags of an [`Op`].
@@ -160,7 +181,8 @@ pub struct Op {
     pub sender_sock: u64,
     /// Sockets: inode of the sending socket; 0 if it has none (closed) or unknown.
     pub sender_inode: u64,
-    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown.
+    /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown. Internet sockets: that of the
+    /// caller's own, whichever end it is.
     pub receiver_inode: u64,
     /// What the mechanism says of the message besides: priority of a POSIX message, type of a System V message, value of
     /// an eventfd. 0 where there is none.
@@ -189,7 +211,7 @@ pub mod channel_flag {
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
 /// Followed by `name_len` bytes of name: the path of a FIFO or of a file with futexes in it (see [`channel_flag`]), the
-/// `sockaddr_un` path bytes of a unix socket.
+/// `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an internet socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
@@ -201,9 +223,10 @@ pub struct Channel {
     pub key: Key,
     /// What was in it at that moment: bytes for streams, messages for messages. `u64::MAX`: could not be read.
     pub queued: u64,
-    /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none.
+    /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none. TCP, of what is sent: its
+    /// sequence number (32 bits), the same as at the other end.
     pub write_pos: u64,
-    /// Position of the next byte to be read; 0 if it has none.
+    /// Position of the next byte to be read; 0 if it has none. TCP, of what is received: its sequence number.
     pub read_pos: u64,
     /// Inode of the receiving socket, as in [`Op`].
     pub receiver_inode: u64,
@@ -371,6 +394,7 @@ const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
     assert!(size_of::<Op>() == 200);
+    assert!(size_of::<Ends>() == 40);
     assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 176);
     assert!(size_of::<Process>() == 128);

@@ -11,7 +11,7 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{object, pipe, ring, task, unix};
+use crate::{inet, object, pipe, ring, task, unix};
 
 /// The books of one channel: bytes of a stream, messages otherwise.
 #[repr(C)]
@@ -23,6 +23,8 @@ pub(crate) struct Books {
     pub(crate) taken: u64,
     /// What was in it then.
     pub(crate) queued: u64,
+    /// TCP: sequence number of the first byte that the books count.
+    pub(crate) sequence: u64,
     /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
     pub(crate) inode: u64,
 }
@@ -109,6 +111,11 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 #[inline(always)]
 fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     let queued = queued(side).saturating_add(taken_before);
+    let sequence = if side.mechanism == Mechanism::Tcp as u8 {
+        u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
+    } else {
+        0
+    };
     let inode = receiver_inode(side);
     if is_known(side) {
         // Another CPU was first, and tells of it.
@@ -116,7 +123,7 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     }
     // Books of another socket that was at the same address, if there are any.
     let _ = CHANNELS.remove(side.key);
-    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode }, BPF_NOEXIST) {
+    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode, sequence }, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(()),
@@ -134,9 +141,9 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
-    let pipe = is_pipe(side);
-    record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { 0 };
-    record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { 0 };
+    let pipe = pipe::is_pipe(side.mechanism);
+    record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { sequence };
+    record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { sequence };
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
@@ -145,12 +152,6 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
     ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
     Ok(())
-}
-
-/// Whether the object is a `struct pipe_inode_info`.
-#[inline(always)]
-fn is_pipe(side: &Side) -> bool {
-    side.mechanism == Mechanism::Pipe as u8 || side.mechanism == Mechanism::Fifo as u8
 }
 
 /// What is in the channel now.
@@ -162,9 +163,9 @@ pub(crate) fn queued(side: &Side) -> u64 {
             let owner = if side.receive != 0 { side.object } else { side.peer };
             unix::queued(owner, has_messages(side.mechanism))
         }
+        Some(Mechanism::Tcp) => inet::queued(side),
         Some(
-            Mechanism::Tcp
-            | Mechanism::Udp
+            Mechanism::Udp
             | Mechanism::PosixMq
             | Mechanism::SysvMsg
             | Mechanism::SysvShm
@@ -206,10 +207,9 @@ fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
                 Ok(len) => len,
             }
         }
+        Some(Mechanism::Tcp | Mechanism::Udp) => inet::name(side.object, place),
         Some(
             Mechanism::Pipe
-            | Mechanism::Tcp
-            | Mechanism::Udp
             | Mechanism::PosixMq
             | Mechanism::SysvMsg
             | Mechanism::SysvShm

@@ -8,7 +8,7 @@ use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::inflight::{self, InFlight};
 use crate::run::{self, Ended};
-use crate::{channel, config, payload, pipe, ring, task};
+use crate::{channel, config, inet, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -127,10 +127,13 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
         // User space has forgotten the channel: it is announced again.
         side.last.announced = 0;
     }
-    let position = if flags & op_flag::POSITIONS != 0 {
-        pipe::position(side.object, side.receive != 0).unwrap_or(0)
-    } else {
+    let receive = side.receive != 0;
+    let position = if flags & op_flag::POSITIONS == 0 {
         0
+    } else if pipe::is_pipe(side.mechanism) {
+        pipe::position(side.object, receive).unwrap_or(0)
+    } else {
+        inet::sequence(side.object, receive).map_or(0, u64::from)
     };
     Ended { before: before.unwrap_or(0), position, flags, time: ring::now() }
 }

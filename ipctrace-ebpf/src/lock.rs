@@ -31,7 +31,10 @@ fn try_locked(lock: u64, status: i32, tid: u32) -> Result<()> {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let side = unsafe { &mut (*call).sides[0] };
-    if side.flags & op_flag::POSITIONS == 0 || lock != side.object + offset!(pipe_mutex) as u64 {
+    if side.flags & op_flag::POSITIONS == 0
+        || !pipe::is_pipe(side.mechanism)
+        || lock != side.object + offset!(pipe_mutex) as u64
+    {
         return Ok(());
     }
     // A call that sleeps for room or data takes the lock again: the first time is the bound.

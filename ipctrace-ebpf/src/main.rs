@@ -14,6 +14,7 @@ mod emit;
 mod floor;
 mod futex;
 mod handoff;
+mod inet;
 mod inflight;
 mod kernel;
 mod lock;

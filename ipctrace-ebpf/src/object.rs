@@ -6,11 +6,14 @@ use ipctrace_common::wire::op_flag;
 use crate::config::{mechanisms, offset};
 use crate::inflight::{Last, Side};
 use crate::kernel::{Result, load, read};
-use crate::{pipe, task, unix};
+use crate::{inet, pipe, task, unix};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
 const S_IFSOCK: u16 = 0o140_000;
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 /// Which way a call moves data, seen from the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,10 +131,23 @@ pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side
     side.flags = if direction == Direction::Receive { op_flag::RECEIVE } else { 0 };
     match mode & S_IFMT {
         S_IFIFO => pipe::describe(file, inode, side),
-        S_IFSOCK => {
-            side.last.file = 0;
-            unix::describe(file, inode, side)
-        }
+        S_IFSOCK => socket(file, inode, side),
+        _ => Ok(()),
+    }
+}
+
+/// Describes the channel that a socket is.
+#[inline(always)]
+fn socket(file: u64, inode: u64, side: &mut Side) -> Result<()> {
+    side.last.file = 0;
+    let socket: u64 = read(file, offset!(file_private_data))?;
+    let sock: u64 = read(socket, offset!(socket_sk))?;
+    if sock == 0 {
+        return Ok(());
+    }
+    match read::<u16>(sock, offset!(sock_family))? {
+        AF_UNIX => unix::describe(sock, inode, side),
+        AF_INET | AF_INET6 => inet::describe(sock, inode, side),
         _ => Ok(()),
     }
 }

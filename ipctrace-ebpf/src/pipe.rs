@@ -41,6 +41,12 @@ pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
     Ok(())
 }
 
+/// Whether the object of a side of that mechanism is a `struct pipe_inode_info`.
+#[inline(always)]
+pub(crate) fn is_pipe(mechanism: u8) -> bool {
+    mechanism == Mechanism::Pipe as u8 || mechanism == Mechanism::Fifo as u8
+}
+
 /// `head`, `tail` and `ring_size`.
 #[inline(always)]
 fn counters(pipe: u64) -> Result<(u32, u32, u32)> {

@@ -6,14 +6,14 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use ipctrace_common::Cause;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, ring, syscall};
+use crate::{channel, inet, ring, syscall};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -107,6 +107,12 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
 #[inline(always)]
 fn since_first_seen(side: &Side) -> Result<u64> {
     let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
+    if side.mechanism == Mechanism::Tcp as u8 {
+        // SAFETY: as below.
+        let (sent, sequence) = unsafe { ((*books).sent, (*books).sequence) };
+        let moved = inet::sequence(side.object, false)?.wrapping_sub(sequence as u32);
+        return Ok(u64::from(moved).saturating_sub(sent));
+    }
     // SAFETY: a valid pointer into the map; each field is read in one load.
     let (sent, taken, queued) = unsafe { ((*books).sent, (*books).taken, (*books).queued) };
     Ok((taken + channel::queued(side)).saturating_sub(queued + sent))

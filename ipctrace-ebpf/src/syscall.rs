@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found};
-use crate::{channel, futex, handoff, ring, signal, special, straddle, task};
+use crate::{channel, futex, handoff, inet, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -278,6 +278,7 @@ pub(crate) fn plain(bytes: u64) -> Moved {
 /// Tells of one message, or one run of bytes, through one side, if there is anything to tell.
 #[inline(always)]
 fn one(tid: u32, call: &mut InFlight, index: usize) {
+    inet::connected_meanwhile(tid, call, index, call.moved.bytes);
     if prepare(call, index) {
         emit::op(tid, call, index);
     }
@@ -286,6 +287,7 @@ fn one(tid: u32, call: &mut InFlight, index: usize) {
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
 fn one_slowly(tid: u32, call: &mut InFlight) {
+    inet::connected_meanwhile(tid, call, 0, call.moved.bytes);
     if prepare(call, 0) {
         emit::emit_slowly(tid, 0);
     }
@@ -305,13 +307,17 @@ fn prepare(call: &mut InFlight, index: usize) -> bool {
             if call.taken.sock != 0 {
                 moved.flags |= op_flag::FROM;
                 moved.len = call.taken.len;
-            } else if moved.bytes == 0 {
+            } else if moved.bytes == 0 && side.mechanism != Mechanism::Udp as u8 {
                 // Nothing was taken: the end of a connection, not an empty message.
                 return false;
             }
         }
-    } else if moved.bytes == 0 || side.key.id == 0 {
-        return false;
+    } else {
+        // SAFETY: a field of a valid entry; `inet::connected_meanwhile` may have written it through the map.
+        let id = unsafe { core::ptr::read_volatile(&raw const side.key.id) };
+        if moved.bytes == 0 || id == 0 {
+            return false;
+        }
     }
     // Only datagrams go where an address says; where that is, the receiver's record tells.
     if receive || side.mechanism != Mechanism::UnixDgram as u8 || moved.address_len == 0 {

@@ -14,14 +14,9 @@ const SOCK_STREAM: u16 = 1;
 const SOCK_DGRAM: u16 = 2;
 const SOCK_SEQPACKET: u16 = 5;
 
-/// Fills in a socket's side of a call, if it is a unix socket that is traced.
+/// Fills in a unix socket's side of a call, if it is traced.
 #[inline(always)]
-pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
-    let socket: u64 = read(file, offset!(file_private_data))?;
-    let sock: u64 = read(socket, offset!(socket_sk))?;
-    if sock == 0 || read::<u16>(sock, offset!(sock_family))? != AF_UNIX {
-        return Ok(());
-    }
+pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     let mechanism = match read::<u16>(sock, offset!(sock_type))? {
         SOCK_STREAM => Mechanism::UnixStream,
         SOCK_DGRAM => Mechanism::UnixDgram,

@@ -17,6 +17,7 @@ Examples:
   ipctrace -p 1234 -x                  what process 1234 says and hears
   ipctrace -n postgres -f json -o log  one program, as NDJSON, to a file
   ipctrace run -- make -j4             a command and all its descendants
+  ipctrace top                         a live table of flows, busiest first
   ipctrace demo all                    see it work, checked against the truth
 
 Exit status:
@@ -39,6 +40,18 @@ Reading a line:
                   not show whose bytes came first
   LATENCY         from the end of the send to the end of the receive
   \\n \\x1b \\u{202e}  what a terminal could act on, made visible";
+
+const TOP: &str = "\
+Keys:
+  r b m l          sort by rate, bytes, messages, latency; once more: the other way round
+  /                filter by part of a process, pid, channel or mechanism; Esc shows all again
+  p, Space         pause and go on; what happens meanwhile is counted
+  arrows, PgUp, PgDn, Home, End  scroll
+  q, Esc, Ctrl-C   quit
+
+RATE and MSG/S are those of the last interval; BYTES, MSGS, P50 and P99 are since the start of the trace.
+With -f json there is a 'hello' first, then for each interval one 'flow' for each flow that moved in it, with
+'rate_bytes' and 'rate_messages' per second, 'lost' where something was lost, and 'end' last.";
 
 /// Shows which process talks to which, over what, how much, and how long it takes
 #[derive(Clone, Debug, Parser)]
@@ -73,6 +86,11 @@ pub enum Command {
     Trace(Trace),
     /// Start a command and trace it and its descendants, from its first instruction until it ends
     Run(Run),
+    /// Show a live table of flows, busiest first
+    ///
+    /// On a terminal it fills the screen and obeys keys; else it writes a table, or NDJSON, every interval.
+    #[command(after_help = TOP)]
+    Top(Top),
     /// Run bundled programs under the tracer and compare what they did with what was traced
     Demo(Demo),
     /// Say what this kernel and these privileges allow, mechanism by mechanism
@@ -93,6 +111,7 @@ impl Command {
         match self {
             Command::Trace(trace) => trace.report.verbose,
             Command::Run(run) => run.report.verbose,
+            Command::Top(top) => top.verbose,
             Command::Demo(demo) => demo.verbose,
             Command::Doctor(_) | Command::Workload { .. } => false,
         }
@@ -122,6 +141,32 @@ pub struct Run {
     /// Where and how.
     #[command(flatten)]
     pub report: Report,
+}
+
+/// `ipctrace top`.
+#[derive(Args, Clone, Debug)]
+pub struct Top {
+    /// What is shown.
+    #[command(flatten)]
+    pub show: Show,
+    /// Refresh every so many seconds; fractions are allowed
+    #[arg(short, long, value_name = "SECS", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub interval: f64,
+    /// A table for people, or NDJSON: a 'flow' object for each flow that moved in the interval
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
+    pub format: Format,
+    /// Write the table to this file; messages stay on stderr
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+    /// Stop after this many seconds; fractions are allowed
+    #[arg(short, long, value_name = "SECS", allow_negative_numbers = true, help_heading = "Output")]
+    pub duration: Option<f64>,
+    /// Stop after this many refreshes
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    pub count: Option<u64>,
+    /// Say more on stderr
+    #[arg(short, long, help_heading = "Output")]
+    pub verbose: bool,
 }
 
 /// `ipctrace demo`.
@@ -279,6 +324,16 @@ mod tests {
     }
 
     #[test]
+    fn top_refreshes_every_second_unless_told_otherwise() {
+        let top = |line| {
+            let Command::Top(top) = parse(line).expect(line) else { panic!("{line} is no top") };
+            (top.interval, top.count, top.show.comm.len())
+        };
+        assert_eq!(top("ipctrace top"), (1.0, None, 0));
+        assert_eq!(top("ipctrace top -i 0.5 -c 3 -n sh"), (0.5, Some(3), 1));
+    }
+
+    #[test]
     fn a_workload_is_hidden() {
         let Ok(Command::Workload { name, report }) = parse("ipctrace __demo-workload pipe /tmp/report")
         else {
@@ -295,7 +350,9 @@ mod tests {
             ("ipctrace -p x", ErrorKind::ValueValidation),
             ("ipctrace -c 0", ErrorKind::ValueValidation),
             ("ipctrace -f xml", ErrorKind::InvalidValue),
-            ("ipctrace top", ErrorKind::InvalidSubcommand),
+            ("ipctrace top -x", ErrorKind::UnknownArgument),
+            ("ipctrace top -c 0", ErrorKind::ValueValidation),
+            ("ipctrace tap", ErrorKind::InvalidSubcommand),
             ("ipctrace run", ErrorKind::MissingRequiredArgument),
             ("ipctrace demo pipe --list", ErrorKind::ArgumentConflict),
             ("ipctrace -p 1 run -- ls", ErrorKind::ArgumentConflict),

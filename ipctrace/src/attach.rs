@@ -24,7 +24,7 @@ pub struct Attached {
     losses: PerCpuArray<MapData, u64>,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
-    channels: KernelMap<MapData, KernelKey, [u64; 4]>,
+    channels: KernelMap<MapData, KernelKey, [u64; 5]>,
     /// Mechanisms that are on.
     mechanisms: u32,
     reported: HashMap<Cause, u64>,

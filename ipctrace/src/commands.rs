@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod doctor;
 pub mod run;
+pub mod top;
 pub mod trace;
 
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use crate::filter::{Filter, Selection};
 use crate::kernel::{Facts, Plan};
 use crate::options::Reporting;
 use crate::output::Output;
-use crate::render::{Clock, Coverage, Hello, Json, Renderer, Text};
+use crate::render::{self, Blocks, Clock, Coverage, Hello, Json, Renderer, Text};
 use crate::session::{Parts, Session};
 use crate::terminal::Terminal;
 use crate::tracer::{self, Tracer};
-use crate::{args, cgroup};
+use crate::{args, cgroup, screen};
 
 /// A comparison failed.
 pub const EXIT_DIFFERENT: u8 = 1;
@@ -37,6 +38,19 @@ pub struct Wish {
     pub children_only: bool,
     /// Keep the events for the caller.
     pub keep: bool,
+    /// What of the trace is shown.
+    pub view: View,
+}
+
+/// What of a trace is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Each event.
+    Events,
+    /// The flows, again and again.
+    Flows,
+    /// The flows, on a screen of their own.
+    Screen,
 }
 
 /// Attaches the programs and begins the session. What can fail for reasons of the user's fails before anything is
@@ -45,7 +59,7 @@ pub struct Wish {
 /// # Errors
 /// If tracing is not possible here, or the output cannot be opened.
 pub fn begin(wish: Wish) -> Result<Session> {
-    let Wish { selection, reporting, children_only, keep } = wish;
+    let Wish { selection, reporting, children_only, keep, view } = wish;
     let own = std::process::id();
     let facts = Facts::gather();
     let mechanisms: Vec<_> = ipctrace_common::Mechanism::ALL
@@ -63,6 +77,7 @@ pub fn begin(wish: Wish) -> Result<Session> {
     })?;
     let mut feedback = Feedback::new(feedback::ancestors());
     feedback.output(output.descriptor());
+    feedback.shown_on(output.descriptor());
     feedback.output(std::io::stdout());
     feedback.output(std::io::stderr());
     let cgroups: Arc<dyn Cgroups> = match Hierarchy::find() {
@@ -74,9 +89,11 @@ pub fn begin(wish: Wish) -> Result<Session> {
     };
     let clock = Clock::measure().context("reading the clock")?;
     let terminal = Terminal::of(output.descriptor());
-    let renderer: Box<dyn Renderer> = match reporting.format {
-        args::Format::Json => Box::new(Json::new(clock, Arc::clone(&cgroups), terminal.charset)),
-        args::Format::Text => Box::new(Text::new(clock, TimeZone::system(), terminal)),
+    let renderer: Box<dyn Renderer> = match (reporting.format, view) {
+        (args::Format::Json, _) => Box::new(Json::new(clock, Arc::clone(&cgroups), terminal.charset)),
+        (args::Format::Text, View::Events) => Box::new(Text::new(clock, TimeZone::system(), terminal)),
+        (args::Format::Text, View::Flows) => Box::new(Blocks::new(clock, TimeZone::system(), terminal)),
+        (args::Format::Text, View::Screen) => Box::new(render::Screen::new(terminal, screen::Screen::size)),
     };
     let tracer = Tracer::start(&plan, feedback)?;
     for (hook, error) in tracer.failed_hooks() {
@@ -91,7 +108,9 @@ pub fn begin(wish: Wish) -> Result<Session> {
         filter,
         renderer,
         output,
-        limit: reporting.count,
+        // The other views count refreshes.
+        limit: reporting.count.filter(|_| view == View::Events),
+        live: view != View::Events,
         keep,
         parent: children_only.then_some(own),
     };

@@ -3,7 +3,9 @@
 //! Pure: no clock, no I/O. Time is what the records say, and what the caller passes to [`Correlator::tick`]. One
 //! module serves one [`Shape`]; `docs/architecture.md` has the rules.
 
+mod address;
 mod call;
+mod connection;
 mod context;
 mod handoff;
 mod intern;
@@ -27,7 +29,8 @@ mod simulation;
 #[cfg(test)]
 mod testing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use ipctrace_common::wire::{self, op_flag, process_event, wake_flag};
@@ -36,7 +39,9 @@ use ipctrace_common::{Cause, Mechanism, Shape};
 use crate::decode::{self, Record};
 use crate::model::{Event, Lost};
 
+use address::Locals;
 use call::Call;
+use connection::Connections;
 use context::Context;
 use handoff::Handoffs;
 use intern::Procs;
@@ -78,6 +83,8 @@ pub struct Correlator {
     limits: Limits,
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
+    connections: Connections,
+    locals: Locals,
     messages: Messages,
     signals: Signals,
     handoffs: Handoffs,
@@ -110,6 +117,8 @@ impl Correlator {
             limits,
             procs: Procs::default(),
             streams: HashMap::new(),
+            connections: Connections::default(),
+            locals: Locals::default(),
             messages: Messages::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
@@ -151,6 +160,11 @@ impl Correlator {
         if record.queued != u64::MAX && record.queued > LARGEST {
             return None;
         }
+        if mechanism == Mechanism::Tcp {
+            self.make_room(out);
+            let Correlator { connections, streams, locals, .. } = self;
+            return connections.opened(record, name, streams, locals, &mut context!(self, out));
+        }
         match mechanism.shape() {
             Shape::Stream => {
                 self.make_room(out);
@@ -180,6 +194,12 @@ impl Correlator {
             return None;
         }
         let who = self.procs.intern(&fixed.task, self.limits.processes);
+        if mechanism == Mechanism::Tcp {
+            let (fixed, call) = (*fixed, Call::new(op, who));
+            let Correlator { connections, streams, .. } = self;
+            connections.call(&fixed, call, streams, &mut context!(self, out));
+            return Some(());
+        }
         match mechanism.shape() {
             Shape::Stream => {
                 let (key, now) = (fixed.key, self.now);
@@ -255,6 +275,7 @@ impl Correlator {
     pub fn tick(&mut self, now: u64, out: &mut Vec<Event>) {
         self.now = self.now.max(now);
         let mut context = context!(self, out);
+        self.connections.tick(&mut self.streams, &mut self.locals, &mut context);
         for stream in self.streams.values_mut() {
             if stream.holds() > 0 {
                 stream.settle(false, &mut context);
@@ -268,6 +289,7 @@ impl Correlator {
     pub fn finish(&mut self, now: u64, out: &mut Vec<Event>) {
         self.now = self.now.max(now);
         let mut context = context!(self, out);
+        self.connections.finish(&mut self.streams, &mut context);
         let mut streams: Vec<(wire::Key, Stream)> = self.streams.drain().collect();
         streams.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut stream) in streams {
@@ -276,6 +298,17 @@ impl Correlator {
         self.messages.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
+    }
+
+    /// Whether an internet address has been met of which it is not known whether it is this host's: the caller should find
+    /// all of them and [`Correlator::learn`].
+    pub fn wants_addresses(&self) -> bool {
+        self.locals.wanted()
+    }
+
+    /// The addresses that this host has in any of its network namespaces, gathered not before `now` (ns since boot).
+    pub fn learn(&mut self, addresses: HashSet<IpAddr>, now: u64) {
+        self.locals.learn(addresses, now);
     }
 
     /// How many sends, receives and signals have been forgotten before they were matched, for want of room.
@@ -290,12 +323,14 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        if self.streams.len() + self.messages.len() < self.limits.streams {
+        let keys = self.streams.len() + self.messages.len() + self.connections.len();
+        if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
         let queues = self.messages.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).collect();
+        let halves = self.connections.ages().map(|(key, used)| (used, key));
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -306,8 +341,10 @@ impl Correlator {
                 *context.evicted += stream.holds();
                 stream.finish(&mut context);
             }
-            self.messages.forget(key, &mut context);
-            self.forgotten.push(key);
+            if !self.connections.forget(key, &mut self.forgotten, &mut context) {
+                self.messages.forget(key, &mut context);
+                self.forgotten.push(key);
+            }
         }
     }
 }

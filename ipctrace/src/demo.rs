@@ -10,6 +10,7 @@ mod pipe;
 mod signals;
 pub mod stage;
 mod sysv_sem;
+mod tcp;
 pub mod truth;
 mod unix_dgram;
 mod unix_seqpacket;
@@ -44,6 +45,7 @@ pub const DEMOS: &[Demo] = &[
     unix_stream::DEMO,
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
+    tcp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
     sysv_sem::DEMO,

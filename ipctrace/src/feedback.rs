@@ -4,6 +4,12 @@
 //! on (`ipctrace trace | jq . | less`), would make an event of every event. So nothing is shown of the channels that
 //! our output goes to, nor of those that a reader of it writes to. Our ancestors are not counted as such readers: a
 //! program that started us to read our output has a life of its own.
+//!
+//! A terminal is read, too: by its emulator, by tmux or sshd, which draw what we write by writing themselves, perhaps to
+//! another terminal. What those write is left out as well, ancestors or not; but what is further behind them (a display
+//! server, which talks to everybody) is shown.
+
+mod terminal;
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -22,6 +28,12 @@ pub struct Feedback {
     sockets: HashSet<u64>,
     /// Processes, `(pid, start)`, that read our output.
     readers: HashSet<(u32, u64)>,
+    /// Processes, by pid, that show the terminal that our output goes to.
+    emulators: HashSet<u32>,
+    /// Channels that those write to.
+    drawn: HashSet<Key>,
+    /// Inodes of sockets that those hold: their key is known once they are used.
+    drawn_sockets: HashSet<u64>,
     /// Processes that are never counted as readers of our output.
     ancestors: HashSet<u32>,
     /// Records left out.
@@ -49,21 +61,44 @@ impl Feedback {
         }
     }
 
+    /// What is shown goes to this descriptor. If it is a terminal, whoever shows it is found.
+    pub fn shown_on(&mut self, descriptor: impl AsFd) {
+        let found = terminal::emulators(descriptor);
+        log::debug!("our terminal is shown by {:?}", found.processes);
+        self.emulators = found.processes;
+        self.drawn_sockets = found.sockets;
+        self.emulators.remove(&std::process::id());
+    }
+
     /// Whether the record is to be left out.
     pub fn hides(&mut self, record: &Record) -> bool {
         let hidden = match record {
             Record::Op(op) => self.hides_op(&op.fixed),
-            Record::Channel(channel, _) => self.channels.contains(&channel.key),
-            Record::Handoff(handoff) => self.channels.contains(&handoff.key),
+            Record::Channel(channel, _) => self.is_ours(&channel.key),
+            Record::Handoff(handoff) => self.is_ours(&handoff.key),
             Record::Signal(_) | Record::Process(_) | Record::Wake(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden
     }
 
+    fn is_ours(&self, key: &Key) -> bool {
+        self.channels.contains(key) || self.drawn.contains(key)
+    }
+
     fn hides_op(&mut self, op: &Op) -> bool {
         let process = (op.task.tgid, op.task.start);
-        if op.header.flags & op_flag::RECEIVE == 0 {
+        let receives = op.header.flags & op_flag::RECEIVE != 0;
+        // Whoever receives from an emulator is no reader of ours.
+        if receives && op.sender_inode != 0 && self.drawn_sockets.contains(&op.sender_inode)
+            || !receives && self.emulators.contains(&op.task.tgid)
+        {
+            self.drawn.insert(op.key);
+        }
+        if self.drawn.contains(&op.key) {
+            return true;
+        }
+        if !receives {
             if !self.readers.contains(&process) {
                 return self.channels.contains(&op.key);
             }
@@ -142,6 +177,23 @@ mod tests {
         let mut feedback = feedback();
         assert!(feedback.hides(&op(2, OURS, op_flag::RECEIVE)));
         assert!(!feedback.hides(&op(2, OTHER, 0)));
+    }
+
+    #[test]
+    fn what_draws_our_terminal_is_hidden_but_not_what_is_behind_it() {
+        let mut feedback = feedback();
+        feedback.emulators.insert(2);
+        feedback.drawn_sockets.insert(77);
+        assert!(feedback.hides(&op(2, NEXT, 0)), "an ancestor, too");
+        assert!(feedback.hides(&op(90, NEXT, op_flag::RECEIVE)));
+        assert!(!feedback.hides(&op(90, OTHER, 0)), "the display server serves others");
+        assert!(!feedback.hides(&op(2, OTHER, op_flag::RECEIVE)), "keys of the user");
+        let Record::Op(mut early) = op(90, Key { id: 10, space: 15 }, op_flag::RECEIVE) else {
+            panic!("an op")
+        };
+        early.fixed.sender_inode = 77;
+        assert!(feedback.hides(&Record::Op(early)), "before the record of the send has come");
+        assert!(feedback.hides(&op(2, Key { id: 10, space: 15 }, 0)));
     }
 
     #[test]

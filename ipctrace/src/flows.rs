@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use ipctrace_common::Mechanism;
 
-use crate::model::{Channel, End, Event, Flow, Why};
+use crate::model::{Channel, End, Event, Flow, Latency, Why};
 
 mod latencies;
+mod recent;
 
 use latencies::Latencies;
+use recent::Mark;
+pub use recent::Recent;
 
 /// Most flows that are told apart.
 const MOST: usize = 100_000;
@@ -63,6 +66,8 @@ struct Sum {
     first: u64,
     last: u64,
     latencies: Latencies,
+    /// As it was when [`Flows::recent`] was last asked.
+    mark: Mark,
 }
 
 /// One event's part in a flow.
@@ -81,8 +86,11 @@ struct Part<'a> {
 #[derive(Debug)]
 pub struct Flows {
     limit: usize,
+    /// Whether old flows make room for new ones, which else are left out.
+    ageing: bool,
     sums: HashMap<Key, Sum>,
     left_out: u64,
+    evicted: u64,
     /// What signals are told under: they have no channel.
     signals: Arc<Channel>,
 }
@@ -97,7 +105,7 @@ impl Flows {
     /// No flows yet; at most `limit` will be told apart.
     pub fn new(limit: usize) -> Flows {
         let signals = Arc::new(Channel { id: "signal".to_owned(), name: None });
-        Flows { limit, sums: HashMap::new(), left_out: 0, signals }
+        Flows { limit, ageing: false, sums: HashMap::new(), left_out: 0, evicted: 0, signals }
     }
 
     /// Adds an event to its flow.
@@ -150,6 +158,9 @@ impl Flows {
             sender: part.sender.clone(),
             receiver: part.receiver.clone(),
         };
+        if self.ageing && self.sums.len() >= self.limit && !self.sums.contains_key(&key) {
+            self.make_room();
+        }
         let known = self.sums.len();
         let sum = match self.sums.get_mut(&key) {
             Some(sum) => sum,
@@ -164,6 +175,7 @@ impl Flows {
                 first: part.time,
                 last: part.time,
                 latencies: Latencies::new(known),
+                mark: Mark::default(),
             }),
         };
         sum.messages = sum.messages.saturating_add(part.messages);
@@ -185,27 +197,29 @@ impl Flows {
 
     /// The flows as they are now, those with the most bytes first, then those with the most messages.
     pub fn sorted(&self) -> Vec<Flow> {
-        let mut flows: Vec<Flow> = self
-            .sums
-            .iter()
-            .map(|(key, sum)| Flow {
-                mechanism: key.mechanism,
-                channel: Arc::clone(&sum.channel),
-                sender: key.sender.clone(),
-                receiver: key.receiver.clone(),
-                messages: sum.messages,
-                bytes: sum.bytes,
-                first: sum.first,
-                last: sum.last,
-                latency: sum.latencies.summary(),
-            })
-            .collect();
+        let mut flows: Vec<Flow> =
+            self.sums.iter().map(|(key, sum)| flow(key, sum, sum.latencies.summary())).collect();
         // The rest of the order only has to be the same every time.
         flows.sort_by(|one, two| {
             let busy = (two.bytes, two.messages).cmp(&(one.bytes, one.messages));
             busy.then_with(|| (one.first, &one.channel.id).cmp(&(two.first, &two.channel.id)))
         });
         flows
+    }
+}
+
+/// A flow as it is told.
+fn flow(key: &Key, sum: &Sum, latency: Option<Latency>) -> Flow {
+    Flow {
+        mechanism: key.mechanism,
+        channel: Arc::clone(&sum.channel),
+        sender: key.sender.clone(),
+        receiver: key.receiver.clone(),
+        messages: sum.messages,
+        bytes: sum.bytes,
+        first: sum.first,
+        last: sum.last,
+        latency,
     }
 }
 
@@ -264,6 +278,36 @@ mod tests {
             flows.add(&transfer("pipe:[1]", process(pid, pid, "sh"), 1, 1));
         }
         assert_eq!((flows.sums.len(), flows.left_out()), (2, 3));
+    }
+
+    #[test]
+    fn old_flows_make_room_for_new_ones_and_are_counted() {
+        let mut flows = Flows::live(16);
+        for pid in 0..20 {
+            flows.add(&transfer("pipe:[1]", process(pid, pid, "sh"), 1, 100 + u64::from(pid)));
+            // The first is never idle for long.
+            flows.add(&transfer("pipe:[1]", process(0, 0, "sh"), 1, 101 + u64::from(pid)));
+        }
+        assert_eq!((flows.left_out(), flows.sums.len()), (0, 16));
+        let pids: Vec<u32> = flows.sums.keys().filter_map(|key| Some(key.sender.process()?.pid)).collect();
+        assert!(pids.contains(&0) && pids.contains(&19) && !pids.contains(&1), "{pids:?}");
+        assert_eq!((flows.take_evicted(), flows.take_evicted()), (4, 0));
+    }
+
+    #[test]
+    fn recent_is_what_was_added_since() {
+        let mut flows = Flows::live(10);
+        flows.add(&transfer("pipe:[1]", process(1, 1, "sh"), 5, 1));
+        let recent = flows.recent();
+        assert_eq!((recent[0].bytes, recent[0].messages, recent[0].flow.bytes), (5, 1, 5));
+        flows.add(&transfer("pipe:[1]", process(1, 1, "sh"), 7, 2));
+        flows.add(&transfer("pipe:[1]", process(1, 1, "sh"), 7, 3));
+        let recent = flows.recent();
+        assert_eq!((recent[0].bytes, recent[0].messages, recent[0].flow.bytes), (14, 2, 19));
+        assert_eq!(recent[0].flow.latency.map(|latency| latency.count), Some(3));
+        let recent = flows.recent();
+        assert_eq!((recent[0].bytes, recent[0].messages, recent[0].moved), (0, 0, false));
+        assert_eq!(recent[0].flow.latency.map(|latency| latency.max), Some(3));
     }
 
     #[test]

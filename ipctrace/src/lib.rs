@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` tells the way of a record through these modules.
 
+pub mod addresses;
 pub mod args;
 pub mod attach;
 pub mod cgroup;
@@ -20,8 +21,10 @@ pub mod options;
 pub mod output;
 pub mod render;
 pub mod runs;
+pub mod screen;
 pub mod session;
 pub mod stderr;
 pub mod straddlers;
 pub mod terminal;
+pub mod top;
 pub mod tracer;

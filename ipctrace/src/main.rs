@@ -37,6 +37,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Trace(arguments) => commands::trace::trace(arguments).await,
         Command::Run(arguments) => commands::run::run(arguments).await,
+        Command::Top(arguments) => commands::top::top(arguments).await,
         Command::Demo(arguments) => commands::demo::demo(arguments).await,
         Command::Workload { .. } => anyhow::bail!("a workload is played before there is a runtime"),
         Command::Doctor(arguments) => commands::doctor::doctor(&arguments),

@@ -10,10 +10,13 @@ use std::time::Duration;
 use ipctrace_common::Mechanism;
 use ipctrace_common::config::PAYLOAD_MAX;
 
-use crate::args::{Format, Report, Show};
+use crate::args::{Format, Report, Show, Top};
 use crate::cgroup::Hierarchy;
 use crate::filter::{Mechanisms, Selection};
 use crate::message;
+
+/// Seconds between refreshes, at least.
+const SHORTEST: f64 = 0.1;
 
 /// The exit status of wrong usage.
 pub const EXIT_USAGE: u8 = 2;
@@ -39,6 +42,9 @@ pub enum Usage {
     /// `-d` is no time to wait.
     #[error("-d takes a number of seconds above 0, not {0}")]
     Duration(f64),
+    /// `-i` is no time to wait, or one in which nothing could be read.
+    #[error("-i takes a number of seconds from {SHORTEST} up, not {0}")]
+    Interval(f64),
     /// `-n` is empty.
     #[error("-n takes the name of a command, not an empty string")]
     Comm,
@@ -132,6 +138,27 @@ pub fn reporting(report: Report) -> Result<Reporting, Usage> {
         summary: report.summary,
         verbose: report.verbose,
     })
+}
+
+/// How `top` reports: as a trace does, and how often. Its `count` is of refreshes.
+///
+/// # Errors
+/// [`Usage`] for a number that is out of range.
+pub fn refreshing(top: &Top) -> Result<(Reporting, Duration), Usage> {
+    let reporting = reporting(Report {
+        format: top.format,
+        output: top.output.clone(),
+        duration: top.duration,
+        count: top.count,
+        payload: None,
+        summary: false,
+        every: false,
+        verbose: top.verbose,
+    })?;
+    match Duration::try_from_secs_f64(top.interval) {
+        Ok(interval) if top.interval >= SHORTEST => Ok((reporting, interval)),
+        Ok(_) | Err(_) => Err(Usage::Interval(top.interval)),
+    }
 }
 
 /// Seconds as typed. More than the clock can hold is for ever, and refused as a mistake.

@@ -10,6 +10,7 @@ mod json;
 mod signals;
 mod table;
 mod text;
+mod top;
 mod units;
 
 use std::ffi::OsString;
@@ -20,15 +21,17 @@ use std::time::Duration;
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::model::{Event, Flow};
+use crate::top::Top;
 
 pub use clock::Clock;
 pub use escape::Charset;
 pub use json::Json;
 pub use signals::{code_name, signal_name};
 pub use text::Text;
+pub use top::{Blocks, Screen};
 
-/// Shows a trace. The calls come in this order: `hello` once, `event` any number of times, `flows` at most once, `end`
-/// once.
+/// Shows a trace. The calls come in this order: `hello` once, `event` and `interval` any number of times, `flows` at most
+/// once, `end` once.
 pub trait Renderer {
     /// What is traced, where.
     ///
@@ -47,6 +50,14 @@ pub trait Renderer {
     /// # Errors
     /// Those of `out`.
     fn flows(&mut self, time: u64, flows: &[Flow], out: &mut dyn Write) -> io::Result<()>;
+
+    /// The live table has changed. Those that show events do without it.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn interval(&mut self, _top: &Top, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
 
     /// That is all.
     ///

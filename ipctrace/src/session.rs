@@ -15,10 +15,14 @@ use crate::flows::Flows;
 use crate::model::{Event, Lost};
 use crate::output::{self, Output};
 use crate::render::{Hello, Renderer, Totals};
+use crate::top::{Counted, Top};
 use crate::tracer::{self, Tracer};
 
 /// How long a record may lie in the ring before it is looked at, while there is little in it.
 const GLANCE: Duration = Duration::from_millis(20);
+
+/// Flows in a live table: enough for a busy host, in little memory. Then the oldest go.
+const LIVE: usize = 12_288;
 
 /// What a session is made of.
 pub struct Parts {
@@ -32,6 +36,8 @@ pub struct Parts {
     pub output: Output,
     /// Stop after so many events.
     pub limit: Option<u64>,
+    /// Show flows in a table that is refreshed, not events; losses are told either way.
+    pub live: bool,
     /// Keep every event that passes, for who compares them.
     pub keep: bool,
     /// Follow the children of this process.
@@ -81,10 +87,11 @@ impl Session {
         // SAFETY: an OwnedFd's descriptor stays open, and the same, for as long as it lives.
         let readable = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .context("watching the ring buffer")?;
+        let flows = if parts.live { Flows::live(LIVE) } else { Flows::default() };
         let mut session = Session {
             parts,
             readable,
-            flows: Flows::default(),
+            flows,
             lost: BTreeMap::new(),
             events: Vec::new(),
             kept: Vec::new(),
@@ -151,7 +158,7 @@ impl Session {
             }));
         }
         let mut state = if more { Pump::More } else { Pump::Idle };
-        let Parts { filter, renderer, output, limit, keep, .. } = &mut self.parts;
+        let Parts { filter, renderer, output, limit, keep, live, .. } = &mut self.parts;
         for event in self.events.drain(..) {
             if let Event::Lost(lost) = &event {
                 *self.lost.entry(lost.cause).or_default() += lost.count;
@@ -165,7 +172,8 @@ impl Session {
             }
             self.flows.add(&event);
             self.shown += u64::from(!matches!(event, Event::Lost(_)));
-            let written = renderer.event(&event, output);
+            let told = !*live || matches!(event, Event::Lost(_));
+            let written = if told { renderer.event(&event, output) } else { Ok(()) };
             if *keep {
                 self.kept.push(event);
             }
@@ -182,6 +190,45 @@ impl Session {
             state = Pump::ReaderGone;
         }
         Ok(state)
+    }
+
+    /// Brings a live table up to date.
+    ///
+    /// # Errors
+    /// If the output fails other than by losing records.
+    pub fn refresh(&mut self, top: &mut Top) -> Result<()> {
+        let evicted = self.flows.take_evicted();
+        if evicted > 0 {
+            *self.lost.entry(Cause::Evicted).or_default() += evicted;
+            let lost = Lost { time: tracer::now(), cause: Cause::Evicted, count: evicted };
+            let Parts { renderer, output, .. } = &mut self.parts;
+            renderer.event(&Event::Lost(lost), output).or_else(ignore_gone)?;
+        }
+        let counted = Counted { time: tracer::now(), events: self.shown, lost: self.lost.clone() };
+        top.refresh(counted, self.flows.recent());
+        Ok(())
+    }
+
+    /// Shows a live table. Whether there is still somebody to see it.
+    ///
+    /// # Errors
+    /// If the output fails other than by losing records.
+    pub fn draw(&mut self, top: &Top) -> Result<bool> {
+        let Parts { renderer, output, .. } = &mut self.parts;
+        match renderer.interval(top, output).and_then(|()| io::Write::flush(output)) {
+            Ok(()) => Ok(true),
+            Err(error) => ignore_gone(error).map(|()| false).map_err(Into::into),
+        }
+    }
+
+    /// Takes what is left and settles what is open, so that a live table can be shown for the last time.
+    ///
+    /// # Errors
+    /// If the kernel's counters cannot be read.
+    pub fn settle(&mut self) -> Result<()> {
+        self.parts.tracer.finish(&mut self.events)?;
+        self.show(false)?;
+        Ok(())
     }
 
     /// Ends: takes what is left, shows the summary if wanted, and says goodbye. Gives the totals, and the events if they

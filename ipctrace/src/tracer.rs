@@ -8,6 +8,7 @@ use ipctrace_common::Cause;
 use ipctrace_common::wire::process_event;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::addresses;
 use crate::attach::{self, Attached};
 use crate::correlate::{Correlator, Limits};
 use crate::decode::{self, Record};
@@ -18,6 +19,9 @@ use crate::straddlers;
 
 /// How often the kernel's loss counters are read, and the correlator is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often this host's addresses are gathered, if an unknown one has been met.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// Records taken in one go before the caller is given a chance to look at signals and deadlines.
 const BATCH: usize = 16_384;
@@ -40,6 +44,8 @@ pub struct Tracer {
     intake: Intake,
     ticked: u64,
     evicted: u64,
+    /// When this host's addresses were gathered.
+    gathered: u64,
 }
 
 /// What happens to a record.
@@ -76,7 +82,7 @@ impl Tracer {
         attached.straddlers(&straddlers::find())?;
         let correlator = Correlator::new(Limits::default());
         let intake = Intake { correlator, feedback, forks: Vec::new() };
-        Ok(Tracer { attached, intake, ticked: now(), evicted: 0 })
+        Ok(Tracer { attached, intake, ticked: now(), evicted: 0, gathered: 0 })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -119,6 +125,12 @@ impl Tracer {
         if evicted > self.evicted {
             self.intake.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);
             self.evicted = evicted;
+        }
+        if self.intake.correlator.wants_addresses()
+            && now.saturating_sub(self.gathered) >= GATHER.as_nanos() as u64
+        {
+            self.gathered = now;
+            self.intake.correlator.learn(addresses::of_this_host(), now);
         }
         self.intake.correlator.tick(now, events);
         self.attached.forget(&self.intake.correlator.take_forgotten());

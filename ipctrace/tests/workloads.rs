@@ -32,6 +32,8 @@ struct Totals {
     ends: u64,
     /// Descriptors passed.
     handoffs: u64,
+    /// Waits that another process ended.
+    wakes: u64,
     /// Channels that bytes arrived over.
     channels: usize,
 }
@@ -53,6 +55,7 @@ impl Totals {
                 Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
                 Truth::Signal { .. } => totals.ends += 1,
                 Truth::Handoff { .. } => totals.handoffs += 1,
+                Truth::Wake { .. } => totals.wakes += 1,
                 Truth::Member { .. } | Truth::Sent { .. } | Truth::Named { .. } => {}
             }
         }
@@ -134,7 +137,9 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
                 let channel = channel.as_deref().context("a channel that is not known")?;
                 known(from) && known(to) && !channel.contains("[0]")
             }
-            Truth::Signal { from, to, .. } | Truth::Handoff { from, to, .. } => known(from) && known(to),
+            Truth::Signal { from, to, .. }
+            | Truth::Handoff { from, to, .. }
+            | Truth::Wake { from, to, .. } => known(from) && known(to),
             Truth::Sent { by, .. } => known(by),
             Truth::Member { .. } | Truth::Named { .. } => true,
         };
@@ -193,8 +198,42 @@ fn signals() -> Result<()> {
 }
 
 #[test]
+fn tcp() -> Result<()> {
+    // Three requests and answers, and two shares of one connection.
+    let bytes = 3 * (500 + 30_000) + 2 * 2000;
+    let design = Totals { bytes, ends: 9, channels: 7, ..Totals::default() };
+    let cast = ["client-0", "client-1", "client-2", "left", "listener", "reader", "right", "stage"];
+    holds("tcp", &[&cast[..], &["worker-0", "worker-1"]].concat(), &design)
+}
+
+#[test]
+fn sysv_sem() -> Result<()> {
+    // Four rounds of three runners.
+    let design = Totals { ends: 3, wakes: 12, ..Totals::default() };
+    holds("sysv_sem", &["stage", "runner-a", "runner-b", "runner-c"], &design)
+}
+
+#[test]
+fn futex() -> Result<()> {
+    // Semaphore, mutex, condition variable, bare futex.
+    let design = Totals { ends: 2, wakes: 4, ..Totals::default() };
+    holds("futex", &["stage", "sleeper", "waker"], &design)
+}
+
+#[test]
 fn every_demo_has_a_test() {
-    let tested = ["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "fd_passing", "signals"];
+    let tested = [
+        "pipe",
+        "fifo",
+        "unix_stream",
+        "unix_dgram",
+        "unix_seqpacket",
+        "fd_passing",
+        "signals",
+        "tcp",
+        "sysv_sem",
+        "futex",
+    ];
     assert_eq!(DEMOS.iter().map(|demo| demo.name).collect::<Vec<_>>(), tested);
 }
 

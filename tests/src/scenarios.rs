@@ -5,9 +5,11 @@ mod ends;
 mod futex;
 mod messages;
 mod names;
+mod namespaces;
 mod signals;
 mod streams;
 mod sysv_sem;
+mod tcp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use ipctrace::demo::{Stage, truth};
 
 use crate::check::check;
+use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
 /// A workload.
@@ -36,6 +39,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     signals::SCENARIOS,
     streams::SCENARIOS,
     sysv_sem::SCENARIOS,
+    tcp::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.
@@ -68,6 +72,11 @@ pub fn actor() -> Result<PathBuf> {
 /// # Errors
 /// With every difference.
 pub fn verify(name: &str) -> Result<()> {
+    if name.contains("namespaces")
+        && let Some(reason) = namespaces::missing()
+    {
+        return skip(name, reason);
+    }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
     let actor = Command::new(actor()?)

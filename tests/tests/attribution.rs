@@ -70,4 +70,13 @@ cases! {
     mutex_with_priority_inheritance
     semaphore_of_posix_in_shared_memory
     mutex_and_condition_of_two_processes
+    tcp_prefork_server
+    tcp_connected_by_the_parent
+    tcp_many_connections_of_one_pair
+    tcp_two_writers_on_one_connection
+    tcp_by_every_call
+    tcp_accepted_socket_passed_on
+    tcp_while_others_are_busy
+    tcp_between_namespaces
+    tcp_equal_addresses_in_two_namespaces
 }

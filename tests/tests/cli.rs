@@ -1,7 +1,7 @@
 //! The command line: what it prints, where, and with which exit status.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -235,6 +235,39 @@ fn a_writer_blocked_since_before_the_start_is_credited_for_the_rest() -> Result<
             .sum()
     };
     assert_eq!((sum(None), sum(Some("dd"))), (65_536, 134_464), "{lines:?}");
+    Ok(())
+}
+
+#[test]
+fn a_tcp_connection_with_bytes_under_way_is_split_at_the_start() -> Result<()> {
+    // 5000 bytes wait in each direction when tracing begins. Forth, the sender goes on first; back, the receiver.
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let mut client = std::net::TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    client.write_all(&[1; 5000])?;
+    server.write_all(&[1; 5000])?;
+    let forth = format!("tcp:{}->{}", client.local_addr()?, client.peer_addr()?);
+    let back = format!("tcp:{}->{}", client.peer_addr()?, client.local_addr()?);
+    let trace = Trace::start(&["-m", "tcp"])?;
+    let mut taken = [0; 6000];
+    client.write_all(&[2; 1000])?;
+    server.read_exact(&mut taken)?;
+    client.read_exact(&mut taken[..2000])?;
+    server.write_all(&[2; 1000])?;
+    client.read_exact(&mut taken[2000..])?;
+    let lines = trace.stop()?;
+    for id in [forth, back] {
+        let sum = |before: bool| -> u64 {
+            of_type(&lines, "transfer")
+                .iter()
+                .filter(|line| line["channel"]["id"] == id.as_str())
+                .filter(|line| (line["sender_why"] == "before-start") == before)
+                .inspect(|line| assert!(line["receiver"]["pid"] == std::process::id()))
+                .filter_map(|line| line["bytes"].as_u64())
+                .sum()
+        };
+        assert_eq!((sum(true), sum(false)), (5000, 1000), "{id}");
+    }
     Ok(())
 }
 

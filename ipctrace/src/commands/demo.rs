@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 use tokio::process::Command;
 
-use super::{EXIT_DIFFERENT, Wish, begin, run};
+use super::{EXIT_DIFFERENT, View, Wish, begin, run};
 use crate::args::{self, Format, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
 use crate::options::{self, Usage};
@@ -64,7 +64,8 @@ async fn play(demo: &Demo) -> Result<compare::Report> {
     let selection = options::selection(Show::default())?;
     let reporting = options::reporting(Report { format: Format::Text, ..Report::default() })?;
     let mut signals = run::Signals::new()?;
-    let mut session = begin(Wish { selection, reporting, children_only: true, keep: true })?;
+    let mut session =
+        begin(Wish { selection, reporting, children_only: true, keep: true, view: View::Events })?;
     let mut child = start(demo, &scratch.0)?;
     let status = run::follow(&mut session, &mut child, &mut signals, None).await?;
     let (totals, events) = session.end(false, false)?;

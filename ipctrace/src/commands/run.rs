@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
-use super::{Wish, begin};
+use super::{View, Wish, begin};
 use crate::session::{Ended, Session};
 use crate::{args, options};
 
@@ -32,7 +32,8 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     // With the trace on standard output, that of the command would get in between its lines.
     let aside = reporting.output.is_none();
     let mut signals = Signals::new()?;
-    let mut session = begin(Wish { selection, reporting, children_only: true, keep: false })?;
+    let mut session =
+        begin(Wish { selection, reporting, children_only: true, keep: false, view: View::Events })?;
     let mut child = match start(&arguments.command, aside) {
         Ok(child) => child,
         Err(error) => {

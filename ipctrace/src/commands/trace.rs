@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Wish, begin};
+use super::{View, Wish, begin};
 use crate::args;
 use crate::options;
 use crate::session::Ended;
@@ -24,7 +24,8 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut session = begin(Wish { selection, reporting, children_only: false, keep: false })?;
+    let mut session =
+        begin(Wish { selection, reporting, children_only: false, keep: false, view: View::Events })?;
     let ended = session
         .follow(async {
             tokio::select! {
@@ -45,7 +46,7 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
 }
 
 /// Sleeps so long, or for ever.
-async fn elapsed(duration: Option<Duration>) {
+pub(super) async fn elapsed(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,

@@ -57,12 +57,17 @@ impl Call {
 
     /// A gap of `bytes` in the books.
     pub(super) fn lost(bytes: u64, time: u64) -> Call {
+        Call { before: None, ..Call::missing(Why::Lost, bytes, time) }
+    }
+
+    /// The first `bytes` of one side, of which it is known why nobody is known for them.
+    pub(super) fn missing(why: Why, bytes: u64, time: u64) -> Call {
         Call {
-            who: End::Unknown(Why::Lost),
+            who: End::Unknown(why),
             enter: 0,
             time,
             bytes,
-            before: None,
+            before: Some(0),
             seen: None,
             advance: Advance::Opaque,
             messages: 1,

@@ -38,13 +38,9 @@ fn object(record: &wire::Handoff) -> Channel {
     let id = match known {
         Some(Mechanism::Pipe) => format!("pipe:[{inode}]"),
         Some(Mechanism::Fifo) => naming::file("fifo", device, inode),
-        Some(
-            Mechanism::UnixStream
-            | Mechanism::UnixDgram
-            | Mechanism::UnixSeqpacket
-            | Mechanism::Tcp
-            | Mechanism::Udp,
-        ) if peer != 0 => naming::sockets(inode, peer),
+        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) if peer != 0 => {
+            naming::sockets(inode, peer)
+        }
         Some(
             Mechanism::UnixStream
             | Mechanism::UnixDgram

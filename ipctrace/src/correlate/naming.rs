@@ -55,12 +55,19 @@ pub(super) struct Naming {
     receiver: u64,
     name: Option<Vec<u8>>,
     channel: Option<Arc<Channel>>,
+    /// What it is called once and for all.
+    id: Option<String>,
 }
 
 impl Naming {
     /// A channel of which only its key is known.
     pub(super) fn new(mechanism: Mechanism, key: wire::Key) -> Naming {
-        Naming { mechanism, key, sender: 0, receiver: 0, name: None, channel: None }
+        Naming { mechanism, key, sender: 0, receiver: 0, name: None, channel: None, id: None }
+    }
+
+    /// A channel that is known by this id, whatever sockets its ends are.
+    pub(super) fn called(mechanism: Mechanism, key: wire::Key, id: String) -> Naming {
+        Naming { id: Some(id), ..Naming::new(mechanism, key) }
     }
 
     /// The receiving socket's inode as a record has it. True if this is another socket at the same address.
@@ -100,8 +107,11 @@ impl Naming {
 
     /// The channel as it is known now.
     pub(super) fn channel(&mut self) -> &Arc<Channel> {
-        let Naming { mechanism, key, sender, receiver, name, channel } = self;
+        let Naming { mechanism, key, sender, receiver, name, channel, id } = self;
         channel.get_or_insert_with(|| {
+            if let Some(id) = id {
+                return Arc::new(Channel { id: id.clone(), name: name.clone() });
+            }
             let id = match mechanism {
                 Mechanism::Pipe => format!("pipe:[{}]", key.id),
                 Mechanism::Fifo => file("fifo", key.space, key.id),

@@ -95,6 +95,14 @@ impl Ranges {
         }
     }
 
+    /// The same before all others.
+    pub(super) fn push_front(&mut self, range: Range) {
+        if range.left() > 0 {
+            self.left = self.left.saturating_add(range.left());
+            self.queue.push_front(range);
+        }
+    }
+
     /// Bytes put in and not yet taken.
     pub(super) fn left(&self) -> u64 {
         self.left

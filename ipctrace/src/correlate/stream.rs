@@ -64,6 +64,35 @@ impl Stream {
         }
     }
 
+    /// A connection that is called `id`. It begins with [`Stream::begin`].
+    pub(super) fn between(mechanism: Mechanism, key: wire::Key, id: String, now: u64) -> Stream {
+        Stream { naming: Naming::called(mechanism, key, id), ..Stream::new(mechanism, key, now) }
+    }
+
+    /// The books of both sides begin, with so much in the stream that was put in before.
+    pub(super) fn begin(&mut self, queued: u64, time: u64, context: &mut Context<'_>) {
+        self.open = true;
+        self.precede(queued, time);
+        self.put.calls.follow();
+        self.take.calls.follow();
+        self.settle(false, context);
+    }
+
+    /// What had been put in before the sender's books began. Nothing has been taken yet.
+    pub(super) fn precede(&mut self, queued: u64, time: u64) {
+        self.ranges.push_front(Range::unknown(Why::BeforeStart, queued, time, true));
+    }
+
+    /// The first `bytes` of the sender's books are accounted for already.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        self.put.calls.owe(bytes);
+    }
+
+    /// It is not certain that its sides belong together.
+    pub(super) fn suspect(&mut self, doubt: bool) {
+        self.doubt |= doubt;
+    }
+
     /// What the kernel says of the channel when it first sees it, or sees it again.
     pub(super) fn opened(&mut self, record: &wire::Channel, name: &Bytes, context: &mut Context<'_>) {
         if self.open {

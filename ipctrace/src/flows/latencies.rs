@@ -5,9 +5,9 @@ use hdrhistogram::Histogram;
 use crate::model::Latency;
 
 /// Latencies kept as they are before a histogram is made of them: most flows have few.
-const FEW: usize = 64;
+const FEW: usize = 32;
 /// Flows whose histograms keep two digits, about 12 KiB each; those after them keep one, 2 KiB.
-const FINE: usize = 1024;
+const FINE: usize = 256;
 
 /// The latencies of one flow.
 #[derive(Debug)]

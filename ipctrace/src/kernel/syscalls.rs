@@ -77,8 +77,11 @@ const SYS_FUTEX_WAIT: c_long = 455;
 const SYS_FUTEX_REQUEUE: c_long = 456;
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
-const SOCKETS: u32 =
-    Mechanism::UnixStream.bit() | Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+const SOCKETS: u32 = Mechanism::UnixStream.bit()
+    | Mechanism::UnixDgram.bit()
+    | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Tcp.bit()
+    | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.

@@ -12,6 +12,7 @@ use super::clock::{Clock, Stamps};
 use super::{Charset, Hello, Renderer, Totals};
 use crate::cgroup::Cgroups;
 use crate::model::{Event, Flow};
+use crate::top::Top;
 use tame::Tame;
 
 /// The version of the schema, as `hello` says it. Fields are added without notice; when one changes its meaning or goes,
@@ -90,6 +91,19 @@ impl Renderer for Json {
             self.line.clear();
             let (first, last) = (self.stamps.stamp(flow.first), self.stamps.stamp(flow.last));
             let object = schema::Flow::new(flow, [time, first, last], &*self.cgroups);
+            push_line(&mut self.line, self.charset, &object)?;
+            out.write_all(&self.line)?;
+        }
+        Ok(())
+    }
+
+    /// The flows that moved; of the others all has been said. Nothing is filtered or sorted by keys here.
+    fn interval(&mut self, top: &Top, out: &mut dyn Write) -> io::Result<()> {
+        let time = self.stamps.stamp(top.time());
+        for row in top.rows().filter(|row| row.moved) {
+            self.line.clear();
+            let (first, last) = (self.stamps.stamp(row.flow.first), self.stamps.stamp(row.flow.last));
+            let object = schema::LiveFlow::new(row, [time, first, last], &*self.cgroups);
             push_line(&mut self.line, self.charset, &object)?;
             out.write_all(&self.line)?;
         }

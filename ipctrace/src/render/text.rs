@@ -9,7 +9,7 @@
 
 mod columns;
 mod describe;
-mod line;
+pub(in crate::render) mod line;
 
 use std::io::{self, Write};
 

@@ -20,6 +20,16 @@ pub(super) fn size(bytes: u64) -> String {
     )
 }
 
+/// How many: `999`, `12.3k`, `1.23M`.
+pub(super) fn count(number: u64) -> String {
+    scaled(number, &[(1, ""), (1_000, "k"), (1_000_000, "M"), (1_000_000_000, "G")], 1000)
+}
+
+/// How many a second: as [`count`], with a decimal where there are few.
+pub(super) fn rate(number: f64) -> String {
+    if number > 0.0 && number < 9.95 { format!("{number:.1}") } else { count(number.round() as u64) }
+}
+
 /// Shows `value` in the largest unit of which there is at least one; `step` of one unit make the next.
 fn scaled(value: u64, units: &[(u64, &str)], step: u128) -> String {
     let value = u128::from(value);
@@ -64,6 +74,18 @@ mod tests {
         }
         assert_eq!(duration(1_500, Charset::Ascii), "1.50us");
         assert_eq!(duration(u64::MAX, Charset::Ascii), "18446744074s");
+    }
+
+    #[test]
+    fn counts_are_short_and_small_rates_are_not_nothing() {
+        for (number, shown) in
+            [(0, "0"), (999, "999"), (1000, "1.00k"), (12_345, "12.3k"), (5_000_000_000, "5.00G")]
+        {
+            assert_eq!(count(number), shown);
+        }
+        for (number, shown) in [(0.0, "0"), (0.25, "0.2"), (9.94, "9.9"), (9.96, "10"), (1234.4, "1.23k")] {
+            assert_eq!(rate(number), shown);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::cgroup::Cgroups;
 use crate::model;
 use crate::render::clock::Stamp;
 use crate::render::{self, code_name, signal_name};
+use crate::top::Row;
 use parts::{Channel, Counts, Coverages, Latency, Process, Reason, Text};
 
 /// What is traced, where.
@@ -279,6 +280,26 @@ impl<'a> Flow<'a> {
             last,
             latency: flow.latency.map(Latency::new),
             latency_why: Reason::unmeasured(flow.latency, [&flow.sender, &flow.receiver]),
+        }
+    }
+}
+
+/// A flow as it goes on: all of it, and how fast it was in the last interval.
+#[derive(Serialize)]
+pub(super) struct LiveFlow<'a> {
+    #[serde(flatten)]
+    flow: Flow<'a>,
+    rate_bytes: f64,
+    rate_messages: f64,
+}
+
+impl<'a> LiveFlow<'a> {
+    /// `times`: of the refresh, of the first and of the last event.
+    pub(super) fn new(row: &'a Row, times: [Stamp; 3], cgroups: &dyn Cgroups) -> LiveFlow<'a> {
+        LiveFlow {
+            flow: Flow::new(&row.flow, times, cgroups),
+            rate_bytes: row.rate_bytes,
+            rate_messages: row.rate_messages,
         }
     }
 }

@@ -1,0 +1,183 @@
+//! Internet sockets: `struct inet_sock`, include/net/inet_sock.h, and `struct tcp_sock`, include/linux/tcp.h.
+//!
+//! Nothing leads from one end of a connection to the other, so each end has books of its own for what it sends and what it
+//! receives. User space finds the other end by the addresses and, for TCP, by the sequence numbers, which are the same
+//! at both.
+
+use ipctrace_common::wire::{Ends, Key, op_flag};
+use ipctrace_common::{Cause, Mechanism};
+
+use crate::config::offset;
+use crate::inflight::{self, InFlight, Side};
+use crate::kernel::{Result, read};
+use crate::object::is_on;
+use crate::{channel, ring};
+
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_UDP: u16 = 17;
+/// `TCP_SYN_SENT`, include/net/tcp_states.h.
+const SYN_SENT: u8 = 2;
+
+/// Of what [`inet_space`] gives: it is UDP.
+const UDP: u64 = 1 << 61;
+/// Of what [`inet_space`] gives: it is connected to nothing (yet).
+const ALONE: u64 = 1 << 60;
+
+/// Fills in an internet socket's side of a call, if it is traced.
+#[inline(always)]
+pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
+    let space = inet_space(sock);
+    if space == 0 {
+        return Ok(());
+    }
+    side.mechanism = if space & UDP == 0 { Mechanism::Tcp as u8 } else { Mechanism::Udp as u8 };
+    side.object = sock;
+    side.own_inode = read(inode, offset!(inode_ino))?;
+    side.peer = 0;
+    side.peer_inode = side.own_inode;
+    side.pos_enter = 0;
+    side.pos_locked = 0;
+    side.key = key(sock, space, side.receive != 0);
+    if space & (UDP | ALONE) == 0 {
+        side.pos_enter = u64::from(sequence(sock, side.receive != 0)?);
+        side.flags |= op_flag::POSITIONS;
+    }
+    Ok(())
+}
+
+/// The key of one direction.
+#[inline(always)]
+fn key(sock: u64, space: u64, receive: bool) -> Key {
+    if space & ALONE != 0 {
+        return Key { id: 0, space: 0 };
+    }
+    Key { id: sock, space: (space & !UDP) | if receive { Key::RECEIVES } else { 0 } }
+}
+
+/// What distinguishes the keys of a socket from those of other sockets at the same address, with [`UDP`] and [`ALONE`];
+/// 0 if it is not traced. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inet_space(sock: u64) -> u64 {
+    match try_space(sock) {
+        Ok(space) => space,
+        Err(cause) => {
+            ring::count(cause);
+            0
+        }
+    }
+}
+
+#[inline(always)]
+fn try_space(sock: u64) -> Result<u64> {
+    let protocol: u16 = read(sock, offset!(sock_protocol))?;
+    let kind: u16 = read(sock, offset!(sock_type))?;
+    if protocol == IPPROTO_UDP && kind == SOCK_DGRAM {
+        return Ok(if is_on(Mechanism::Udp) { Key::SOCKET | UDP } else { 0 });
+    }
+    if protocol != IPPROTO_TCP || kind != SOCK_STREAM || !is_on(Mechanism::Tcp) {
+        return Ok(0);
+    }
+    let remote: u16 = read(sock, offset!(sock_dport))?;
+    let local: u16 = read(sock, offset!(inet_sport))?;
+    // Until its peer has answered it does not know the peer's sequence number.
+    if remote == 0 || read::<u8>(sock, offset!(sock_state))? == SYN_SENT {
+        return Ok(Key::SOCKET | ALONE);
+    }
+    Ok(Key::SOCKET | u64::from(u16::from_be(local)) << 16 | u64::from(u16::from_be(remote)))
+}
+
+/// The ends of a socket.
+///
+/// # Errors
+/// If it could not be read.
+#[inline(always)]
+pub(crate) fn ends(sock: u64, ends: &mut Ends) -> Result<()> {
+    let net: u64 = read(sock, offset!(sock_net))?;
+    ends.netns = read(net, offset!(net_inum))?;
+    ends.local_port = u16::from_be(read(sock, offset!(inet_sport))?);
+    ends.remote_port = u16::from_be(read(sock, offset!(sock_dport))?);
+    if read::<u16>(sock, offset!(sock_family))? == AF_INET6 {
+        ends.local = read(sock, offset!(sock_v6_rcv_saddr))?;
+        ends.remote = read(sock, offset!(sock_v6_daddr))?;
+    } else {
+        ends.local = mapped(read(sock, offset!(sock_rcv_saddr))?);
+        ends.remote = mapped(read(sock, offset!(sock_daddr))?);
+    }
+    Ok(())
+}
+
+/// An IPv4 address as IPv6 maps it; zeros stay zeros.
+#[inline(always)]
+pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    let mark = if a | b | c | d == 0 { 0 } else { 0xff };
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mark, mark, a, b, c, d]
+}
+
+/// Writes the ends of a socket where the name of a channel goes, and gives their length.
+#[inline(always)]
+pub(crate) fn name(sock: u64, place: &mut [u8]) -> usize {
+    let mut found = Ends { local: [0; 16], remote: [0; 16], local_port: 0, remote_port: 0, netns: 0 };
+    if ends(sock, &mut found).is_err() || place.len() < size_of::<Ends>() {
+        return 0;
+    }
+    // SAFETY: there is room for it; the place need not be aligned.
+    unsafe { place.as_mut_ptr().cast::<Ends>().write_unaligned(found) };
+    size_of::<Ends>()
+}
+
+/// Sequence number of the next byte of a TCP connection in one direction.
+///
+/// # Errors
+/// If it could not be read.
+#[inline(always)]
+pub(crate) fn sequence(sock: u64, receive: bool) -> Result<u32> {
+    if receive { read(sock, offset!(tcp_copied_seq)) } else { read(sock, offset!(tcp_write_seq)) }
+}
+
+/// Bytes that have arrived and wait for a receiver; nothing for the other direction.
+#[inline(always)]
+pub(crate) fn queued(side: &Side) -> u64 {
+    if side.receive == 0 {
+        return 0;
+    }
+    match (read::<u32>(side.object, offset!(tcp_rcv_nxt)), sequence(side.object, true)) {
+        (Ok(next), Ok(taken)) => u64::from(next.wrapping_sub(taken)),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => u64::MAX,
+    }
+}
+
+/// A call on a socket that was not connected when it began (a connection that was being made, `MSG_FASTOPEN`): if it is
+/// now, the call belongs to that connection.
+#[inline(always)]
+pub(crate) fn connected_meanwhile(tid: u32, call: &InFlight, index: usize, bytes: u64) {
+    let side = &call.sides[index];
+    if side.mechanism == Mechanism::Tcp as u8 && side.key.id == 0 && bytes != 0 {
+        inet_connected(tid, index as u32, bytes);
+    }
+}
+
+/// The slow half of [`connected_meanwhile`]. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inet_connected(tid: u32, index: u32, bytes: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    let index = (index & 1) as usize;
+    let side = &mut call.sides[index];
+    let space = inet_space(side.object);
+    if space == 0 || space & ALONE != 0 {
+        ring::count(Cause::ReadFailed);
+        return 0;
+    }
+    side.key = key(side.object, space, side.receive != 0);
+    channel::open(tid, call, index, bytes);
+    0
+}

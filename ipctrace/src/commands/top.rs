@@ -1,0 +1,174 @@
+//! `ipctrace top`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossterm::event::Event;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::trace::elapsed;
+use super::{View, Wish, begin};
+use crate::args::{self, Format};
+use crate::options::Reporting;
+use crate::screen::{self, Screen};
+use crate::session::{Ended, Session};
+use crate::top::{Then, Top};
+use crate::{options, render, stderr, tracer};
+
+mod happenings;
+
+use happenings::{Happening, Signals};
+
+/// The first interval on a screen, at most: an empty table tells little.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// Shows flows in a table until it is told to stop.
+///
+/// # Errors
+/// Wrong usage, or what makes tracing impossible.
+pub async fn top(arguments: args::Top) -> Result<ExitCode> {
+    let (reporting, interval) = options::refreshing(&arguments)?;
+    let selection = options::selection(arguments.show)?;
+    let on_screen = reporting.format == Format::Text && reporting.output.is_none() && Screen::is_possible();
+    let Reporting { count, duration, .. } = reporting;
+    // Before anything is attached, so that no signal finds its default action in place.
+    let signals = Signals::new(on_screen)?;
+    let view = if on_screen { View::Screen } else { View::Flows };
+    let session = begin(Wish { selection, reporting, children_only: false, keep: false, view })?;
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let table = Top::new(host.into_encoded_bytes(), tracer::now(), interval);
+    let screen = on_screen.then(Screen::take).transpose().context("taking the terminal over")?;
+    let first = if on_screen { interval.min(FIRST) } else { interval };
+    let mut ticks = tokio::time::interval_at(Instant::now() + first, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let keys = screen.is_some().then(screen::events);
+    Live { session, table, screen, ticks, keys, signals, left: count }.run(duration).await
+}
+
+/// A table that is being shown.
+struct Live {
+    session: Session,
+    table: Top,
+    /// Held for as long as the terminal is ours.
+    screen: Option<Screen>,
+    ticks: Interval,
+    keys: Option<mpsc::UnboundedReceiver<Event>>,
+    signals: Signals,
+    /// Refreshes to come, if they are counted.
+    left: Option<u64>,
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    On,
+    /// As was asked for: what is not yet shown is.
+    Over,
+    /// That many refreshes were asked for.
+    Counted,
+    /// There is nobody left to show anything to.
+    ReaderGone,
+}
+
+impl Live {
+    async fn run(mut self, duration: Option<Duration>) -> Result<ExitCode> {
+        let over = elapsed(duration);
+        tokio::pin!(over);
+        let mut state = if self.screen.is_some() { self.draw()? } else { State::On };
+        while state == State::On {
+            let ended = {
+                let happening =
+                    happenings::next(&mut self.ticks, &mut self.keys, &mut self.signals, over.as_mut());
+                self.session.follow(happening).await?
+            };
+            state = match ended {
+                Ended::Done(happening) => self.react(happening)?,
+                Ended::Limit => State::Over,
+                Ended::ReaderGone => State::ReaderGone,
+            };
+        }
+        self.end(state)
+    }
+
+    fn react(&mut self, happening: Happening) -> Result<State> {
+        match happening {
+            Happening::Tick => self.tick(),
+            Happening::Over => Ok(State::Over),
+            Happening::Gone => Ok(State::ReaderGone),
+            Happening::Resumed => {
+                // Whoever stopped us may have left the terminal otherwise.
+                self.screen = None;
+                self.take_screen()?;
+                self.draw()
+            }
+            Happening::Suspended => self.suspend(),
+            Happening::Terminal(Event::Key(key)) => match self.table.press(key) {
+                Then::Draw => self.draw(),
+                Then::Quit => Ok(State::Over),
+                // To the whole group, as the terminal would: a shell, or sudo, wants to know. It reaches us, too.
+                Then::Suspend => {
+                    signal::kill(Pid::from_raw(0), Signal::SIGTSTP).context("stopping as Ctrl-Z does")?;
+                    Ok(State::On)
+                }
+            },
+            Happening::Terminal(
+                Event::Resize(..) | Event::FocusGained | Event::FocusLost | Event::Mouse(_),
+            ) => self.draw(),
+        }
+    }
+
+    fn tick(&mut self) -> Result<State> {
+        if !self.table.is_paused() {
+            self.session.refresh(&mut self.table)?;
+        }
+        let state = self.draw()?;
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        Ok(if state == State::On && self.left == Some(0) { State::Counted } else { state })
+    }
+
+    fn draw(&mut self) -> Result<State> {
+        if self.screen.is_some() {
+            self.table.resize(render::Screen::page(Screen::size().0));
+            self.table.message = stderr::last_held();
+        }
+        Ok(if self.session.draw(&self.table)? { State::On } else { State::ReaderGone })
+    }
+
+    fn suspend(&mut self) -> Result<State> {
+        self.screen = None;
+        // Returns when we are told to go on.
+        signal::raise(Signal::SIGSTOP).context("stopping")?;
+        self.take_screen()?;
+        self.draw()
+    }
+
+    fn take_screen(&mut self) -> Result<()> {
+        if self.keys.is_some() {
+            self.screen = Some(Screen::take().context("taking the terminal over")?);
+        }
+        Ok(())
+    }
+
+    /// Shows what came since the last refresh (on a screen nobody would see it), and says goodbye.
+    fn end(mut self, state: State) -> Result<ExitCode> {
+        let on_screen = self.screen.take().is_some();
+        if state == State::Over {
+            self.session.settle()?;
+            if !on_screen {
+                self.session.refresh(&mut self.table)?;
+                if self.table.flows().1 > 0 {
+                    self.session.draw(&self.table)?;
+                }
+            }
+        }
+        let (totals, _) = self.session.end(true, false)?;
+        if state != State::ReaderGone {
+            log::warn!("{totals}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

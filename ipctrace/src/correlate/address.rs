@@ -1,0 +1,118 @@
+//! Internet addresses: the ends of a socket, and which addresses are this host's.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use ipctrace_common::wire;
+use zerocopy::FromBytes;
+
+/// The ends of an internet socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Ends {
+    /// Its own.
+    pub(super) local: SocketAddr,
+    /// The other.
+    pub(super) remote: SocketAddr,
+    /// Network namespace that it is in.
+    pub(super) netns: u32,
+}
+
+/// An address as the programs write it: IPv4 as IPv6 maps it.
+pub(super) fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(bytes).to_canonical(), port)
+}
+
+impl Ends {
+    /// As the name of a `Channel` record has them; `None` if it has none.
+    pub(super) fn read(name: &[u8]) -> Option<Ends> {
+        let (ends, _) = wire::Ends::read_from_prefix(name).ok()?;
+        Some(Ends {
+            local: address(ends.local, ends.local_port),
+            remote: address(ends.remote, ends.remote_port),
+            netns: ends.netns,
+        })
+    }
+}
+
+/// The id of what goes from one address to another.
+pub(super) fn id(mechanism: &str, from: SocketAddr, to: SocketAddr) -> String {
+    format!("{mechanism}:{from}->{to}")
+}
+
+/// Where an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a network namespace of this host.
+    Here,
+    /// On another host.
+    Elsewhere,
+    /// What is known of this host's addresses is too old to say.
+    Unknown,
+}
+
+/// The addresses of this host, in all its network namespaces, as far as the correlator was told of them.
+#[derive(Debug, Default)]
+pub(super) struct Locals {
+    known: HashSet<IpAddr>,
+    /// When they were gathered.
+    gathered: u64,
+    /// Somebody asked for an address that was not known.
+    wanted: bool,
+}
+
+impl Locals {
+    /// Where `address` is, which was met at `since`.
+    pub(super) fn place(&mut self, address: IpAddr, since: u64) -> Place {
+        if address.is_loopback() || self.known.contains(&address) {
+            return Place::Here;
+        }
+        if self.gathered >= since && self.gathered > 0 {
+            return Place::Elsewhere;
+        }
+        self.wanted = true;
+        Place::Unknown
+    }
+
+    /// Whether they should be gathered (anew).
+    pub(super) fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// These are all, as of `now`.
+    pub(super) fn learn(&mut self, addresses: HashSet<IpAddr>, now: u64) {
+        self.known = addresses;
+        self.gathered = now;
+        self.wanted = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_users_know_them() {
+        let four = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1]).octets();
+        let six = Ipv6Addr::LOCALHOST.octets();
+        assert_eq!(id("tcp", address(four, 4000), address(six, 5)), "tcp:127.0.0.1:4000->[::1]:5");
+    }
+
+    #[test]
+    fn an_address_is_elsewhere_only_if_it_was_looked_for_since() {
+        let mut locals = Locals::default();
+        let (here, there): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        assert_eq!(locals.place([127, 3, 0, 1].into(), 5), Place::Here);
+        assert!(!locals.wanted());
+        assert_eq!(locals.place(here, 5), Place::Unknown);
+        assert!(locals.wanted());
+        locals.learn(HashSet::from([here]), 7);
+        assert_eq!((locals.place(here, 5), locals.place(there, 5)), (Place::Here, Place::Elsewhere));
+        assert_eq!(locals.place(there, 9), Place::Unknown);
+    }
+
+    #[test]
+    fn what_is_no_pair_of_ends_is_none() {
+        assert_eq!(Ends::read(&[0; 39]), None);
+        assert!(Ends::read(&[0; 40]).is_some());
+    }
+}
