@@ -228,9 +228,9 @@ fn every_demo_has_a_test() {
         "unix_stream",
         "unix_dgram",
         "unix_seqpacket",
+        "tcp",
         "fd_passing",
         "signals",
-        "tcp",
         "sysv_sem",
         "futex",
     ];
