@@ -2,16 +2,8 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::mechanism::Mechanism;
-
-const WAKES: u32 = SYSV_SEM | FUTEX;
-const SYSV_SEM: u32 = Mechanism::SysvSem.bit();
-const FUTEX: u32 = Mechanism::Futex.bit();
-
 macro_rules! offsets {
-    (@needed_by) => { u32::MAX };
-    (@needed_by $mechanisms:expr) => { $mechanisms };
-    ($($(#[$doc:meta])* $field:ident = $path:literal $(for $mechanisms:expr)?;)*) => {
+    ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
         ///
         /// The programs read them as constants: they are written into read-only data that is frozen before load, so
@@ -21,13 +13,9 @@ macro_rules! offsets {
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
         impl Offsets {
-            /// For each field the kernel's `struct.member` path whose offset it holds.
+            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
-            ];
-            /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced without each of them.
-            pub const NEEDED_BY: &'static [(&'static str, u32)] = &[
-                $(($path, offsets!(@needed_by $($mechanisms)?)),)*
             ];
             /// All zero: what the object holds until user space writes the real ones.
             pub const ZERO: Offsets = Offsets { $($field: 0,)* };
@@ -188,6 +176,54 @@ offsets! {
     skb_sk = "sk_buff.sk";
     /// Control block of a buffer.
     skb_cb = "sk_buff.cb";
+    /// Namespaces of a task.
+    task_nsproxy = "task_struct.nsproxy";
+    /// The IPC namespace among them.
+    nsproxy_ipc = "nsproxy.ipc_ns";
+    /// Number of an IPC namespace, as /proc/PID/ns/ipc shows it.
+    ipc_inum = "ipc_namespace.ns.inum";
+    /// System V objects of an IPC namespace: semaphores, message queues, shared memory.
+    ipc_ids = "ipc_namespace.ids";
+    /// Size of one of these three.
+    ipc_ids_size = "sizeof ipc_ids";
+    /// Root of the tree of objects of one kind.
+    ipc_ids_root = "ipc_ids.ipcs_idr.idr_rt.xa_head";
+    /// How many bits of the index are below a node of such a tree.
+    xa_node_shift = "xa_node.shift";
+    /// What is under such a node.
+    xa_node_slots = "xa_node.slots";
+    /// Identifier of a System V object.
+    ipc_perm_id = "kern_ipc_perm.id";
+    /// Its key.
+    ipc_perm_key = "kern_ipc_perm.key";
+    /// Messages in a System V queue.
+    msg_queue_count = "msg_queue.q_qnum";
+    /// The first of them.
+    msg_queue_messages = "msg_queue.q_messages";
+    /// Next message of a list.
+    msg_next = "msg_msg.m_list.next";
+    /// Type of a System V message, priority of a POSIX one.
+    msg_type = "msg_msg.m_type";
+    /// Length of a message.
+    msg_len = "msg_msg.m_ts";
+    /// Where the content of a message begins.
+    msg_size = "sizeof msg_msg";
+    /// Where the inode stands in a POSIX queue.
+    mqueue_inode = "mqueue_inode_info.vfs_inode";
+    /// Messages in a POSIX queue.
+    mqueue_count = "mqueue_inode_info.attr.mq_curmsgs";
+    /// Root of its tree of priorities.
+    mqueue_root = "mqueue_inode_info.msg_tree.rb_node";
+    /// Where the node stands in such a priority.
+    mqueue_leaf_node = "posix_msg_tree_node.rb_node";
+    /// The messages of that priority.
+    mqueue_leaf_messages = "posix_msg_tree_node.msg_list";
+    /// The priority.
+    mqueue_leaf_priority = "posix_msg_tree_node.priority";
+    /// What is less in a tree.
+    rb_left = "rb_node.rb_left";
+    /// What is greater.
+    rb_right = "rb_node.rb_right";
     /// Signal information: code.
     siginfo_code = "kernel_siginfo.si_code";
     /// Signal information: value of sigqueue.
@@ -195,47 +231,29 @@ offsets! {
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
     /// `PF_` flags of a thread.
-    task_flags = "task_struct.flags" for WAKES;
+    task_flags = "task_struct.flags";
     /// Signals pending for the thread.
-    task_pending = "task_struct.pending.signal" for WAKES;
+    task_pending = "task_struct.pending.signal";
     /// Signals pending for the process.
-    signal_shared_pending = "signal_struct.shared_pending.signal" for WAKES;
-    /// Namespaces.
-    task_nsproxy = "task_struct.nsproxy" for SYSV_SEM;
-    /// IPC namespace.
-    nsproxy_ipc = "nsproxy.ipc_ns" for SYSV_SEM;
-    /// Inode number of an IPC namespace.
-    ipc_inum = "ipc_namespace.ns.inum" for SYSV_SEM;
-    /// System V objects of an IPC namespace: semaphores, queues, memory.
-    ipc_ids = "ipc_namespace.ids" for SYSV_SEM;
-    /// Objects of one kind by index.
-    ipc_ids_root = "ipc_ids.ipcs_idr.idr_rt.xa_head" for SYSV_SEM;
-    /// Level of a node in an index.
-    xa_node_shift = "xa_node.shift" for SYSV_SEM;
-    /// What a node points to.
-    xa_node_slots = "xa_node.slots" for SYSV_SEM;
-    /// Id of a System V object.
-    ipc_id = "kern_ipc_perm.id" for SYSV_SEM;
-    /// Key of a System V object.
-    ipc_key = "kern_ipc_perm.key" for SYSV_SEM;
+    signal_shared_pending = "signal_struct.shared_pending.signal";
     /// Begin of a mapping.
-    vma_start = "vm_area_struct.vm_start" for FUTEX;
+    vma_start = "vm_area_struct.vm_start";
     /// What a mapping is.
-    vma_flags = "vm_area_struct.vm_flags" for FUTEX;
+    vma_flags = "vm_area_struct.vm_flags";
     /// Where in its file a mapping begins, in pages.
-    vma_pgoff = "vm_area_struct.vm_pgoff" for FUTEX;
+    vma_pgoff = "vm_area_struct.vm_pgoff";
     /// File of a mapping.
-    vma_file = "vm_area_struct.vm_file" for FUTEX;
+    vma_file = "vm_area_struct.vm_file";
     /// Number that tells users of one inode apart.
-    inode_generation = "inode.i_generation" for FUTEX;
+    inode_generation = "inode.i_generation";
     /// Names of an inode.
-    inode_dentries = "inode.i_dentry" for FUTEX;
+    inode_dentries = "inode.i_dentry";
     /// Place of a name among those of its inode.
-    dentry_alias = "dentry.d_u.d_alias" for FUTEX;
+    dentry_alias = "dentry.d_u.d_alias";
     /// Hash and length of a name.
-    dentry_hash_len = "dentry.d_name.hash_len" for FUTEX;
+    dentry_hash_len = "dentry.d_name.hash_len";
     /// Place of a name in the cache of names: not set once it is deleted.
-    dentry_hash = "dentry.d_hash.pprev" for FUTEX;
+    dentry_hash = "dentry.d_hash.pprev";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.

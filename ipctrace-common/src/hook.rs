@@ -38,7 +38,9 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
-    | Mechanism::Tcp.bit();
+    | Mechanism::Tcp.bit()
+    | Mechanism::PosixMq.bit()
+    | Mechanism::SysvMsg.bit();
 const SIGNAL: u32 = Mechanism::Signal.bit();
 /// Mechanisms by which one task wakes another.
 const WAKE: u32 = Mechanism::of_shape(Shape::Wake);

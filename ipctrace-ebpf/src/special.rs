@@ -9,6 +9,7 @@ use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
+use crate::queue;
 use crate::syscall::argument;
 use crate::{futex, sysv_sem};
 
@@ -66,8 +67,10 @@ pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64)
 #[inline(never)]
 pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
     match Special::from_wire(special as u8) {
-        Some(Special::MqSend | Special::MqReceive) => {}
-        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
+        Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
+            queue::queue_entered(tid, special);
+        }
+        Some(Special::Msgctl) => {}
         Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
         Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
         Some(Special::MemfdCreate) => {}
@@ -96,8 +99,12 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
 #[inline(never)]
 pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
-        Some(Special::MqSend | Special::MqReceive) => {}
-        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
+        Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
+            queue::queue_exited(tid, special, returned);
+        }
+        Some(Special::Msgctl) => {
+            queue::queue_controlled(returned);
+        }
         Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
         Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
         Some(Special::MemfdCreate) => {}

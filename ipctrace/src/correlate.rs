@@ -15,6 +15,7 @@ mod naming;
 mod order;
 mod position;
 mod put;
+mod queue;
 mod range;
 mod sequence;
 mod signal;
@@ -33,7 +34,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, op_flag, process_event, wake_flag};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -46,6 +47,7 @@ use context::Context;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
+use queue::Queues;
 use signal::Signals;
 use stream::Stream;
 use wake::Wakes;
@@ -86,6 +88,7 @@ pub struct Correlator {
     connections: Connections,
     locals: Locals,
     messages: Messages,
+    queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
     wakes: Wakes,
@@ -120,6 +123,7 @@ impl Correlator {
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
+            queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             wakes: Wakes::default(),
@@ -179,6 +183,15 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
+            Shape::Queue => {
+                if record.header.flags & channel_flag::REMOVED != 0 {
+                    self.queues.removed(record.key, record.header.time);
+                } else {
+                    self.make_room(out);
+                    self.queues.opened(mechanism, record, name, &mut context!(self, out));
+                }
+                Some(())
+            }
             Shape::Wake => {
                 self.wakes.named(record, name, self.limits.streams);
                 Some(())
@@ -216,6 +229,11 @@ impl Correlator {
             Shape::Message => {
                 self.make_room(out);
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Queue => {
+                self.make_room(out);
+                self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
@@ -282,6 +300,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
 
@@ -296,6 +315,7 @@ impl Correlator {
             stream.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
     }
@@ -323,12 +343,12 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        let keys = self.streams.len() + self.messages.len() + self.connections.len();
+        let keys = self.streams.len() + self.messages.len() + self.connections.len() + self.queues.len();
         if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
-        let queues = self.messages.ages().map(|(key, used)| (used, key));
+        let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
         let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
@@ -343,6 +363,7 @@ impl Correlator {
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);
+                self.queues.forget(key, &mut context);
                 self.forgotten.push(key);
             }
         }

@@ -7,8 +7,10 @@ mod fifo;
 mod futex;
 pub mod members;
 mod pipe;
+mod posix_mq;
 mod signals;
 pub mod stage;
+mod sysv_msg;
 mod sysv_sem;
 mod tcp;
 pub mod truth;
@@ -48,6 +50,8 @@ pub const DEMOS: &[Demo] = &[
     tcp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
+    posix_mq::DEMO,
+    sysv_msg::DEMO,
     sysv_sem::DEMO,
     futex::DEMO,
 ];

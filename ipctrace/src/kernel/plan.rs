@@ -35,6 +35,41 @@ pub enum Refusal {
     NothingLeft,
 }
 
+/// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
+/// them does without these mechanisms. The others all need.
+const OWN: &[(&str, u32)] = &[
+    ("task_struct.nsproxy", SYSV_MSG | SYSV_SEM),
+    ("nsproxy.", SYSV_MSG | SYSV_SEM),
+    ("ipc_", SYSV_MSG | SYSV_SEM),
+    ("sizeof ipc_ids", SYSV_MSG | SYSV_SEM),
+    ("xa_node.", SYSV_MSG | SYSV_SEM),
+    ("kern_ipc_perm.", SYSV_MSG | SYSV_SEM),
+    ("msg_queue.", SYSV_MSG),
+    ("msg_msg.", SYSV_MSG | POSIX_MQ),
+    ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
+    ("mqueue_inode_info.", POSIX_MQ),
+    ("posix_msg_tree_node.", POSIX_MQ),
+    ("rb_node.", POSIX_MQ),
+    ("task_struct.flags", SYSV_SEM | FUTEX),
+    ("task_struct.pending", SYSV_SEM | FUTEX),
+    ("signal_struct.shared_pending", SYSV_SEM | FUTEX),
+    ("vm_area_struct.", FUTEX),
+    ("inode.i_generation", FUTEX),
+    ("inode.i_dentry", FUTEX),
+    ("dentry.d_u.", FUTEX),
+    ("dentry.d_name.hash_len", FUTEX),
+    ("dentry.d_hash.", FUTEX),
+];
+const SYSV_SEM: u32 = Mechanism::SysvSem.bit();
+const FUTEX: u32 = Mechanism::Futex.bit();
+const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+
+/// The mechanisms that need the offset at `path`.
+fn used_by(path: &str) -> u32 {
+    OWN.iter().find(|(begin, _)| path.starts_with(begin)).map_or(u32::MAX, |(_, mechanisms)| *mechanisms)
+}
+
 /// What is done on this kernel.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -116,10 +151,8 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        let missing = |(path, needed_by): &&(&str, u32)| {
-            needed_by & mechanism.bit() != 0 && !facts.offsets.contains_key(path)
-        };
-        if let Some((path, _)) = Offsets::NEEDED_BY.iter().find(missing) {
+        let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
+        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
         }
         if mechanism == Mechanism::Futex && !facts.has_find_vma {

@@ -61,6 +61,11 @@ const CALLS: &[(c_long, Class, u32)] = &[
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
 const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_mq_timedsend, Special::MqSend, Mechanism::PosixMq.bit()),
+    (libc::SYS_mq_timedreceive, Special::MqReceive, Mechanism::PosixMq.bit()),
+    (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
     (libc::SYS_semop, Special::Semop, Mechanism::SysvSem.bit()),
     (libc::SYS_semtimedop, Special::Semop, Mechanism::SysvSem.bit()),
     (libc::SYS_semctl, Special::Semctl, Mechanism::SysvSem.bit()),

@@ -1,0 +1,58 @@
+//! System V message queues: `struct msg_queue`, ipc/msg.c.
+
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{Key, NAME_MAX};
+
+use crate::config::offset;
+use crate::inflight::Side;
+use crate::kernel::{load, read};
+use crate::object::is_on;
+use crate::sysv;
+
+/// Fills in a queue's side of a call, but for the object.
+#[inline(always)]
+pub(crate) fn describe(id: u32, side: &mut Side) {
+    if is_on(Mechanism::SysvMsg) {
+        side.mechanism = Mechanism::SysvMsg as u8;
+        side.key = key(id);
+    }
+}
+
+/// Names a queue of the current task's IPC namespace.
+#[inline(always)]
+pub(crate) fn key(id: u32) -> Key {
+    // SAFETY: the namespace has BTF type ipc_namespace, see `sysv::namespace`.
+    let number: u32 = unsafe { load(sysv::namespace(), offset!(ipc_inum)) };
+    // The first queue has the identifier 0, which is no key.
+    Key { id: u64::from(id) | 1 << 32, space: Key::SYSV_MSG | u64::from(number) }
+}
+
+/// The `struct msg_queue` with that identifier in the current task's namespace; 0 if it is not found. The verifier looks
+/// at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sysv_msg_object(id: u32) -> u64 {
+    sysv::find(sysv::MSG, id)
+}
+
+/// How many messages are in a queue; `u64::MAX` if that could not be read.
+#[inline(always)]
+pub(crate) fn queued(queue: u64) -> u64 {
+    if queue == 0 {
+        return u64::MAX;
+    }
+    read(queue, offset!(msg_queue_count)).unwrap_or(u64::MAX)
+}
+
+/// Writes the queue's key as its name, in the byte order of the machine, and gives its length.
+#[inline(always)]
+pub(crate) fn name(queue: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+    if queue == 0 {
+        return 0;
+    }
+    let Ok(key) = read::<[u8; 4]>(queue, offset!(ipc_perm_key)) else {
+        return 0;
+    };
+    place[..key.len()].copy_from_slice(&key);
+    key.len()
+}
