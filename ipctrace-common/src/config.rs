@@ -2,6 +2,8 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::uring::Uring;
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
@@ -128,6 +130,8 @@ offsets! {
     sock_family = "sock.__sk_common.skc_family";
     /// Socket type.
     sock_type = "sock.sk_type";
+    /// The open file of a socket.
+    socket_file = "socket.file";
     /// File side of a socket.
     sock_socket = "sock.sk_socket";
     /// Receive queue.
@@ -292,6 +296,8 @@ pub struct Config {
     pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// What differs between kernels in io_uring.
+    pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
     pub run: u32,
 }
@@ -309,6 +315,7 @@ impl Config {
         has_find_vma: 0,
         page_shift: 0,
         verbose: 0,
+        uring: Uring::OFF,
         run: 0,
     };
 }

@@ -38,6 +38,9 @@ mod sysv_msg;
 mod sysv_sem;
 mod task;
 mod unix;
+mod uring;
+mod uring_done;
+mod uring_socket;
 mod wake;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.

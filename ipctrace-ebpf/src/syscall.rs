@@ -295,7 +295,7 @@ fn one_slowly(tid: u32, call: &mut InFlight) {
 
 /// Whether there is anything to tell of one side; makes `moved` and the side fit it.
 #[inline(always)]
-fn prepare(call: &mut InFlight, index: usize) -> bool {
+pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {

@@ -207,6 +207,14 @@ fn tcp() -> Result<()> {
 }
 
 #[test]
+fn io_uring() -> Result<()> {
+    // Three writers of 100 times 70 bytes, all of which is sent on, and three messages.
+    let bytes = 2 * 3 * 100 * 70 + 3101;
+    let design = Totals { bytes, messages: 3, ends: 5, channels: 3, ..Totals::default() };
+    holds("io_uring", &["stage", "plain", "ring", "polled-ring", "ring-reader", "receiver"], &design)
+}
+
+#[test]
 fn sysv_sem() -> Result<()> {
     // Four rounds of three runners.
     let design = Totals { ends: 3, wakes: 12, ..Totals::default() };
@@ -245,6 +253,7 @@ fn every_demo_has_a_test() {
         "tcp",
         "fd_passing",
         "signals",
+        "io_uring",
         "posix_mq",
         "sysv_msg",
         "sysv_sem",

@@ -12,6 +12,7 @@ mod streams;
 mod sysv_msg;
 mod sysv_sem;
 mod tcp;
+mod uring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    uring::SCENARIOS,
     sysv_msg::SCENARIOS,
     sysv_sem::SCENARIOS,
     tcp::SCENARIOS,
