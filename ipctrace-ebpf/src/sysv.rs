@@ -5,9 +5,9 @@ use crate::kernel::{Result, load, read};
 use crate::task;
 
 /// `IPC_SEM_IDS`, ipc/util.h.
-pub(crate) const SEM: usize = 0;
+pub(crate) const SEM: u64 = 0;
 /// `IPC_MSG_IDS`, ipc/util.h.
-pub(crate) const MSG: usize = 1;
+pub(crate) const MSG: u64 = 1;
 /// Bits of an identifier that are the place in the table: `IPCMNI_SHIFT`, and `IPCMNI_EXTEND_SHIFT` on kernels that were
 /// started with `ipcmni_extend`.
 const INDEX_BITS: [u32; 2] = [15, 24];
@@ -29,23 +29,27 @@ pub(crate) fn namespace() -> *const u8 {
 
 /// The object of that kind and identifier in the current task's namespace; 0 if it is not found.
 #[inline(always)]
-pub(crate) fn find(kind: usize, id: u32) -> u64 {
+pub(crate) fn find(kind: u64, id: u32) -> u64 {
     for bits in INDEX_BITS {
-        let index = u64::from(id & ((1 << bits) - 1));
-        if let Ok(object) = look_up(kind, index)
-            && object != 0
-            && read::<u32>(object, offset!(ipc_perm_id)) == Ok(id)
-        {
+        let object = sysv_slot(kind, u64::from(id & ((1 << bits) - 1)));
+        if object != 0 && read::<u32>(object, offset!(ipc_perm_id)) == Ok(id) {
             return object;
         }
     }
     0
 }
 
-/// What stands at a place of the table: `idr_find`, lib/idr.c, lib/radix-tree.c.
+/// What stands at a place of a table; 0 if nothing does. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sysv_slot(kind: u64, index: u64) -> u64 {
+    look_up(kind & 3, index).unwrap_or(0)
+}
+
+/// The same: `idr_find`, lib/idr.c, lib/radix-tree.c.
 #[inline(always)]
-fn look_up(kind: usize, index: u64) -> Result<u64> {
-    let ids = namespace() as u64 + (offset!(ipc_ids) + kind * offset!(ipc_ids_size)) as u64;
+fn look_up(kind: u64, index: u64) -> Result<u64> {
+    let ids = namespace() as u64 + offset!(ipc_ids) as u64 + kind * offset!(ipc_ids_size) as u64;
     let mut entry: u64 = read(ids, offset!(ipc_ids_root))?;
     for _ in 0..LEVELS {
         // xa_is_node()

@@ -24,7 +24,7 @@ pub struct Attached {
     losses: PerCpuArray<MapData, u64>,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
-    channels: KernelMap<MapData, KernelKey, [u64; 5]>,
+    channels: KernelMap<MapData, KernelKey, [u64; 9]>,
     /// Mechanisms that are on.
     mechanisms: u32,
     reported: HashMap<Cause, u64>,
@@ -70,6 +70,9 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
             failed.push((*hook, format!("{error:#}")));
         }
     }
+    if plan.config.mechanisms & Mechanism::Eventfd.bit() != 0 {
+        show_an_eventfd(&ebpf)?;
+    }
     Ok(Attached {
         ebpf,
         ring,
@@ -81,6 +84,17 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         log,
         failed,
     })
+}
+
+/// Makes an eventfd before the eyes of the programs, which learn from it how eventfds differ from other files.
+fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
+    nix::sys::eventfd::EventFd::new().context("making an eventfd")?;
+    let learnt: Array<_, u64> =
+        Array::try_from(ebpf.map("EVENTFD_OPS").context("the eBPF object has no map EVENTFD_OPS")?)?;
+    if learnt.get(&0, 0)? == 0 {
+        log::warn!("eventfds are not traced: the programs did not see that one was made");
+    }
+    Ok(())
 }
 
 /// The object with the plan's globals written into it. Nothing is attached yet.

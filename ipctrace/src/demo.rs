@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod compare;
+mod eventfd;
 mod fd_passing;
 mod fifo;
 mod futex;
@@ -9,6 +10,7 @@ mod io_uring;
 pub mod members;
 mod pipe;
 mod posix_mq;
+mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -50,6 +52,8 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     tcp::DEMO,
     fd_passing::DEMO,
+    eventfd::DEMO,
+    process_vm::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,

@@ -32,6 +32,8 @@ struct Totals {
     ends: u64,
     /// Descriptors passed.
     handoffs: u64,
+    /// Units of counters that arrived.
+    units: u64,
     /// Waits that another process ended.
     wakes: u64,
     /// Channels that bytes arrived over.
@@ -52,6 +54,10 @@ impl Totals {
                     channels.insert(channel);
                 }
                 Truth::Transfer { bytes, .. } => totals.unread += bytes,
+                Truth::Units { value, messages, .. } => {
+                    totals.units += value;
+                    totals.messages += messages;
+                }
                 Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
                 Truth::Signal { .. } => totals.ends += 1,
                 Truth::Handoff { .. } => totals.handoffs += 1,
@@ -139,6 +145,7 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
             }
             Truth::Signal { from, to, .. }
             | Truth::Handoff { from, to, .. }
+            | Truth::Units { from, to, .. }
             | Truth::Wake { from, to, .. } => known(from) && known(to),
             Truth::Sent { by, .. } => known(by),
             Truth::Member { .. } | Truth::Named { .. } => true,
@@ -146,6 +153,20 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
         ensure!(known, "an end is not known: {line:?}");
     }
     Ok(())
+}
+
+#[test]
+fn eventfd() -> Result<()> {
+    // 300 ones and 200 thousands; 10 of the semaphore.
+    let design = Totals { units: 200_310, messages: 510, ends: 6, ..Totals::default() };
+    let cast = ["stage", "ones", "thousands", "reader", "poster", "taker-a", "taker-b"];
+    holds("eventfd", &cast, &design)
+}
+
+#[test]
+fn process_vm() -> Result<()> {
+    let design = Totals { bytes: 70_321, ends: 2, channels: 1, ..Totals::default() };
+    holds("process_vm", &["stage", "target", "caller"], &design)
 }
 
 #[test]
@@ -186,9 +207,9 @@ fn unix_seqpacket() -> Result<()> {
 
 #[test]
 fn fd_passing() -> Result<()> {
-    // The byte that comes with the descriptor, the request and the answer.
-    let design = Totals { bytes: 4643, ends: 3, handoffs: 1, channels: 3, ..Totals::default() };
-    holds("fd_passing", &["stage", "server", "acceptor", "client"], &design)
+    // The byte that comes with the descriptor, the request and the answer, and what is written to the stolen pipe.
+    let design = Totals { bytes: 4742, ends: 5, handoffs: 2, channels: 4, ..Totals::default() };
+    holds("fd_passing", &["stage", "server", "acceptor", "client", "thief", "heir"], &design)
 }
 
 #[test]
@@ -252,6 +273,8 @@ fn every_demo_has_a_test() {
         "unix_seqpacket",
         "tcp",
         "fd_passing",
+        "eventfd",
+        "process_vm",
         "signals",
         "io_uring",
         "posix_mq",

@@ -40,6 +40,7 @@ pub fn members(truth: &[Truth]) -> Members {
             Truth::Member { pid, name, .. } => Some((u64::from(*pid), name.clone())),
             Truth::Sent { .. }
             | Truth::Transfer { .. }
+            | Truth::Units { .. }
             | Truth::Named { .. }
             | Truth::Signal { .. }
             | Truth::Handoff { .. }
@@ -106,6 +107,9 @@ fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
                 *bytes,
                 messages.unwrap_or(0),
             ),
+            Truth::Units { channel, from, to, value, messages } => {
+                (("eventfd".to_owned(), channel.clone(), who(from), who(to)), *value, *messages)
+            }
             Truth::Signal { signal, from, to, outcome, value } => {
                 (("signal".to_owned(), format!("{signal} {outcome} {value:?}"), who(from), who(to)), 0, 1)
             }
@@ -177,10 +181,13 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
             continue;
         }
         let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();
-        let separate =
-            matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg");
+        let separate = matches!(
+            mechanism.as_str(),
+            "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg" | "eventfd"
+        );
+        let counted = if mechanism == "eventfd" { "value" } else { "bytes" };
         let sum = rows.entry((mechanism, detail, from, to)).or_default();
-        sum.bytes += line["bytes"].as_u64().unwrap_or(0);
+        sum.bytes += line[counted].as_u64().unwrap_or(0);
         if kind == "wake" {
             let waited = line["latency_ns"].as_u64().unwrap_or(0);
             sum.waited = (sum.waited.0 + waited, sum.waited.1 + waited);

@@ -1,12 +1,15 @@
 //! Workloads that make the cases in which other tools name the wrong process. Each knows what it did.
 
 mod descriptors;
+mod elsewhere;
 mod ends;
+mod eventfd;
 mod futex;
 mod messages;
 mod names;
 mod namespaces;
 mod posix_mq;
+mod process_vm;
 mod signals;
 mod streams;
 mod sysv_msg;
@@ -38,10 +41,13 @@ pub struct Scenario {
 /// All of them.
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
+    elsewhere::SCENARIOS,
     ends::SCENARIOS,
+    eventfd::SCENARIOS,
     futex::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
+    process_vm::SCENARIOS,
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
