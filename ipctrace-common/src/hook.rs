@@ -42,7 +42,9 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::ProcessVm.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::PosixMq.bit()
-    | Mechanism::SysvMsg.bit();
+    | Mechanism::SysvMsg.bit()
+    | SHARED;
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const SIGNAL: u32 = Mechanism::Signal.bit();
 /// Mechanisms by which one task wakes another.
 const WAKE: u32 = Mechanism::of_shape(Shape::Wake);
@@ -73,6 +75,10 @@ hooks! {
     SchedWaking, "sched_waking", "sched_waking", WAKE, "who wakes whom";
     /// What system calls are about to work on.
     SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
+    /// First touches of pages.
+    PageFaultUser, "page_fault_user", "page_fault_user", 0, "who first writes and who first reads a page of shared memory";
+    /// The same by the kernel on behalf of a process.
+    PageFaultKernel, "page_fault_kernel", "page_fault_kernel", 0, "the same where the kernel does it in a system call";
     /// Begins of requests through rings.
     UringSubmit, "uring_submit", "io_uring_submit_req", 0, "requests through io_uring";
     /// The same, by the name that it has on older kernels.
@@ -81,4 +87,15 @@ hooks! {
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.
     SignalGenerate, "signal_generate", "signal_generate", SIGNAL, "signals that are sent";
+}
+
+impl Hook {
+    /// The set of mechanisms that have a use for this hook, though some do without it.
+    pub const fn serves(self) -> u32 {
+        match (self.needed_by(), self) {
+            (0, Hook::PageFaultUser | Hook::PageFaultKernel) => SHARED,
+            (0, _) => u32::MAX,
+            (needed, _) => needed,
+        }
+    }
 }

@@ -89,14 +89,18 @@ classes! {
     Mprotect = 47;
     /// `(name, flags)`: memfd_create.
     MemfdCreate = 48;
-    /// `(id, index, command, value)`: semctl.
-    Semctl = 51;
+    /// `(path)`: unlink.
+    Unlink = 49;
+    /// `(dirfd, path, flags)`: unlinkat.
+    Unlinkat = 50;
+    /// `(dirfd, path, flags, mode)`: openat.
+    Openat = 51;
+    /// `(path, flags, mode)`: open.
+    Open = 54;
     /// `(id, ops, count, timeout)`: semop, semtimedop.
     Semop = 52;
     /// `(uaddr, op, val, timeout, uaddr2, val3)`: futex.
     Futex = 53;
-    /// `(futex_waitv[], count, flags, timeout, clock)`: futex_waitv.
-    FutexWaitv = 54;
     /// `(count, flags)`: eventfd2, eventfd.
     Eventfd = 56;
     /// `(pid, local, count, remote, count, flags)`: process_vm_readv.
@@ -111,6 +115,10 @@ classes! {
     FutexWait = 61;
     /// `(futex_waitv[2], flags, wake, requeue)`: futex_requeue.
     FutexRequeue = 62;
+    /// `(id, index, command, value)`: semctl.
+    Semctl = 63;
+    /// `(futex_waitv[], count, flags, timeout, clock)`: futex_waitv.
+    FutexWaitv = 64;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

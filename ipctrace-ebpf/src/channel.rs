@@ -487,7 +487,7 @@ pub(crate) fn tell_file(mechanism: Mechanism, flags: u16, key: Key, dentry: u64,
 /// User space turns it around. Walking dentries rather than asking /proc later finds the name of a file whose process is
 /// gone already. `prepend_path`, fs/d_path.c.
 #[inline(always)]
-fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+pub(crate) fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
     match (read::<u64>(file, offset!(file_mnt)), read::<u64>(file, offset!(file_dentry))) {
         (Ok(mount), Ok(dentry)) => climb(dentry, mount, place),
         (Err(_), _) | (_, Err(_)) => 0,

@@ -2,7 +2,7 @@
 
 use ipctrace_common::config::{Config, Offsets};
 use ipctrace_common::uring::Uring;
-use ipctrace_common::{Hook, Mechanism};
+use ipctrace_common::{Hook, Mechanism, Shape};
 
 use super::{Facts, uring};
 
@@ -39,12 +39,19 @@ pub enum Refusal {
 /// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
 /// them does without these mechanisms. The others all need.
 const OWN: &[(&str, u32)] = &[
-    ("task_struct.nsproxy", SYSV_MSG | SYSV_SEM),
-    ("nsproxy.", SYSV_MSG | SYSV_SEM),
-    ("ipc_", SYSV_MSG | SYSV_SEM),
-    ("sizeof ipc_ids", SYSV_MSG | SYSV_SEM),
-    ("xa_node.", SYSV_MSG | SYSV_SEM | PROCESS_VM),
-    ("kern_ipc_perm.", SYSV_MSG | SYSV_SEM),
+    ("task_struct.nsproxy", SYSV_MSG | SYSV_SEM | SHARED),
+    ("nsproxy.mnt_ns", SHARED),
+    ("nsproxy.", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("ipc_", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("sizeof ipc_ids", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("xa_node.", SYSV_MSG | SYSV_SEM | SYSV_SHM | PROCESS_VM),
+    ("kern_ipc_perm.", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("shmid_kernel.", SYSV_SHM),
+    ("shm_file_data.", SYSV_SHM),
+    ("mnt_namespace.", SHARED),
+    ("vm_area_struct.", FUTEX | SHARED),
+    ("task_struct.mm", SHARED),
+    ("inode.i_size", SHARED),
     ("msg_queue.", SYSV_MSG),
     ("msg_msg.", SYSV_MSG | POSIX_MQ),
     ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
@@ -64,7 +71,6 @@ const OWN: &[(&str, u32)] = &[
     ("task_struct.flags", SYSV_SEM | FUTEX),
     ("task_struct.pending", SYSV_SEM | FUTEX),
     ("signal_struct.shared_pending", SYSV_SEM | FUTEX),
-    ("vm_area_struct.", FUTEX),
     ("inode.i_generation", FUTEX),
     ("inode.i_dentry", FUTEX),
     ("dentry.d_u.", FUTEX),
@@ -74,6 +80,8 @@ const OWN: &[(&str, u32)] = &[
 const SYSV_SEM: u32 = Mechanism::SysvSem.bit();
 const FUTEX: u32 = Mechanism::Futex.bit();
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
@@ -133,8 +141,8 @@ impl Plan {
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| hook.serves() & on != 0)
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
-            .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
             .collect();
         let config = Config {
             offsets,
@@ -144,9 +152,9 @@ impl Plan {
             payload,
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
-            has_find_vma: u32::from(facts.has_find_vma),
             page_shift: page_size().trailing_zeros(),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            has_find_vma: u32::from(facts.has_find_vma),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             run: RUN,
         };
@@ -173,10 +181,8 @@ impl Plan {
         if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
         }
-        if mechanism == Mechanism::Futex && !facts.has_find_vma {
-            return Err(
-                "this kernel has no helper bpf_find_vma, which is there from Linux 5.17 on".to_owned()
-            );
+        if (mechanism.shape() == Shape::Shared || mechanism == Mechanism::Futex) && !facts.has_find_vma {
+            return Err("this kernel has no helper bpf_find_vma (Linux 5.17)".to_owned());
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());

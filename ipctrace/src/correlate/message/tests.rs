@@ -115,6 +115,8 @@ fn messages_from_before_the_start_have_no_sender() {
         | Record::Signal(_)
         | Record::Process(_)
         | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
         | Record::Direct(_)
         | Record::Wake(_)) => other,
     };
@@ -156,6 +158,8 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
             | Record::Signal(_)
             | Record::Process(_)
             | Record::Handoff(_)
+            | Record::Share(..)
+            | Record::Touch(_)
             | Record::Direct(_)
             | Record::Wake(_)) => other,
         });
