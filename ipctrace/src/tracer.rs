@@ -73,12 +73,13 @@ impl Intake {
 }
 
 impl Tracer {
-    /// Attaches the programs. From here on nothing is missed.
+    /// Attaches the programs. From here on nothing is missed, as long as the collector keeps up: `buffer` is the room in
+    /// bytes, a power of two, for records that it has not taken yet.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn start(plan: &Plan, feedback: Feedback) -> Result<Tracer> {
-        let mut attached = attach::attach(plan, RING_BYTES)?;
+    pub fn start(plan: &Plan, buffer: u32, feedback: Feedback) -> Result<Tracer> {
+        let mut attached = attach::attach(plan, buffer)?;
         attached.straddlers(&straddlers::find())?;
         let correlator = Correlator::new(Limits::default());
         let intake = Intake { correlator, feedback, forks: Vec::new() };
