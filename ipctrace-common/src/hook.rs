@@ -38,8 +38,10 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
-    | Mechanism::Tcp.bit();
+    | Mechanism::Tcp.bit()
+    | UDP;
 const SIGNAL: u32 = Mechanism::Signal.bit();
+const UDP: u32 = Mechanism::Udp.bit();
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
 hooks! {
@@ -53,6 +55,10 @@ hooks! {
     SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
+    /// Datagrams of internet sockets that reach the queue of their receiver.
+    SkDataReady, "sk_data_ready", "sk_data_ready", UDP, "UDP datagrams that reach their receiver's socket";
+    /// Datagrams of internet sockets that leave their sender.
+    NetDevQueue, "net_dev_queue", "net_dev_queue", UDP, "UDP datagrams that leave their sender's socket";
     /// The order of calls that waited for one pipe's lock.
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
     /// What system calls are about to work on.

@@ -11,7 +11,7 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{inet, object, pipe, ring, task, unix};
+use crate::{inet, object, pipe, ring, task, udp, unix};
 
 /// The books of one channel: bytes of a stream, messages otherwise.
 #[repr(C)]
@@ -151,6 +151,9 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     let len = size_of::<wire::Channel>() + name_len;
     // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
     ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
+    if side.mechanism == Mechanism::Udp as u8 {
+        udp::tell_queued(side.object);
+    }
     Ok(())
 }
 
@@ -164,9 +167,10 @@ pub(crate) fn queued(side: &Side) -> u64 {
             unix::queued(owner, has_messages(side.mechanism))
         }
         Some(Mechanism::Tcp) => inet::queued(side),
+        // Each is told of by itself: `udp::tell_queued`.
+        Some(Mechanism::Udp) => 0,
         Some(
-            Mechanism::Udp
-            | Mechanism::PosixMq
+            Mechanism::PosixMq
             | Mechanism::SysvMsg
             | Mechanism::SysvShm
             | Mechanism::PosixShm

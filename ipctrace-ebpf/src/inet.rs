@@ -51,7 +51,8 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
 /// The key of one direction.
 #[inline(always)]
 fn key(sock: u64, space: u64, receive: bool) -> Key {
-    if space & ALONE != 0 {
+    // Of datagrams that are sent the records of the datagrams themselves tell.
+    if space & ALONE != 0 || (space & UDP != 0 && !receive) {
         return Key { id: 0, space: 0 };
     }
     Key { id: sock, space: (space & !UDP) | if receive { Key::RECEIVES } else { 0 } }
@@ -110,12 +111,11 @@ pub(crate) fn ends(sock: u64, ends: &mut Ends) -> Result<()> {
     Ok(())
 }
 
-/// An IPv4 address as IPv6 maps it; zeros stay zeros.
+/// An IPv4 address as IPv6 maps it.
 #[inline(always)]
 pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
-    let mark = if a | b | c | d == 0 { 0 } else { 0xff };
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mark, mark, a, b, c, d]
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// Writes the ends of a socket where the name of a channel goes, and gives their length.

@@ -31,6 +31,7 @@ mod special;
 mod straddle;
 mod syscall;
 mod task;
+mod udp;
 mod unix;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.

@@ -338,8 +338,8 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
         one_slowly(tid, call);
         return Ok(());
     }
-    if !receive {
-        return message::each::<SendOne>(tid, count).map(|_| ());
+    if !receive || call.sides[0].mechanism == Mechanism::Udp as u8 {
+        return message::each::<One>(tid, count).map(|_| ());
     }
     // Those before the last were told of when the next one was taken: [`crate::skb`].
     if call.index < count {
@@ -348,10 +348,10 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
     Ok(())
 }
 
-/// Tells of one message of sendmmsg.
-struct SendOne;
+/// Tells of one message of sendmmsg, or of recvmmsg where the messages themselves are told of otherwise.
+struct One;
 
-impl message::Visit for SendOne {
+impl message::Visit for One {
     #[inline(always)]
     fn visit(tid: u32, call: &mut InFlight, index: u32, bytes: u64) -> Result<()> {
         let user = call.user + u64::from(index) * MMSGHDR;

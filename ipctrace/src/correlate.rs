@@ -7,6 +7,7 @@ mod address;
 mod call;
 mod connection;
 mod context;
+mod datagram;
 mod handoff;
 mod intern;
 mod join;
@@ -42,6 +43,7 @@ use address::Locals;
 use call::Call;
 use connection::Connections;
 use context::Context;
+use datagram::Datagrams;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
@@ -84,6 +86,7 @@ pub struct Correlator {
     connections: Connections,
     locals: Locals,
     messages: Messages,
+    datagrams: Datagrams,
     signals: Signals,
     handoffs: Handoffs,
     /// The latest time seen.
@@ -117,6 +120,7 @@ impl Correlator {
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
+            datagrams: Datagrams::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             now: 0,
@@ -134,6 +138,7 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Datagram(datagram) => datagram.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -142,6 +147,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Datagram(datagram) => self.datagram(&datagram, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -158,6 +164,11 @@ impl Correlator {
             self.make_room(out);
             let Correlator { connections, streams, locals, .. } = self;
             return connections.opened(record, name, streams, locals, &mut context!(self, out));
+        }
+        if mechanism == Mechanism::Udp {
+            self.make_room(out);
+            self.datagrams.opened(record, name, &mut context!(self, out));
+            return Some(());
         }
         match mechanism.shape() {
             Shape::Stream => {
@@ -188,6 +199,11 @@ impl Correlator {
             let (fixed, call) = (*fixed, Call::new(op, who));
             let Correlator { connections, streams, .. } = self;
             connections.call(&fixed, call, streams, &mut context!(self, out));
+            return Some(());
+        }
+        if mechanism == Mechanism::Udp {
+            let Correlator { datagrams, locals, .. } = self;
+            datagrams.push(op, who, locals, &mut context!(self, out));
             return Some(());
         }
         match mechanism.shape() {
@@ -241,6 +257,13 @@ impl Correlator {
         Some(())
     }
 
+    fn datagram(&mut self, record: &wire::Datagram, out: &mut Vec<Event>) -> Option<()> {
+        self.make_room(out);
+        let who = (record.enter != 0).then(|| self.procs.intern(&record.task, self.limits.processes));
+        let Correlator { datagrams, locals, .. } = self;
+        datagrams.seen(record, who, locals, &mut context!(self, out))
+    }
+
     /// The kernel reported `count` losses of this cause since the last call; `now` is ns since boot.
     ///
     /// What is missing from now on, or has been missing for a while, may be one of them.
@@ -264,6 +287,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.datagrams.tick(false, &mut self.locals, &mut context);
         self.handoffs.join(false, &mut context);
     }
 
@@ -278,6 +302,7 @@ impl Correlator {
             stream.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.datagrams.finish(&mut self.locals, &mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
     }
@@ -305,14 +330,15 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        let keys = self.streams.len() + self.messages.len() + self.connections.len();
+        let keys = self.streams.len() + self.messages.len() + self.connections.len() + self.datagrams.len();
         if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
         let queues = self.messages.ages().map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).collect();
+        let sockets = self.datagrams.ages().map(|(key, used)| (used, key));
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).chain(sockets).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -325,6 +351,7 @@ impl Correlator {
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);
+                self.datagrams.forget(key, &mut context);
                 self.forgotten.push(key);
             }
         }

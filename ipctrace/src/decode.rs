@@ -21,6 +21,8 @@ pub enum Record {
     Process(Box<wire::Process>),
     /// A descriptor passed.
     Handoff(Box<wire::Handoff>),
+    /// A datagram of an internet socket on its way.
+    Datagram(Box<wire::Datagram>),
 }
 
 /// A call's effect on a channel.
@@ -72,6 +74,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
+        Kind::Datagram => Record::Datagram(Box::new(fixed(bytes)?.0)),
     })
 }
 

@@ -10,6 +10,7 @@ mod signals;
 pub mod stage;
 mod tcp;
 pub mod truth;
+mod udp;
 mod unix_dgram;
 mod unix_seqpacket;
 mod unix_stream;
@@ -44,6 +45,7 @@ pub const DEMOS: &[Demo] = &[
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
     tcp::DEMO,
+    udp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
 ];

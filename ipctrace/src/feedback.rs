@@ -76,7 +76,7 @@ impl Feedback {
             Record::Op(op) => self.hides_op(&op.fixed),
             Record::Channel(channel, _) => self.is_ours(&channel.key),
             Record::Handoff(handoff) => self.is_ours(&handoff.key),
-            Record::Signal(_) | Record::Process(_) => false,
+            Record::Signal(_) | Record::Process(_) | Record::Datagram(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden
@@ -93,6 +93,10 @@ impl Feedback {
         if receives && op.sender_inode != 0 && self.drawn_sockets.contains(&op.sender_inode)
             || !receives && self.emulators.contains(&op.task.tgid)
         {
+            // A message that is sent by address has no channel yet.
+            if op.key.id == 0 {
+                return !receives;
+            }
             self.drawn.insert(op.key);
         }
         if self.drawn.contains(&op.key) {
@@ -102,7 +106,9 @@ impl Feedback {
             if !self.readers.contains(&process) {
                 return self.channels.contains(&op.key);
             }
-            self.channels.insert(op.key);
+            if op.key.id != 0 {
+                self.channels.insert(op.key);
+            }
             return true;
         }
         if self.sockets.contains(&op.sender_inode) {

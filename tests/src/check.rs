@@ -136,7 +136,7 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
             continue;
         }
         let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();
-        let separate = matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket");
+        let separate = matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket" | "udp");
         let sum = rows.entry((mechanism, detail, from, to)).or_default();
         sum.0 += line["bytes"].as_u64().unwrap_or(0);
         sum.1 += match kind {

@@ -8,6 +8,7 @@ mod namespaces;
 mod signals;
 mod streams;
 mod tcp;
+mod udp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -36,6 +37,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     signals::SCENARIOS,
     streams::SCENARIOS,
     tcp::SCENARIOS,
+    udp::SCENARIOS,
 ];
 
 /// Plays a scenario in this process.
