@@ -13,7 +13,7 @@ macro_rules! offsets {
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
         impl Offsets {
-            /// For each field the kernel's `struct.member` path whose offset it holds.
+            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
             ];
@@ -186,6 +186,54 @@ offsets! {
     skb_sk = "sk_buff.sk";
     /// Control block of a buffer.
     skb_cb = "sk_buff.cb";
+    /// Namespaces of a task.
+    task_nsproxy = "task_struct.nsproxy";
+    /// The IPC namespace among them.
+    nsproxy_ipc = "nsproxy.ipc_ns";
+    /// Number of an IPC namespace, as /proc/PID/ns/ipc shows it.
+    ipc_inum = "ipc_namespace.ns.inum";
+    /// System V objects of an IPC namespace: semaphores, message queues, shared memory.
+    ipc_ids = "ipc_namespace.ids";
+    /// Size of one of these three.
+    ipc_ids_size = "sizeof ipc_ids";
+    /// Root of the tree of objects of one kind.
+    ipc_ids_root = "ipc_ids.ipcs_idr.idr_rt.xa_head";
+    /// How many bits of the index are below a node of such a tree.
+    xa_node_shift = "xa_node.shift";
+    /// What is under such a node.
+    xa_node_slots = "xa_node.slots";
+    /// Identifier of a System V object.
+    ipc_perm_id = "kern_ipc_perm.id";
+    /// Its key.
+    ipc_perm_key = "kern_ipc_perm.key";
+    /// Messages in a System V queue.
+    msg_queue_count = "msg_queue.q_qnum";
+    /// The first of them.
+    msg_queue_messages = "msg_queue.q_messages";
+    /// Next message of a list.
+    msg_next = "msg_msg.m_list.next";
+    /// Type of a System V message, priority of a POSIX one.
+    msg_type = "msg_msg.m_type";
+    /// Length of a message.
+    msg_len = "msg_msg.m_ts";
+    /// Where the content of a message begins.
+    msg_size = "sizeof msg_msg";
+    /// Where the inode stands in a POSIX queue.
+    mqueue_inode = "mqueue_inode_info.vfs_inode";
+    /// Messages in a POSIX queue.
+    mqueue_count = "mqueue_inode_info.attr.mq_curmsgs";
+    /// Root of its tree of priorities.
+    mqueue_root = "mqueue_inode_info.msg_tree.rb_node";
+    /// Where the node stands in such a priority.
+    mqueue_leaf_node = "posix_msg_tree_node.rb_node";
+    /// The messages of that priority.
+    mqueue_leaf_messages = "posix_msg_tree_node.msg_list";
+    /// The priority.
+    mqueue_leaf_priority = "posix_msg_tree_node.priority";
+    /// What is less in a tree.
+    rb_left = "rb_node.rb_left";
+    /// What is greater.
+    rb_right = "rb_node.rb_right";
     /// Signal information: code.
     siginfo_code = "kernel_siginfo.si_code";
     /// Signal information: value of sigqueue.

@@ -39,7 +39,9 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
     | Mechanism::Tcp.bit()
-    | UDP;
+    | UDP
+    | Mechanism::PosixMq.bit()
+    | Mechanism::SysvMsg.bit();
 const SIGNAL: u32 = Mechanism::Signal.bit();
 const UDP: u32 = Mechanism::Udp.bit();
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();

@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod config;
+pub mod digest;
 pub mod hook;
 pub mod loss;
 pub mod mechanism;

@@ -7,6 +7,9 @@ pub enum Shape {
     Stream,
     /// Separate messages: matched one to one.
     Message,
+    /// Separate messages in a queue that is no socket, from which a receiver may take another than the first: matched by
+    /// what they are.
+    Queue,
     /// A counter that a reader takes and clears (eventfd).
     Counter,
     /// Memory that several processes map: who can write and who can read.
@@ -71,9 +74,9 @@ mechanisms! {
     /// UDP over IPv4 and IPv6, udp(7).
     Udp = 7, "udp", "socket", Message;
     /// POSIX message queues, mq_overview(7).
-    PosixMq = 8, "posix_mq", "mq", Message;
+    PosixMq = 8, "posix_mq", "mq", Queue;
     /// System V message queues, sysvipc(7).
-    SysvMsg = 9, "sysv_msg", "mq", Message;
+    SysvMsg = 9, "sysv_msg", "mq", Queue;
     /// System V shared memory, sysvipc(7).
     SysvShm = 10, "sysv_shm", "shm", Shared;
     /// POSIX shared memory, shm_overview(7).

@@ -107,6 +107,9 @@ pub struct Key {
 impl Key {
     /// `space` of a key whose `id` is the address of a socket.
     pub const SOCKET: u64 = 1 << 63;
+    /// `space` of a key whose `id` is the identifier of a System V message queue, but for the number of its IPC
+    /// namespace.
+    pub const SYSV_MSG: u64 = 1 << 61 | (crate::Mechanism::SysvMsg as u64) << 32;
     /// Added to it for what an internet socket receives; without it, it is what that socket sends.
     pub const RECEIVES: u64 = 1 << 62;
 }
@@ -146,6 +149,16 @@ pub mod op_flag {
     pub const ADDRESS: u16 = 1 << 6;
     /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
     pub const SPLICED: u16 = 1 << 7;
+    /// Queues: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
+    pub const CUT: u16 = 1 << 12;
+    /// Queues: nobody's call, but a message that was in the queue when it was first seen.
+    pub const FOUND: u16 = 1 << 13;
+}
+
+/// Flags of a [`Channel`].
+pub mod channel_flag {
+    /// Not seen for the first time but removed, with what was in it.
+    pub const REMOVED: u16 = 1 << 0;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -183,11 +196,11 @@ pub struct Op {
     /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown. Internet sockets: that of the
     /// caller's own, whichever end it is.
     pub receiver_inode: u64,
-    /// What the mechanism says of the message besides: priority of a POSIX message, type of a System V message, value of
+    /// What the mechanism says of the message besides: priority of a POSIX message (-1: not known), type of a System V message, value of
     /// an eventfd. 0 where there is none.
     pub detail: i64,
-    /// Digest of the message's beginning and length, by which a receiver's record is joined to its sender's where the
-    /// kernel shows nothing better; 0 if none was taken.
+    /// Digest of the message's beginning ([`crate::digest`]), by which a receiver's record is joined to its sender's where
+    /// the kernel shows nothing better; 0 if none was taken.
     pub digest: u64,
     /// Calls that this record stands for (`sendmmsg` on a stream: its messages).
     pub messages: u32,
@@ -206,7 +219,7 @@ pub struct Op {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
-    /// `mechanism` says what it is; `time` when.
+    /// `mechanism` says what it is; `time` when; `flags` as in [`channel_flag`].
     pub header: Header,
     /// The caller that touched it.
     pub task: Task,

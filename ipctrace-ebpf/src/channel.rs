@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use ipctrace_common::wire::{self, Key, Kind, NAME_MAX};
+use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
@@ -11,7 +11,7 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{inet, object, pipe, ring, task, udp, unix};
+use crate::{inet, object, pipe, posix_mq, ring, sysv_msg, task, udp, unix};
 
 /// The books of one channel: bytes of a stream, messages otherwise.
 #[repr(C)]
@@ -68,6 +68,30 @@ pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u6
     }
 }
 
+/// Closes the books of a channel that has been removed, and tells user space.
+#[inline(always)]
+pub(crate) fn removed(mechanism: Mechanism, key: Key) {
+    let _ = CHANNELS.remove(key);
+    let Some(mut entry) = ring::reserve::<wire::Channel>() else {
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: room for a record; every field is written.
+    unsafe {
+        let now = ring::now();
+        ring::begin(&raw mut (*record).header, Kind::Channel, mechanism as u8, channel_flag::REMOVED, now);
+        task::describe_current(&raw mut (*record).task);
+        (*record).key = key;
+        (*record).queued = 0;
+        (*record).write_pos = 0;
+        (*record).read_pos = 0;
+        (*record).receiver_inode = 0;
+        (*record).name_len = 0;
+        (*record).reserved = 0;
+    }
+    ring::submit(entry);
+}
+
 /// Whether there are books for this very channel, not for one that was at its address before.
 #[inline(always)]
 fn is_known(side: &Side) -> bool {
@@ -92,7 +116,7 @@ fn receiver_inode(side: &Side) -> u64 {
     if side.receive != 0 { side.own_inode } else { side.peer_inode }
 }
 
-/// The slow half of [`open`], for a side of the call in flight of thread `tid`. The verifier looks at it by itself.
+/// The slow half of [`open`], for a side of the call in flight of thread `tid`; 1 if the books were opened. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
@@ -101,15 +125,18 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let side = unsafe { &(*call).sides[(index & 1) as usize] };
-    if let Err(cause) = try_announce(side, taken_before) {
-        // Its records will carry no `before`.
-        ring::count(cause);
+    match try_announce(side, taken_before) {
+        Ok(first) => i32::from(first),
+        Err(cause) => {
+            // Its records will carry no `before`.
+            ring::count(cause);
+            0
+        }
     }
-    0
 }
 
 #[inline(always)]
-fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
+fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
     let queued = queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
@@ -119,14 +146,14 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     let inode = receiver_inode(side);
     if is_known(side) {
         // Another CPU was first, and tells of it.
-        return Ok(());
+        return Ok(false);
     }
     // Books of another socket that was at the same address, if there are any.
     let _ = CHANNELS.remove(side.key);
     match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode, sequence }, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
-        Err(-17) => return Ok(()),
+        Err(-17) => return Ok(false),
         Err(_) => return Err(Cause::MapFull),
     }
     let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
@@ -154,7 +181,7 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<()> {
     if side.mechanism == Mechanism::Udp as u8 {
         udp::tell_queued(side.object);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What is in the channel now.
@@ -166,13 +193,13 @@ pub(crate) fn queued(side: &Side) -> u64 {
             let owner = if side.receive != 0 { side.object } else { side.peer };
             unix::queued(owner, has_messages(side.mechanism))
         }
+        Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
+        Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
         Some(Mechanism::Tcp) => inet::queued(side),
         // Each is told of by itself: `udp::tell_queued`.
         Some(Mechanism::Udp) => 0,
         Some(
-            Mechanism::PosixMq
-            | Mechanism::SysvMsg
-            | Mechanism::SysvShm
+            Mechanism::SysvShm
             | Mechanism::PosixShm
             | Mechanism::Memfd
             | Mechanism::SharedFile
@@ -211,11 +238,11 @@ fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
                 Ok(len) => len,
             }
         }
+        Some(Mechanism::PosixMq) => posix_mq::name(side.fd as u32, place),
+        Some(Mechanism::SysvMsg) => sysv_msg::name(side.object, place),
         Some(Mechanism::Tcp | Mechanism::Udp) => inet::name(side.object, place),
         Some(
             Mechanism::Pipe
-            | Mechanism::PosixMq
-            | Mechanism::SysvMsg
             | Mechanism::SysvShm
             | Mechanism::PosixShm
             | Mechanism::Memfd

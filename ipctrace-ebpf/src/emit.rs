@@ -29,7 +29,7 @@ fn amount(mechanism: u8, bytes: u64) -> u64 {
 /// Whether the mechanism keeps messages apart.
 #[inline(always)]
 pub(crate) fn has_messages(mechanism: u8) -> bool {
-    const SEPARATE: u32 = Mechanism::of_shape(Shape::Message);
+    const SEPARATE: u32 = Mechanism::of_shape(Shape::Message) | Mechanism::of_shape(Shape::Queue);
     SEPARATE >> (mechanism & 31) & 1 != 0
 }
 

@@ -9,6 +9,7 @@ use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
+use crate::queue;
 use crate::syscall::argument;
 
 /// The six arguments of the call that is being looked at.
@@ -32,7 +33,6 @@ unsafe fn keep(regs: *const u8) {
 /// # Errors
 /// None on a running system: the map has one place for each CPU.
 #[inline(always)]
-#[expect(dead_code, reason = "the mechanisms that use it follow")]
 pub(crate) fn arguments() -> Result<[u64; 6]> {
     let place = ARGUMENTS.get_ptr(0).ok_or(Cause::MapFull)?;
     // SAFETY: a valid, aligned pointer into the map; written by `keep` before the functions below are called.
@@ -64,10 +64,12 @@ pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64)
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
+pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
     match Special::from_wire(special as u8) {
-        Some(Special::MqSend | Special::MqReceive) => {}
-        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
+        Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
+            queue::queue_entered(tid, special);
+        }
+        Some(Special::Msgctl) => {}
         Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
         Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
         Some(Special::MemfdCreate) => {}
@@ -84,10 +86,14 @@ pub extern "C" fn special_entered(_tid: u32, special: u32) -> i32 {
 /// Leaves the call to its module. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn special_exited(_tid: u32, special: u32, _returned: i64) -> i32 {
+pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
-        Some(Special::MqSend | Special::MqReceive) => {}
-        Some(Special::Msgsnd | Special::Msgrcv | Special::Msgctl) => {}
+        Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
+            queue::queue_exited(tid, special, returned);
+        }
+        Some(Special::Msgctl) => {
+            queue::queue_controlled(returned);
+        }
         Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
         Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
         Some(Special::MemfdCreate) => {}

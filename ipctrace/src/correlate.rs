@@ -16,6 +16,7 @@ mod naming;
 mod order;
 mod position;
 mod put;
+mod queue;
 mod range;
 mod sequence;
 mod signal;
@@ -33,7 +34,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -47,6 +48,7 @@ use datagram::Datagrams;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
+use queue::Queues;
 use signal::Signals;
 use stream::Stream;
 
@@ -87,6 +89,7 @@ pub struct Correlator {
     locals: Locals,
     messages: Messages,
     datagrams: Datagrams,
+    queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
     /// The latest time seen.
@@ -121,6 +124,7 @@ impl Correlator {
             locals: Locals::default(),
             messages: Messages::default(),
             datagrams: Datagrams::default(),
+            queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             now: 0,
@@ -184,6 +188,15 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
+            Shape::Queue => {
+                if record.header.flags & channel_flag::REMOVED != 0 {
+                    self.queues.removed(record.key, record.header.time);
+                } else {
+                    self.make_room(out);
+                    self.queues.opened(mechanism, record, name, &mut context!(self, out));
+                }
+                Some(())
+            }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
@@ -222,6 +235,11 @@ impl Correlator {
             Shape::Message => {
                 self.make_room(out);
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Queue => {
+                self.make_room(out);
+                self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
             Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
@@ -288,6 +306,7 @@ impl Correlator {
         }
         self.messages.tick(false, &mut context);
         self.datagrams.tick(false, &mut self.locals, &mut context);
+        self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
 
@@ -303,6 +322,7 @@ impl Correlator {
         }
         self.messages.finish(&mut context);
         self.datagrams.finish(&mut self.locals, &mut context);
+        self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
     }
@@ -330,12 +350,16 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        let keys = self.streams.len() + self.messages.len() + self.connections.len() + self.datagrams.len();
+        let keys = self.streams.len()
+            + self.messages.len()
+            + self.connections.len()
+            + self.datagrams.len()
+            + self.queues.len();
         if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
-        let queues = self.messages.ages().map(|(key, used)| (used, key));
+        let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
         let sockets = self.datagrams.ages().map(|(key, used)| (used, key));
         let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).chain(sockets).collect();
@@ -352,6 +376,7 @@ impl Correlator {
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);
                 self.datagrams.forget(key, &mut context);
+                self.queues.forget(key, &mut context);
                 self.forgotten.push(key);
             }
         }

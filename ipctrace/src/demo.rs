@@ -6,8 +6,10 @@ mod fd_passing;
 mod fifo;
 pub mod members;
 mod pipe;
+mod posix_mq;
 mod signals;
 pub mod stage;
+mod sysv_msg;
 mod tcp;
 pub mod truth;
 mod udp;
@@ -48,6 +50,8 @@ pub const DEMOS: &[Demo] = &[
     udp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
+    posix_mq::DEMO,
+    sysv_msg::DEMO,
 ];
 
 /// The demo of that name.

@@ -8,6 +8,7 @@ use ipctrace_common::Mechanism;
 
 use crate::model::{Channel, End, Event, Flow, Latency, Why};
 
+mod coarse;
 mod latencies;
 mod recent;
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 use anyhow::{Result, bail, ensure};
+use ipctrace::demo::stage;
 use ipctrace::demo::truth::{Party, Truth};
 use serde_json::Value;
 
@@ -109,6 +110,14 @@ fn end(line: &Value, side: &str, members: &Members) -> Result<String> {
     Ok(pid.to_string())
 }
 
+/// A channel with the priority or type of the message that went over it, if it is a queue.
+fn queued(line: &Value, id: &str) -> Option<String> {
+    let priority = line["priority"].as_u64().and_then(|priority| u32::try_from(priority).ok());
+    priority
+        .map(|priority| stage::queued_with_priority(id, priority))
+        .or(line["msg_type"].as_i64().map(|kind| stage::queued_with_type(id, kind)))
+}
+
 fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTreeMap<Row, Amount>> {
     let mut rows = BTreeMap::<Row, Amount>::new();
     for line in lines {
@@ -116,7 +125,8 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
         let detail = match kind {
             "transfer" => {
                 let id = line["channel"]["id"].as_str().unwrap_or_default();
-                if known.iter().any(|known| *known == id) { id.to_owned() } else { String::new() }
+                let is_known = |it: &String| known.contains(&it);
+                queued(line, id).filter(is_known).or(Some(id.to_owned()).filter(is_known)).unwrap_or_default()
             }
             "signal" => {
                 let (signal, outcome) = (&line["signal"], &line["outcome"]);
@@ -136,7 +146,8 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
             continue;
         }
         let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();
-        let separate = matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket" | "udp");
+        let separate =
+            matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg" | "udp");
         let sum = rows.entry((mechanism, detail, from, to)).or_default();
         sum.0 += line["bytes"].as_u64().unwrap_or(0);
         sum.1 += match kind {

@@ -5,18 +5,23 @@ mod ends;
 mod messages;
 mod names;
 mod namespaces;
+mod posix_mq;
 mod signals;
 mod streams;
+mod sysv_msg;
 mod tcp;
 mod udp;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ipctrace::demo::{Stage, truth};
+use nix::unistd::Pid;
 
 use crate::check::check;
+use crate::pause_until;
 use crate::skip;
 use crate::trace::{Scratch, Trace, said};
 
@@ -34,11 +39,35 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ends::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
+    posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    sysv_msg::SCENARIOS,
     tcp::SCENARIOS,
     udp::SCENARIOS,
 ];
+
+/// Those that begin before tracing does: [`verify_in_the_middle`].
+pub const IN_THE_MIDDLE: &[&[Scenario]] = &[posix_mq::IN_THE_MIDDLE, sysv_msg::IN_THE_MIDDLE];
+
+/// Names the files by which a scenario tells that tracing may begin, and is told that it has.
+const MIDDLE: &str = "IPCTRACE_MIDDLE";
+
+/// Waits until tracing has begun.
+///
+/// # Errors
+/// If that takes too long.
+fn middle(stage: &Stage) -> Result<()> {
+    let files = PathBuf::from(std::env::var_os(MIDDLE).context("not played in the middle")?);
+    fs::write(files.with_extension("ready"), [])?;
+    stage.wait_until(|| files.with_extension("go").exists())
+}
+
+/// Whether a process is blocked in a system call.
+fn blocks_in(process: Pid, call: libc::c_long) -> bool {
+    let now = fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
+    now.split_whitespace().next() == Some(call.to_string().as_str())
+}
 
 /// Plays a scenario in this process.
 ///
@@ -47,6 +76,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
 pub fn play(name: &str, report: &Path) -> Result<()> {
     let scenario = SCENARIOS
         .iter()
+        .chain(IN_THE_MIDDLE)
         .flat_map(|scenarios| scenarios.iter())
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}"))?;
@@ -85,6 +115,36 @@ pub fn verify(name: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .output()?;
     let lines = trace.stop()?;
+    ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
+    check(&truth::read(report.path())?, &lines).with_context(|| format!("scenario {name}"))
+}
+
+/// The same, but the trace begins when the scenario says so.
+///
+/// # Errors
+/// With every difference.
+pub fn verify_in_the_middle(name: &str) -> Result<()> {
+    let report = Scratch::new(".report");
+    let ready = Scratch::new(".ready");
+    let files = ready.path().clone();
+    let mut playing = Command::new(actor()?)
+        .arg(name)
+        .arg(report.path())
+        .env(MIDDLE, &files)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let begun = pause_until("the scenario is ready for tracing", || {
+        Ok(files.exists() || playing.try_wait()?.is_some())
+    });
+    let trace = Trace::start(&[])?;
+    let go = files.with_extension("go");
+    fs::write(&go, [])?;
+    let actor = playing.wait_with_output()?;
+    fs::remove_file(&go)?;
+    let lines = trace.stop()?;
+    begun?;
     ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
     check(&truth::read(report.path())?, &lines).with_context(|| format!("scenario {name}"))
 }

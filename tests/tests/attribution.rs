@@ -4,7 +4,7 @@
 //! say they did: all of it, nothing else between them, every name right.
 
 use anyhow::Result;
-use ipctrace_tests::scenarios::{SCENARIOS, verify};
+use ipctrace_tests::scenarios::{IN_THE_MIDDLE, SCENARIOS, verify, verify_in_the_middle};
 
 macro_rules! cases {
     ($($name:ident)*) => {
@@ -55,6 +55,18 @@ cases! {
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up
+    posix_mq_by_priority
+    posix_mq_two_receivers
+    posix_mq_full_and_empty
+    posix_mq_notifies
+    posix_mq_namespaces
+    posix_mq_unlinked_and_made_again
+    sysv_msg_by_type
+    sysv_msg_two_receivers
+    sysv_msg_cut_short
+    sysv_msg_removed
+    sysv_msg_id_used_again
+    sysv_msg_namespaces
     tcp_prefork_server
     tcp_connected_by_the_parent
     tcp_many_connections_of_one_pair
@@ -74,4 +86,10 @@ cases! {
     udp_while_others_are_busy
     udp_between_namespaces
     udp_multicast_and_broadcast_in_namespaces
+}
+
+#[test]
+fn queues_with_messages_from_before_the_start() -> Result<()> {
+    let scenarios = IN_THE_MIDDLE.iter().flat_map(|scenarios| scenarios.iter());
+    scenarios.map(|scenario| scenario.name).try_for_each(verify_in_the_middle)
 }

@@ -46,7 +46,7 @@ pub async fn top(arguments: args::Top) -> Result<ExitCode> {
     let mut ticks = tokio::time::interval_at(Instant::now() + first, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let keys = screen.is_some().then(screen::events);
-    Live { session, table, screen, ticks, keys, signals, left: count }.run(duration).await
+    Live { session, table, screen, ticks, keys, signals, resuming: false, left: count }.run(duration).await
 }
 
 /// A table that is being shown.
@@ -58,6 +58,8 @@ struct Live {
     ticks: Interval,
     keys: Option<mpsc::UnboundedReceiver<Event>>,
     signals: Signals,
+    /// We stopped ourselves, and have taken the screen again: the signal by which we go on tells nothing new.
+    resuming: bool,
     /// Refreshes to come, if they are counted.
     left: Option<u64>,
 }
@@ -100,6 +102,9 @@ impl Live {
             Happening::Over => Ok(State::Over),
             Happening::Gone => Ok(State::ReaderGone),
             Happening::Resumed => {
+                if std::mem::take(&mut self.resuming) {
+                    return Ok(State::On);
+                }
                 // Whoever stopped us may have left the terminal otherwise.
                 self.screen = None;
                 self.take_screen()?;
@@ -140,6 +145,7 @@ impl Live {
 
     fn suspend(&mut self) -> Result<State> {
         self.screen = None;
+        self.resuming = true;
         // Returns when we are told to go on.
         signal::raise(Signal::SIGSTOP).context("stopping")?;
         self.take_screen()?;

@@ -347,8 +347,7 @@ impl Datagrams {
 
     /// Joins the waiting receives of a socket to what was sent, as far as that is known.
     fn settle(&mut self, key: Key, force: bool, locals: &mut Locals, context: &mut Context<'_>) {
-        loop {
-            let Some(socket) = self.sockets.get_mut(&key) else { break };
+        while let Some(socket) = self.sockets.get_mut(&key) {
             let Some(taken) = socket.next(force, context) else { break };
             let arrival = socket.arrival(taken.bytes);
             let patient = !force && !context.overdue(taken.since);

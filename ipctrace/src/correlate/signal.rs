@@ -47,7 +47,9 @@ pub(super) struct Signals {
 
 /// Whether nobody but the kernel sent it.
 fn from_kernel(code: i32, info: u32) -> bool {
-    info != signal_info::FULL || code > 0 || (SI_SIGIO..=SI_TIMER).contains(&code)
+    // That a message has come is told by whoever sent it, in its own call: `__do_notify`, ipc/mqueue.c.
+    let by_kernel = (SI_SIGIO..=SI_TIMER).contains(&code) && code != SI_MESGQ;
+    info != signal_info::FULL || code > 0 || by_kernel
 }
 
 /// The event as far as it is known when the signal is generated (or first seen).

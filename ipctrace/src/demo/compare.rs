@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::balance::imbalances;
 use super::members::{Members, Who};
+use super::stage::{queued_with_priority, queued_with_type};
 use super::truth::Truth;
 use crate::model::{Channel, End, Event, Transfer};
 use crate::render::signal_name;
@@ -160,14 +161,28 @@ impl Report {
 
     fn transfer(&self, transfer: &Transfer, known: &BTreeSet<&str>) -> (Row, u64, u64) {
         let id = transfer.channel.id.as_str();
-        let detail = if known.contains(id) { id.to_owned() } else { String::new() };
+        let kind = match (transfer.priority, transfer.msg_type) {
+            (Some(priority), _) => queued_with_priority(id, priority),
+            (None, Some(kind)) => queued_with_type(id, kind),
+            (None, None) => id.to_owned(),
+        };
+        let detail = if known.contains(kind.as_str()) {
+            kind
+        } else if known.contains(id) {
+            id.to_owned()
+        } else {
+            String::new()
+        };
         let row = Row {
             kind: transfer.mechanism.name().to_owned(),
             detail,
             from: self.ended(&transfer.sender),
             to: self.ended(&transfer.receiver),
         };
-        let separate = matches!(transfer.mechanism.shape(), ipctrace_common::Shape::Message);
+        let separate = matches!(
+            transfer.mechanism.shape(),
+            ipctrace_common::Shape::Message | ipctrace_common::Shape::Queue
+        );
         (row, transfer.bytes, if separate { transfer.messages } else { 0 })
     }
 

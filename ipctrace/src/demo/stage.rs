@@ -3,6 +3,7 @@
 mod channel;
 mod descriptor;
 mod folder;
+mod queue;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -19,6 +20,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 pub use channel::{fifo_id, inode, pipe_id, socket_id};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
+pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
 
 use super::truth::{Party, Truth};
 

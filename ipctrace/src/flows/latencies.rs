@@ -2,12 +2,16 @@
 
 use hdrhistogram::Histogram;
 
+use super::coarse::Coarse;
 use crate::model::Latency;
 
 /// Latencies kept as they are before a histogram is made of them: most flows have few.
 const FEW: usize = 32;
-/// Flows whose histograms keep two digits, about 12 KiB each; those after them keep one, 2 KiB.
+/// Flows whose histograms keep two digits, about 12 KiB each; those after them keep one part in eight, in a few hundred
+/// bytes.
 const FINE: usize = 256;
+/// Significant digits of a fine histogram.
+const DIGITS: u8 = 2;
 
 /// The latencies of one flow.
 #[derive(Debug)]
@@ -16,31 +20,36 @@ pub(super) enum Latencies {
     Few {
         /// In the order in which they came.
         values: Vec<u64>,
-        /// Significant digits of the histogram to be.
-        digits: u8,
+        /// Whether the histogram to be is a fine one.
+        fine: bool,
     },
-    /// Many: how often each, to some digits.
+    /// Many: how often each, to two digits.
     Many(Box<Histogram<u32>>),
+    /// Many, of a flow of which there are many.
+    Coarse(Box<Coarse>),
 }
 
 impl Latencies {
     /// None yet, for a flow of which there are `before` others.
     pub(super) fn new(before: usize) -> Latencies {
-        Latencies::Few { values: Vec::new(), digits: if before < FINE { 2 } else { 1 } }
+        Latencies::Few { values: Vec::new(), fine: before < FINE }
     }
 
     /// One more, in ns.
     pub(super) fn record(&mut self, latency: u64) {
         match self {
             Latencies::Few { values, .. } if values.len() < FEW => values.push(latency),
-            Latencies::Few { values, digits } => {
-                // Fails for more than five digits only; the few would then have to do.
-                let Ok(mut histogram) = Histogram::new(*digits) else { return };
-                for value in values.iter().chain([&latency]) {
-                    count(&mut histogram, *value);
-                }
-                *self = Latencies::Many(Box::new(histogram));
+            Latencies::Few { values, fine } => {
+                // Fails for more than five digits only.
+                let histogram = if *fine { Histogram::new(DIGITS).ok() } else { None };
+                let mut many = match histogram {
+                    Some(histogram) => Latencies::Many(Box::new(histogram)),
+                    None => Latencies::Coarse(Box::default()),
+                };
+                values.iter().chain([&latency]).for_each(|value| many.record(*value));
+                *self = many;
             }
+            Latencies::Coarse(histogram) => histogram.record(latency),
             Latencies::Many(histogram) => count(histogram, latency),
         }
     }
@@ -67,6 +76,13 @@ impl Latencies {
                 p99: histogram.value_at_quantile(0.99),
                 max: histogram.max(),
             }),
+            Latencies::Coarse(histogram) => Some(Latency {
+                count: histogram.total(),
+                p50: histogram.percentile(50),
+                p90: histogram.percentile(90),
+                p99: histogram.percentile(99),
+                max: histogram.max(),
+            }),
         }
     }
 
@@ -78,6 +94,7 @@ impl Latencies {
             Latencies::Many(histogram) => {
                 size_of_val(&**histogram) + histogram.distinct_values() * size_of::<u32>()
             }
+            Latencies::Coarse(histogram) => size_of_val(&**histogram) + histogram.memory(),
         }
     }
 }

@@ -17,7 +17,7 @@ pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct Facts {
     /// `uname -r`.
     pub release: String,
-    /// Offsets by `struct.member` path; those that this kernel does not have are absent.
+    /// Offsets by `struct.member` path, and sizes; those that this kernel does not have are absent.
     pub offsets: BTreeMap<&'static str, u32>,
     /// Size of `struct pipe_buffer`.
     pub pipe_buffer_size: Option<u32>,
@@ -59,7 +59,11 @@ impl Facts {
 
     fn read(&mut self, types: &Btf) {
         for (path, _) in Offsets::PATHS {
-            if let Some(offset) = btf::offset(types, path) {
+            let found = match path.strip_prefix("sizeof ") {
+                Some(name) => btf::size(types, name),
+                None => btf::offset(types, path),
+            };
+            if let Some(offset) = found {
                 self.offsets.insert(path, offset);
             }
         }

@@ -35,6 +35,30 @@ pub enum Refusal {
     NothingLeft,
 }
 
+/// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
+/// them does without these mechanisms. The others all need.
+const OWN: &[(&str, u32)] = &[
+    ("task_struct.nsproxy", SYSV_MSG),
+    ("nsproxy.", SYSV_MSG),
+    ("ipc_", SYSV_MSG),
+    ("sizeof ipc_ids", SYSV_MSG),
+    ("xa_node.", SYSV_MSG),
+    ("kern_ipc_perm.", SYSV_MSG),
+    ("msg_queue.", SYSV_MSG),
+    ("msg_msg.", SYSV_MSG | POSIX_MQ),
+    ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
+    ("mqueue_inode_info.", POSIX_MQ),
+    ("posix_msg_tree_node.", POSIX_MQ),
+    ("rb_node.", POSIX_MQ),
+];
+const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+
+/// The mechanisms that need the offset at `path`.
+fn used_by(path: &str) -> u32 {
+    OWN.iter().find(|(begin, _)| path.starts_with(begin)).map_or(u32::MAX, |(_, mechanisms)| *mechanisms)
+}
+
 /// What is done on this kernel.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -114,7 +138,8 @@ impl Plan {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
         }
-        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| !facts.offsets.contains_key(path)) {
+        let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
+        if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {

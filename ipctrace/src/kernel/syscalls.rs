@@ -60,7 +60,13 @@ const CALLS: &[(c_long, Class, u32)] = &[
 ];
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
-const SPECIALS: &[(c_long, Special, u32)] = &[];
+const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_mq_timedsend, Special::MqSend, Mechanism::PosixMq.bit()),
+    (libc::SYS_mq_timedreceive, Special::MqReceive, Mechanism::PosixMq.bit()),
+    (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
+    (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
+];
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 = Mechanism::UnixStream.bit()

@@ -5,7 +5,7 @@ use crate::correlate::testing::{correlate, header, task};
 use crate::decode::Record;
 use crate::model::{End, Event, Outcome, Signal, Why};
 
-use super::{SI_TIMER, SIGINT, SIGKILL};
+use super::{SI_MESGQ, SI_TIMER, SIGINT, SIGKILL};
 
 const SIGUSR1: u32 = 10;
 const SIGRTMIN: u32 = 34;
@@ -165,4 +165,11 @@ fn the_end_of_the_receiver_settles_its_signals() {
     let all = of(correlate([pending, other, exit(20, 5)]));
     let seen: Vec<_> = all.iter().map(|signal| (signal.receiver.pid, signal.outcome)).collect();
     assert_eq!(seen, [(20, Outcome::Blocked), (30, Outcome::Undelivered)]);
+}
+
+#[test]
+fn that_a_message_has_come_is_told_by_its_sender() {
+    let told = |record| wire::Signal { code: SI_MESGQ, value: 9, ..record };
+    let all = signals([told(generated(10, 20, SIGUSR1, 1)), told(delivered(20, SIGUSR1, 2))]);
+    assert_eq!((pid(&all[0].sender), all[0].value), (Some(10), Some(9)));
 }

@@ -1,0 +1,59 @@
+//! POSIX message queues: `struct mqueue_inode_info`, ipc/mqueue.c.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{Key, NAME_MAX};
+
+use crate::config::offset;
+use crate::inflight::Side;
+use crate::kernel::{Result, read};
+use crate::object::{self, is_on};
+
+/// File system of the queues, include/uapi/linux/magic.h.
+const MQUEUE_MAGIC: u64 = 0x1980_0202;
+/// Longest name of a file, and its NUL.
+const NAME: u32 = 256;
+
+/// Fills in a queue's side of a call; `mechanism` stays 0 if the descriptor is no queue.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn describe(descriptor: u32, side: &mut Side) -> Result<()> {
+    let file = object::file(descriptor)?;
+    if file == 0 || !is_on(Mechanism::PosixMq) {
+        return Ok(());
+    }
+    let inode: u64 = read(file, offset!(file_inode))?;
+    let super_block: u64 = read(inode, offset!(inode_sb))?;
+    if read::<u64>(super_block, offset!(sb_magic))? != MQUEUE_MAGIC {
+        return Ok(());
+    }
+    let device: u32 = read(super_block, offset!(sb_dev))?;
+    side.mechanism = Mechanism::PosixMq as u8;
+    side.fd = descriptor as i32;
+    side.key = Key { id: read(inode, offset!(inode_ino))?, space: u64::from(device) };
+    side.object = inode - offset!(mqueue_inode) as u64;
+    Ok(())
+}
+
+/// How many messages are in a queue; `u64::MAX` if that could not be read.
+#[inline(always)]
+pub(crate) fn queued(queue: u64) -> u64 {
+    read(queue, offset!(mqueue_count)).unwrap_or(u64::MAX)
+}
+
+/// Writes the name of the file, which is the queue's without its slash, and gives its length.
+#[inline(always)]
+pub(crate) fn name(descriptor: u32, place: &mut [u8; NAME_MAX + 256]) -> usize {
+    let name = object::file(descriptor)
+        .and_then(|file| read::<u64>(file, offset!(file_dentry)))
+        .and_then(|dentry| read::<u64>(dentry, offset!(dentry_name)));
+    let Ok(name) = name else {
+        return 0;
+    };
+    // SAFETY: the place is longer than that; the helper checks the source.
+    let copied = unsafe { bpf_probe_read_kernel_str(place.as_mut_ptr().cast(), NAME, name as *const _) };
+    // Without its NUL.
+    if copied <= 0 { 0 } else { (copied as usize - 1) & 0xff }
+}

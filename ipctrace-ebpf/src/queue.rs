@@ -1,0 +1,390 @@
+//! Message queues, POSIX and System V: what both have in common.
+//!
+//! Both keep their messages as `struct msg_msg`, and no call tells which of them a receiver took but by what it is: the
+//! records carry its priority or type, its length and a digest of its beginning.
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use ipctrace_common::syscall::{Class, Special};
+use ipctrace_common::wire::{self, Key, Kind, op_flag};
+use ipctrace_common::{Mechanism, digest};
+
+use crate::config::offset;
+use crate::inflight::{self, InFlight, Side, Taken};
+use crate::kernel::{Result, read, read_user};
+use crate::repeat::{Repeat, opaque, repeat};
+use crate::{channel, emit, posix_mq, ring, special, syscall, sysv_msg};
+
+/// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
+const MSG_NOERROR: u64 = 0o10_000;
+const MSG_COPY: u64 = 0o40_000;
+/// `IPC_RMID`, and the flag that may come with a command.
+const IPC_RMID: u64 = 0;
+const IPC_64: u64 = 0x100;
+
+/// A call as it was made.
+#[derive(Clone, Copy)]
+struct Request {
+    posix: bool,
+    receive: bool,
+    /// Descriptor or identifier.
+    queue: u32,
+    /// The message, with its type if it is a System V one.
+    message: u64,
+    /// Where its content is.
+    content: u64,
+    /// Its length, or the room for it.
+    size: u64,
+    /// POSIX: the priority, or where it is to be written.
+    priority: u64,
+    /// It takes nothing.
+    copies: bool,
+    /// It cuts messages that do not fit.
+    cuts: bool,
+}
+
+impl Request {
+    #[inline(always)]
+    fn new(special: u32) -> Result<Request> {
+        let [queue, message, size, fourth, fifth, _] = special::arguments()?;
+        let posix = special == Special::MqSend as u32 || special == Special::MqReceive as u32;
+        let sysv_receive = special == Special::Msgrcv as u32;
+        Ok(Request {
+            posix,
+            receive: special == Special::MqReceive as u32 || sysv_receive,
+            queue: queue as u32,
+            message,
+            content: if posix { message } else { message + 8 },
+            size,
+            priority: fourth,
+            copies: sysv_receive && fifth & MSG_COPY != 0,
+            cuts: sysv_receive && fifth & MSG_NOERROR != 0,
+        })
+    }
+
+    /// Priority or type as the caller's memory has it: of what is sent, or of what was received.
+    #[inline(always)]
+    fn detail(&self) -> i64 {
+        match (self.posix, self.receive) {
+            (true, false) => i64::from(self.priority as u32),
+            (true, true) if self.priority == 0 => -1,
+            (true, true) => read_user::<u32>(self.priority, 0).map_or(-1, i64::from),
+            (false, _) => read_user(self.message, 0).unwrap_or(0),
+        }
+    }
+
+    /// Puts the call in flight; false if it is not to be traced.
+    #[inline(always)]
+    fn begin(&self, tid: u32, enter: u64) -> Result<bool> {
+        if self.copies {
+            return Ok(false);
+        }
+        let place = inflight::place(tid)?;
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        let call = unsafe { &mut *place };
+        call.sides = [Side::NONE, Side::NONE];
+        let side = &mut call.sides[0];
+        if self.posix {
+            posix_mq::describe(self.queue, side)?;
+        } else {
+            sysv_msg::describe(self.queue, side);
+        }
+        if side.mechanism == 0 {
+            return Ok(false);
+        }
+        if !self.posix && channel::books(&side.key).is_none() {
+            side.object = sysv_msg::sysv_msg_object(self.queue);
+        }
+        side.receive = u8::from(self.receive);
+        side.flags = if self.receive { op_flag::RECEIVE } else { 0 };
+        if enter == 0 {
+            side.flags |= op_flag::STRADDLES_START;
+        }
+        // The message is in one buffer, as with read and write.
+        call.class = if self.receive { Class::Read } else { Class::Write } as u8;
+        call.user = self.content;
+        call.count = self.size;
+        call.address = 0;
+        call.address_len = 0;
+        call.index = 0;
+        call.taken = Taken { sock: 0, inode: 0, len: 0 };
+        call.moved = syscall::plain(self.size);
+        if !self.receive {
+            // Before the caller can change it.
+            call.moved.detail = self.detail();
+            call.moved.digest = queue_digest(self.content, self.size, 0);
+        }
+        call.enter = enter;
+        call.active = 1;
+        Ok(true)
+    }
+}
+
+/// The begin of a call that sends or receives. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
+    if queue_begun(tid, special, ring::now()) != 0 && queue_opened(tid, 0) == 1 {
+        queue_found(tid);
+    }
+    0
+}
+
+/// Puts a call in flight that began at `enter` (0: not seen); 0 if it is not to be traced. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
+    match Request::new(special).and_then(|request| request.begin(tid, enter)) {
+        Ok(begun) => i32::from(begun),
+        Err(cause) => {
+            ring::count(cause);
+            0
+        }
+    }
+}
+
+/// Opens the books of the queue of the call in flight of thread `tid` at first sight; 1 if it was that. The verifier looks at
+/// it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let known = channel::books(unsafe { &(*call).sides[0].key }).is_some();
+    if known { 0 } else { channel::announce(tid, 0, taken_before) }
+}
+
+/// The end of a call that sends or receives. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
+    if returned >= 0 && (inflight::get(tid).is_some() || straddled(tid, special)) {
+        queue_completed(tid, special, returned as u64);
+        emit::emit_slowly(tid, 0);
+    }
+    inflight::end(tid);
+    0
+}
+
+/// A call that began before tracing did, and has ended; false if there is nothing to tell of it.
+#[inline(always)]
+fn straddled(tid: u32, special: u32) -> bool {
+    if queue_begun(tid, special, 0) == 0 {
+        return false;
+    }
+    let receive = special == Special::MqReceive as u32 || special == Special::Msgrcv as u32;
+    if queue_opened(tid, u64::from(receive)) == 0 {
+        return true;
+    }
+    queue_found(tid);
+    // What is sent is among what has been found.
+    receive
+}
+
+/// Writes to the call in flight what it did. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 {
+    if let (Ok(request), Some(call)) = (Request::new(special), inflight::get(tid)) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        complete(&request, unsafe { &mut *call }, returned);
+    }
+    0
+}
+
+#[inline(always)]
+fn complete(request: &Request, call: &mut InFlight, returned: u64) {
+    let moved = &mut call.moved;
+    if request.receive {
+        moved.bytes = returned;
+        moved.len = returned;
+        moved.detail = request.detail();
+        moved.flags = if request.cuts && returned == request.size { op_flag::CUT } else { 0 };
+    } else if moved.detail <= 0 && !request.posix {
+        moved.detail = request.detail();
+    }
+    if request.receive || moved.digest == 0 {
+        // Pages that were not there when the call began are there now.
+        moved.digest = queue_digest(request.content, moved.bytes, 0);
+    }
+    moved.user = request.content;
+    moved.count = moved.bytes;
+}
+
+/// The end of msgctl. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_controlled(returned: i64) -> i32 {
+    if let (Ok([id, command, ..]), 0) = (special::arguments(), returned)
+        && command & 0xffff_ffff & !IPC_64 == IPC_RMID
+    {
+        channel::removed(Mechanism::SysvMsg, sysv_msg::key(id as u32));
+    }
+    0
+}
+
+/// The beginning of a content.
+#[map]
+static CONTENT: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Digest of `len` bytes of the caller's memory, or the kernel's; 0 if they could not be read. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_digest(source: u64, len: u64, kernel: u32) -> u64 {
+    let Some(place) = CONTENT.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit do not interrupt each other.
+    let words = unsafe { &mut *place };
+    *words = [0; digest::WORDS];
+    let len = if len > digest::BYTES { digest::BYTES } else { len } as u32;
+    // SAFETY: the place has so many bytes; the helpers check the source.
+    let status = unsafe {
+        if len == 0 {
+            0
+        } else if kernel != 0 {
+            bpf_probe_read_kernel(place.cast(), len, source as *const _)
+        } else {
+            bpf_probe_read_user(place.cast(), len, source as *const _)
+        }
+    };
+    if status == 0 { digest::of(words) } else { 0 }
+}
+
+/// A walk over the messages of a queue: for a POSIX one over its priorities, from the highest down, and the list of each.
+struct Walk {
+    key: Key,
+    mechanism: u8,
+    /// Tree of priorities; 0 if there is one list only.
+    root: u64,
+    /// Node that is looked at on the way to the highest priority below `bound`.
+    cursor: u64,
+    best: u64,
+    bound: i64,
+    /// Head of the list; 0 if none has been chosen.
+    head: u64,
+    message: u64,
+    /// Messages still to be told of.
+    left: u64,
+}
+
+impl Repeat for Walk {
+    const LIMIT: u32 = 8192;
+    const PLAIN_LIMIT: u32 = 16;
+
+    #[inline(always)]
+    fn turn(&mut self, _index: u32) -> bool {
+        self.left == 0 || self.step().unwrap_or(true)
+    }
+}
+
+impl Walk {
+    /// One message, or one node of the tree; `true` at the end.
+    #[inline(always)]
+    fn step(&mut self) -> Result<bool> {
+        if self.head != 0 {
+            if self.message != self.head {
+                self.tell()?;
+                self.left -= 1;
+                self.message = read(self.message, offset!(msg_next))?;
+                return Ok(false);
+            }
+            (self.head, self.cursor, self.best) = (0, self.root, 0);
+            return Ok(self.root == 0);
+        }
+        if self.cursor != 0 {
+            let priority: i32 = read(leaf(self.cursor), offset!(mqueue_leaf_priority))?;
+            let next = if i64::from(priority) < self.bound {
+                self.best = self.cursor;
+                offset!(rb_right)
+            } else {
+                offset!(rb_left)
+            };
+            self.cursor = read(self.cursor, next)?;
+            return Ok(false);
+        }
+        if self.best == 0 {
+            return Ok(true);
+        }
+        let leaf = leaf(self.best);
+        self.bound = i64::from(read::<i32>(leaf, offset!(mqueue_leaf_priority))?);
+        self.head = leaf + offset!(mqueue_leaf_messages) as u64;
+        self.message = read(self.head, offset!(msg_next))?;
+        Ok(false)
+    }
+
+    /// Tells of one message.
+    #[inline(always)]
+    fn tell(&self) -> Result<()> {
+        let len: u64 = read(self.message, offset!(msg_len))?;
+        let detail: i64 = read(self.message, offset!(msg_type))?;
+        let digest = queue_digest(self.message + offset!(msg_size) as u64, len, 1);
+        let Some(mut entry) = ring::reserve::<wire::Op>() else {
+            return Ok(());
+        };
+        let record = entry.as_mut_ptr();
+        // SAFETY: room for a record; every byte is written.
+        unsafe {
+            core::ptr::write_bytes(record, 0, 1);
+            ring::begin(&raw mut (*record).header, Kind::Op, self.mechanism, op_flag::FOUND, ring::now());
+            (*record).key = self.key;
+            (*record).bytes = len;
+            (*record).message_len = len;
+            (*record).detail = detail;
+            (*record).digest = digest;
+            (*record).messages = 1;
+        }
+        ring::submit(entry);
+        Ok(())
+    }
+}
+
+/// The `struct posix_msg_tree_node` around a node.
+#[inline(always)]
+fn leaf(node: u64) -> u64 {
+    node - offset!(mqueue_leaf_node) as u64
+}
+
+/// Tells of what is in the queue of the call in flight of thread `tid`. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_found(tid: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    let side = &call.sides[0];
+    let left = channel::queued(side);
+    if left == 0 || left == u64::MAX {
+        return 0;
+    }
+    let posix = side.mechanism == Mechanism::PosixMq as u8;
+    let head = if posix { 0 } else { side.object + offset!(msg_queue_messages) as u64 };
+    let place = if posix { side.object + offset!(mqueue_root) as u64 } else { head };
+    let Ok(first) = read::<u64>(place, 0) else {
+        return 0;
+    };
+    let mut walk = Walk {
+        key: side.key,
+        mechanism: side.mechanism,
+        root: if posix { first } else { 0 },
+        cursor: if posix { first } else { 0 },
+        best: opaque(0),
+        bound: i64::MAX,
+        head,
+        message: if posix { 0 } else { first },
+        left: opaque(left),
+    };
+    repeat(&mut walk);
+    // What is found in the queue was there before this call.
+    if call.enter != 0 {
+        call.enter = ring::now();
+    }
+    0
+}

@@ -1,0 +1,456 @@
+//! Message queues that are no sockets, POSIX and System V: a receive may take another message than the first.
+//!
+//! What a receiver took is known by what it is: priority or type, length, and a digest of its beginning. Among equal messages
+//! a queue is first in, first out, so a receive is joined to the first message of its kind that was sent and not taken.
+//! What was in a queue when it was first seen is known too, and was sent by nobody that we know.
+
+mod waiting;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ipctrace_common::wire::{self, Key, op_flag};
+use ipctrace_common::{Mechanism, digest};
+
+use crate::decode;
+use crate::model::{Channel, End, Event, Proc, Transfer, Why};
+
+use super::call::Recent;
+use super::context::{Context, LINGER};
+use super::naming;
+
+use waiting::{Taken, Waiting};
+
+/// A message that was sent and not yet received.
+#[derive(Debug)]
+struct Sent {
+    who: End,
+    /// Beginning of the call; 0 if it was not seen.
+    enter: u64,
+    /// End of the call.
+    time: u64,
+    bytes: u64,
+    /// Priority or type; `None` if unknown.
+    detail: Option<i64>,
+    digest: u64,
+    payload: Bytes,
+}
+
+impl Sent {
+    /// Identity of the sender; zeros, which no process has, if it is not known.
+    fn process(&self) -> (u32, u64) {
+        self.who.process().map_or((0, 0), |process| process.identity())
+    }
+
+    /// Whether it may have been taken by that receive, as far as what it is tells.
+    fn fits(&self, taken: &Taken) -> bool {
+        let length = if taken.cut { self.bytes >= taken.bytes } else { self.bytes == taken.bytes };
+        let detail = match (self.detail, taken.detail) {
+            (Some(sent), Some(taken)) => sent == taken,
+            (None, _) | (_, None) => true,
+        };
+        let whole = self.bytes == taken.bytes;
+        length
+            && detail
+            && self.enter <= taken.time
+            && digest::agree(self.digest, taken.digest, taken.bytes, whole)
+    }
+
+    /// Whether the calls that sent the two were under way at the same moment.
+    fn overlaps(&self, other: &Sent) -> bool {
+        self.enter <= other.time && other.enter <= self.time
+    }
+}
+
+/// One queue.
+#[derive(Debug)]
+struct Queue {
+    mechanism: Mechanism,
+    channel: Arc<Channel>,
+    /// Messages that were in it when it was first seen, and of which nothing else is known. `None`: unknown how many.
+    unknown: Option<u64>,
+    /// When the latest of those was found of which more is known.
+    found: u64,
+    /// Sent or found, in order.
+    sent: VecDeque<Sent>,
+    waiting: Waiting,
+    senders: Recent,
+    receivers: Recent,
+    /// When it was removed, if it was.
+    removed: Option<u64>,
+    used: u64,
+}
+
+impl Queue {
+    fn new(mechanism: Mechanism, key: Key, name: &[u8], now: u64) -> Queue {
+        Queue {
+            mechanism,
+            channel: Arc::new(channel(mechanism, key, name)),
+            unknown: None,
+            found: 0,
+            sent: VecDeque::new(),
+            waiting: Waiting::default(),
+            senders: Recent::default(),
+            receivers: Recent::default(),
+            removed: None,
+            used: now,
+        }
+    }
+
+    fn holds(&self) -> usize {
+        self.sent.len() + self.waiting.len()
+    }
+}
+
+/// The queue as mq_overview(7) and ipcs(1) show it.
+fn channel(mechanism: Mechanism, key: Key, name: &[u8]) -> Channel {
+    let kind = mechanism.name();
+    if mechanism == Mechanism::SysvMsg {
+        // Only the lower half is the identifier, see the programs.
+        let id = format!("{kind}:{}", key.id as u32);
+        // IPC_PRIVATE is 0.
+        let number = name.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).filter(|key| *key != 0);
+        return Channel { id, name: number.map(|key| format!("{key:#x}").into_bytes()) };
+    }
+    if name.is_empty() {
+        return Channel { id: naming::file(kind, key.space, key.id), name: None };
+    }
+    let name = [b"/", name].concat();
+    Channel { id: format!("{kind}:{}", String::from_utf8_lossy(&name)), name: Some(name) }
+}
+
+/// All queues.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    queues: HashMap<Key, Queue>,
+    /// Messages and receives held, in all.
+    count: usize,
+}
+
+impl Queues {
+    /// What the kernel says of a queue when it first sees it.
+    pub(super) fn opened(
+        &mut self,
+        mechanism: Mechanism,
+        record: &wire::Channel,
+        name: &[u8],
+        context: &mut Context<'_>,
+    ) {
+        // A new queue with the identifier of one that is gone; or one of which a record came before this one.
+        if self.queues.get(&record.key).is_some_and(|queue| queue.removed.is_some()) {
+            self.close(record.key, context);
+        }
+        let known = self.queues.contains_key(&record.key);
+        let queue = self.queue(mechanism, record.key, context.now);
+        queue.channel = Arc::new(channel(mechanism, record.key, name));
+        queue.unknown = if known { None } else { Some(record.queued).filter(|queued| *queued != u64::MAX) };
+    }
+
+    /// The queue has been removed, and what is in it is gone.
+    pub(super) fn removed(&mut self, key: Key, time: u64) {
+        if let Some(queue) = self.queues.get_mut(&key) {
+            queue.removed = Some(time);
+        }
+    }
+
+    /// One send or receive, or a message found.
+    pub(super) fn push(
+        &mut self,
+        mechanism: Mechanism,
+        record: decode::Op,
+        who: Arc<Proc>,
+        context: &mut Context<'_>,
+    ) {
+        let op = &record.fixed;
+        let has = |flag: u16| op.header.flags & flag != 0;
+        if self.count >= context.limits.messages {
+            self.evict(context);
+        }
+        let time = op.header.time;
+        let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(time) };
+        let gone = self.queues.get(&op.key).and_then(|queue| queue.removed);
+        if gone.is_some_and(|gone| enter > gone) {
+            self.close(op.key, context);
+        }
+        let least = if mechanism == Mechanism::PosixMq { 0 } else { 1 };
+        let detail = Some(op.detail).filter(|detail| *detail >= least);
+        let queue = self.queue(mechanism, op.key, context.now);
+        let before = queue.holds();
+        if has(op_flag::RECEIVE) {
+            queue.waiting.add(Taken {
+                who,
+                enter,
+                time,
+                bytes: op.bytes,
+                cut: has(op_flag::CUT),
+                detail,
+                digest: op.digest,
+                payload: record.payload,
+                since: context.now,
+            });
+        } else {
+            let found = has(op_flag::FOUND);
+            queue.put(Sent {
+                who: if found { End::Unknown(Why::BeforeStart) } else { End::Known(who) },
+                enter: if found { 0 } else { enter },
+                time,
+                bytes: op.bytes,
+                detail,
+                digest: op.digest,
+                payload: record.payload,
+            });
+        }
+        let after = queue.holds();
+        self.count = (self.count + after).saturating_sub(before);
+        self.settle(op.key, false, context);
+    }
+
+    fn queue(&mut self, mechanism: Mechanism, key: Key, now: u64) -> &mut Queue {
+        let queue = self.queues.entry(key).or_insert_with(|| Queue::new(mechanism, key, &[], now));
+        queue.used = now;
+        queue
+    }
+
+    /// Joins the waiting receives of a queue to their sends, as far as these have come.
+    fn settle(&mut self, key: Key, force: bool, context: &mut Context<'_>) {
+        if let Some(queue) = self.queues.get_mut(&key) {
+            let before = queue.holds();
+            queue.settle(force, context);
+            let after = queue.holds();
+            self.count = (self.count + after).saturating_sub(before);
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, context: &mut Context<'_>) {
+        let waits = |queue: &Queue| queue.waiting.len() > 0 || queue.removed.is_some();
+        let keys: Vec<Key> =
+            self.queues.iter().filter(|(_, queue)| waits(queue)).map(|(key, _)| *key).collect();
+        for key in keys {
+            // A receive that was under way when the queue was removed may still be told of.
+            let removed = self.queues.get(&key).and_then(|queue| queue.removed);
+            if removed.is_some_and(|removed| context.overdue(removed)) {
+                self.close(key, context);
+            } else {
+                self.settle(key, false, context);
+            }
+        }
+    }
+
+    /// Ends a queue: what is in it is unread.
+    fn close(&mut self, key: Key, context: &mut Context<'_>) {
+        self.settle(key, true, context);
+        let Some(mut queue) = self.queues.remove(&key) else { return };
+        self.count = self.count.saturating_sub(queue.holds());
+        for sent in std::mem::take(&mut queue.sent) {
+            queue.left(sent, context);
+        }
+    }
+
+    /// The end: what nobody took.
+    pub(super) fn finish(&mut self, context: &mut Context<'_>) {
+        let mut keys: Vec<Key> = self.queues.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.close(key, context);
+        }
+    }
+
+    /// Makes room: the queue that holds most forgets the older half of it.
+    fn evict(&mut self, context: &mut Context<'_>) {
+        let Some(queue) = self.queues.values_mut().max_by_key(|queue| queue.holds()) else { return };
+        let before = queue.holds();
+        let half = queue.sent.len().div_ceil(2);
+        queue.sent.drain(..half);
+        queue.waiting.drop_half();
+        let gone = before - queue.holds();
+        self.count = self.count.saturating_sub(gone);
+        *context.evicted += gone as u64;
+    }
+
+    /// How many queues are known.
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Queues and when each was last used.
+    pub(super) fn ages(&self) -> impl Iterator<Item = (Key, u64)> {
+        self.queues.iter().map(|(key, queue)| (*key, queue.used))
+    }
+
+    /// Makes room: a queue is closed.
+    pub(super) fn forget(&mut self, key: Key, context: &mut Context<'_>) {
+        if let Some(queue) = self.queues.get(&key) {
+            *context.evicted += queue.holds() as u64;
+            self.close(key, context);
+        }
+    }
+}
+
+/// The message that a receive took.
+struct Found {
+    index: usize,
+    exact: bool,
+    /// Other processes have sent what it may be taken for.
+    rivals: bool,
+}
+
+impl Queue {
+    /// One more message.
+    fn put(&mut self, sent: Sent) {
+        let alike = |one: &Sent, other: &Sent| {
+            one.bytes == other.bytes
+                && one.detail == other.detail
+                && digest::agree(one.digest, other.digest, one.bytes, true)
+        };
+        if sent.who.process().is_none() {
+            self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
+            self.found = self.found.max(sent.time);
+            // Sent meanwhile by a call that has been told of already.
+            if self.sent.iter().any(|other| other.who.process().is_some() && alike(other, &sent)) {
+                return;
+            }
+        } else if sent.enter != 0 && sent.enter <= self.found {
+            // It was under way while what was in the queue was looked at: it may have been found there.
+            let twice = |other: &Sent| other.who.process().is_none() && alike(other, &sent);
+            if let Some(index) = self.sent.iter().rposition(twice) {
+                self.sent.remove(index);
+            }
+        }
+        // Records of two CPUs may have changed places.
+        let place = self.sent.iter().rposition(|other| other.time <= sent.time).map_or(0, |index| index + 1);
+        if sent.who.process().is_some() {
+            self.senders.note(sent.process(), sent.time);
+        }
+        self.sent.insert(place, sent);
+    }
+
+    /// Joins the waiting receives to their sends, as far as these have come.
+    fn settle(&mut self, force: bool, context: &mut Context<'_>) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|taken| !self.receive(taken, force, context));
+        self.waiting = waiting;
+    }
+
+    /// Writes a receive if its send is known, or will not come. False: it waits.
+    fn receive(&mut self, taken: &Taken, force: bool, context: &mut Context<'_>) -> bool {
+        // Of several senders one may not be done yet whose message was first.
+        let settled = force || context.now.saturating_sub(taken.time) >= LINGER;
+        if self.senders.crowd() && !settled {
+            return false;
+        }
+        match self.find(taken) {
+            Some(found) => {
+                let Some(sent) = self.sent.remove(found.index) else { return true };
+                // It may be one whose receive was lost.
+                let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
+                self.write(&sent, taken, found.exact && !doubtful, context);
+            }
+            None => {
+                let Some(why) = self.missing(taken, force, context) else { return false };
+                let sent = Sent {
+                    who: End::Unknown(why),
+                    enter: 0,
+                    time: 0,
+                    bytes: taken.bytes,
+                    detail: None,
+                    digest: 0,
+                    payload: Bytes::new(),
+                };
+                self.write(&sent, taken, true, context);
+            }
+        }
+        self.receivers.note(taken.who.identity(), taken.time);
+        true
+    }
+
+    /// Why there is no send, if none is waited for any more.
+    fn missing(&mut self, taken: &Taken, force: bool, context: &Context<'_>) -> Option<Why> {
+        let before_start = self.unknown != Some(0);
+        let why = if before_start && context.loss.is_none() { Why::BeforeStart } else { Why::Lost };
+        // A sender may be kept from the end of its call for as long as it likes: without a reason it is waited for.
+        let reason = before_start || context.loss.is_some();
+        let waits = !(reason && context.overdue(taken.since));
+        if waits && !force {
+            return None;
+        }
+        self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
+        Some(why)
+    }
+
+    /// The first message that fits, of the highest priority if the receiver did not ask which it has.
+    fn find(&self, taken: &Taken) -> Option<Found> {
+        let fitting = || self.sent.iter().enumerate().filter(|(_, sent)| sent.fits(taken));
+        let unasked = self.mechanism == Mechanism::PosixMq && taken.detail.is_none();
+        let highest = fitting().filter_map(|(_, sent)| sent.detail).max().filter(|_| unasked);
+        let (index, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
+        let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
+        // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
+        let mut rivals = fitting().filter(|(_, other)| other.process() != chosen.process()).peekable();
+        let crowd = rivals.peek().is_some();
+        let exact = rivals.all(|(_, other)| {
+            let there = taken.detail.is_some() || other.time < taken.enter;
+            !overlapped && there && !other.overlaps(chosen)
+        });
+        Some(Found { index, exact, rivals: crowd })
+    }
+
+    /// Writes what was received, and what of the message did not fit and is gone.
+    fn write(&self, sent: &Sent, taken: &Taken, exact: bool, context: &mut Context<'_>) {
+        let known = sent.who.process().is_some();
+        // As sent, for the receiver may have changed it since; but no more of it than was received.
+        let payload = if sent.payload.is_empty() { &taken.payload } else { &sent.payload };
+        let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
+        let received = Transfer {
+            time: taken.time,
+            receiver: End::Known(Arc::clone(&taken.who)),
+            bytes: taken.bytes,
+            latency: known.then(|| taken.time.saturating_sub(sent.time)),
+            exact,
+            payload: (length > 0).then(|| payload.slice(..length)),
+            ..self.transfer(sent, taken.detail)
+        };
+        context.out.push(Event::Transfer(received));
+        if sent.bytes > taken.bytes {
+            let rest = Transfer {
+                time: taken.time,
+                bytes: sent.bytes - taken.bytes,
+                exact,
+                truncated: true,
+                payload: None,
+                ..self.transfer(sent, taken.detail)
+            };
+            context.out.push(Event::Transfer(rest));
+        }
+    }
+
+    /// Writes a message that nobody took.
+    fn left(&self, sent: Sent, context: &mut Context<'_>) {
+        context.out.push(Event::Transfer(self.transfer(&sent, None)));
+    }
+
+    /// A message that nobody took.
+    fn transfer(&self, sent: &Sent, detail: Option<i64>) -> Transfer {
+        let detail = sent.detail.or(detail);
+        let posix = self.mechanism == Mechanism::PosixMq;
+        Transfer {
+            time: sent.time,
+            mechanism: self.mechanism,
+            channel: Arc::clone(&self.channel),
+            sender: sent.who.clone(),
+            receiver: End::Unknown(Why::Unread),
+            bytes: sent.bytes,
+            messages: 1,
+            latency: None,
+            exact: true,
+            truncated: false,
+            payload: (!sent.payload.is_empty()).then(|| sent.payload.clone()),
+            priority: detail.filter(|_| posix).and_then(|priority| u32::try_from(priority).ok()),
+            msg_type: detail.filter(|_| !posix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

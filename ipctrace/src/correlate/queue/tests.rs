@@ -1,0 +1,209 @@
+use std::ops::Range;
+
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{self, channel_flag, op_flag};
+
+use crate::correlate::testing::{channel, correlate, key, op, record, shorts, transfers};
+use crate::correlate::{Correlator, Limits};
+use crate::decode::Record;
+use crate::model::{Event, Why};
+
+const MQ: Mechanism = Mechanism::PosixMq;
+const MSG: Mechanism = Mechanism::SysvMsg;
+const MS: u64 = 1_000_000;
+
+/// `pid` sends a message with that priority or type and digest.
+fn send(mechanism: Mechanism, pid: u32, when: Range<u64>, detail: i64, digest: u64) -> Record {
+    record(wire::Op { detail, digest, ..op(mechanism, 1, pid, 0, (when.start, when.end), 5) })
+}
+
+/// `pid` takes it.
+fn receive(mechanism: Mechanism, pid: u32, when: Range<u64>, detail: i64, digest: u64) -> Record {
+    let flags = op_flag::RECEIVE;
+    record(wire::Op { detail, digest, ..op(mechanism, 1, pid, flags, (when.start, when.end), 5) })
+}
+
+/// It was there before.
+fn found(mechanism: Mechanism, time: u64, detail: i64, digest: u64) -> Record {
+    record(wire::Op { detail, digest, ..op(mechanism, 1, 0, op_flag::FOUND, (0, time), 5) })
+}
+
+fn removed(time: u64) -> Record {
+    let Record::Channel(mut removed, name) = channel(MSG, 1, 0, b"") else { panic!("a channel") };
+    (removed.header.time, removed.header.flags) = (time, channel_flag::REMOVED);
+    Record::Channel(removed, name)
+}
+
+fn exact(events: &[Event]) -> Vec<bool> {
+    transfers(events).iter().map(|transfer| transfer.exact).collect()
+}
+
+#[test]
+fn the_message_taken_is_the_first_of_its_priority() {
+    let events = correlate([
+        channel(MQ, 1, 0, b"jobs"),
+        send(MQ, 10, 1..2, 1, 7),
+        send(MQ, 11, 3..4, 9, 7),
+        send(MQ, 12, 5..6, 9, 7),
+        receive(MQ, 20, 7..8, 9, 7),
+        // The priority was not asked for.
+        receive(MQ, 20, 9..10, -1, 7),
+        receive(MQ, 20, 11..12, 1, 7),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(11), Ok(20), 5), (Ok(12), Ok(20), 5), (Ok(10), Ok(20), 5)]);
+    assert!(exact(&events).into_iter().all(|exact| exact));
+    let last = transfers(&events)[1];
+    assert_eq!((last.priority, last.msg_type, last.latency), (Some(9), None, Some(4)));
+    assert_eq!(
+        (last.channel.id.as_str(), last.channel.name.as_deref()),
+        ("posix_mq:/jobs", Some(&b"/jobs"[..]))
+    );
+}
+
+#[test]
+fn contents_tell_messages_apart() {
+    let events = correlate([
+        channel(MSG, 1, 0, &0x4d2_i32.to_ne_bytes()),
+        send(MSG, 10, 1..9, 3, 5),
+        send(MSG, 11, 1..9, 3, 6),
+        receive(MSG, 20, 10..11, 3, 6),
+        receive(MSG, 20, 12..13, 3, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(11), Ok(20), 5), (Ok(10), Ok(20), 5)]);
+    assert_eq!(exact(&events), [true, true]);
+    let first = transfers(&events)[0];
+    assert_eq!((first.priority, first.msg_type), (None, Some(3)));
+    assert_eq!(
+        (first.channel.id.as_str(), first.channel.name.as_deref()),
+        ("sysv_msg:1", Some(&b"0x4d2"[..]))
+    );
+}
+
+#[test]
+fn equal_messages_of_two_at_once_are_in_doubt() {
+    let both = [send(MSG, 10, 1..9, 3, 5), send(MSG, 11, 1..9, 3, 5)];
+    let takes = [receive(MSG, 20, 10..11, 3, 5), receive(MSG, 20, 12..13, 3, 5)];
+    let events = correlate(both.into_iter().chain(takes));
+    // Which of two was first is open; once it is gone, the other is left.
+    assert_eq!(exact(&events), [false, true]);
+    let one_by_one = [send(MSG, 10, 1..4, 3, 5), send(MSG, 11, 5..9, 3, 5)];
+    let at_once = [receive(MSG, 20, 10..13, 3, 5), receive(MSG, 21, 11..14, 3, 5)];
+    let events = correlate(one_by_one.into_iter().chain(at_once));
+    assert_eq!(transfers(&events).len(), 2);
+}
+
+#[test]
+fn what_was_there_before_comes_first() {
+    let events = correlate([
+        channel(MQ, 1, 2, b"jobs"),
+        found(MQ, 1, 9, 5),
+        found(MQ, 2, 1, 5),
+        send(MQ, 10, 3..4, 9, 5),
+        receive(MQ, 20, 5..6, 9, 5),
+        receive(MQ, 20, 7..8, 9, 5),
+        receive(MQ, 20, 9..10, 1, 5),
+    ]);
+    let before = Err(Why::BeforeStart);
+    assert_eq!(shorts(&events), [(before.clone(), Ok(20), 5), (Ok(10), Ok(20), 5), (before, Ok(20), 5)]);
+    assert_eq!(transfers(&events)[0].latency, None);
+}
+
+#[test]
+fn a_message_found_while_it_is_sent_is_one() {
+    for [first, second] in
+        [[found(MQ, 5, 1, 5), send(MQ, 10, 3..6, 1, 5)], [send(MQ, 10, 3..6, 1, 5), found(MQ, 5, 1, 5)]]
+    {
+        let events = correlate([channel(MQ, 1, 1, b"jobs"), first, second, receive(MQ, 20, 7..8, 1, 5)]);
+        assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5)]);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_told() {
+    let flags = op_flag::RECEIVE | op_flag::CUT;
+    let cut = wire::Op { detail: 3, digest: 6 << 48, ..op(MSG, 1, 20, flags, (3, 4), 8) };
+    let sent = wire::Op { detail: 3, digest: 6 << 48 | 99, ..op(MSG, 1, 10, 0, (1, 2), 100) };
+    let other = wire::Op { detail: 3, digest: 5 << 48 | 99, ..op(MSG, 1, 11, 0, (0, 1), 100) };
+    let events = correlate([other, sent, cut].map(record));
+    let expected = [(Ok(10), Ok(20), 8), (Ok(10), Err(Why::Unread), 92), (Ok(11), Err(Why::Unread), 100)];
+    assert_eq!(shorts(&events), expected);
+    assert!(transfers(&events)[1].truncated && !transfers(&events)[2].truncated);
+}
+
+#[test]
+fn a_receive_waits_for_its_send() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MQ, 1, 0, b"jobs"), &mut out);
+    correlator.push(receive(MQ, 20, 1..8, 1, 5), &mut out);
+    // Nothing was in the queue, nothing is lost: it will come.
+    correlator.tick(10_000 * MS, &mut out);
+    assert_eq!(out, []);
+    correlator.push(send(MQ, 10, 6..9, 1, 5), &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
+    assert_eq!(transfers(&out)[0].latency, Some(0));
+}
+
+#[test]
+fn without_a_send_it_is_from_before_the_start_or_lost() {
+    for (queued, loss, why) in
+        [(u64::MAX, 0, Why::BeforeStart), (1, 0, Why::BeforeStart), (1, 1, Why::Lost), (0, 1, Why::Lost)]
+    {
+        let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+        correlator.push(channel(MQ, 1, queued, b"jobs"), &mut out);
+        correlator.push(receive(MQ, 20, 1..8, 1, 5), &mut out);
+        correlator.lost(9, ipctrace_common::Cause::RingFull, loss, &mut out);
+        correlator.tick(100 * MS, &mut out);
+        assert_eq!(shorts(&out), []);
+        correlator.tick(300 * MS, &mut out);
+        assert_eq!(shorts(&out), [(Err(why), Ok(20), 5)], "{queued} {loss}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_removed_is_unread_and_another_has_its_id() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    for record in [send(MSG, 10, 1..2, 3, 5), send(MSG, 10, 3..4, 3, 5), removed(6)] {
+        correlator.push(record, &mut out);
+    }
+    // It was under way, and is told of late.
+    correlator.push(receive(MSG, 20, 5..9, 3, 5), &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    correlator.push(send(MSG, 11, 7..8, 3, 5), &mut out);
+    correlator.push(receive(MSG, 20, 9..10, 3, 5), &mut out);
+    assert_eq!(shorts(&out)[1..], [(Ok(10), Err(Why::Unread), 5), (Ok(11), Ok(20), 5)]);
+    correlator.push(send(MSG, 11, 11..12, 3, 5), &mut out);
+    correlator.push(removed(20), &mut out);
+    correlator.tick(300 * MS, &mut out);
+    assert_eq!(shorts(&out)[3..], [(Ok(11), Err(Why::Unread), 5)]);
+    assert_eq!(correlator.queues.count, 0);
+}
+
+#[test]
+fn spaces_are_kept_apart() {
+    let elsewhere = |pid, flags, when| {
+        let mut op = op(MSG, 1, pid, flags, when, 5);
+        (op.key.space, op.detail, op.digest) = (key(1).space + 1, 3, 5);
+        record(op)
+    };
+    let events = correlate([
+        send(MSG, 10, 1..2, 3, 5),
+        elsewhere(11, 0, (3, 4)),
+        elsewhere(21, op_flag::RECEIVE, (5, 6)),
+        receive(MSG, 20, 7..8, 3, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(11), Ok(21), 5), (Ok(10), Ok(20), 5)]);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let limits = Limits { messages: 16, ..Limits::default() };
+    let (mut correlator, mut out) = (Correlator::new(limits), Vec::new());
+    for n in 0..100 {
+        correlator.push(send(MSG, 10, n..n + 1, 3, n + 1), &mut out);
+    }
+    assert!(correlator.queues.count <= 16);
+    correlator.finish(1000, &mut out);
+    assert_eq!(transfers(&out).len() as u64 + correlator.evicted(), 100);
+}
