@@ -276,8 +276,7 @@ pub(crate) fn plain(bytes: u64) -> Moved {
 /// Tells of one message, or one run of bytes, through one side, if there is anything to tell.
 #[inline(always)]
 fn one(tid: u32, call: &mut InFlight, index: usize) {
-    inet::connected_meanwhile(tid, call, index, call.moved.bytes);
-    if prepare(call, index) {
+    if prepare(tid, call, index) {
         emit::op(tid, call, index);
     }
 }
@@ -285,15 +284,14 @@ fn one(tid: u32, call: &mut InFlight, index: usize) {
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
 fn one_slowly(tid: u32, call: &mut InFlight) {
-    inet::connected_meanwhile(tid, call, 0, call.moved.bytes);
-    if prepare(call, 0) {
+    if prepare(tid, call, 0) {
         emit::emit_slowly(tid, 0);
     }
 }
 
 /// Whether there is anything to tell of one side; makes `moved` and the side fit it.
 #[inline(always)]
-fn prepare(call: &mut InFlight, index: usize) -> bool {
+fn prepare(tid: u32, call: &mut InFlight, index: usize) -> bool {
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {
@@ -310,12 +308,11 @@ fn prepare(call: &mut InFlight, index: usize) -> bool {
                 return false;
             }
         }
-    } else {
-        // SAFETY: a field of a valid entry; `inet::connected_meanwhile` may have written it through the map.
-        let id = unsafe { core::ptr::read_volatile(&raw const side.key.id) };
-        if moved.bytes == 0 || id == 0 {
-            return false;
+    } else if moved.bytes == 0 || side.key.id == 0 {
+        if moved.bytes != 0 && side.mechanism == Mechanism::Tcp as u8 {
+            inet::connected_meanwhile(tid, index as u32);
         }
+        return false;
     }
     // Only datagrams go where an address says; where that is, the receiver's record tells.
     if receive || side.mechanism != Mechanism::UnixDgram as u8 || moved.address_len == 0 {
