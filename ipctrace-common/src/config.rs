@@ -2,6 +2,8 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::uring::Uring;
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $field:ident = $path:literal;)*) => {
         /// Byte offsets in the running kernel's structures, as its BTF states them.
@@ -128,6 +130,8 @@ offsets! {
     sock_family = "sock.__sk_common.skc_family";
     /// Socket type.
     sock_type = "sock.sk_type";
+    /// The open file of a socket.
+    socket_file = "socket.file";
     /// File side of a socket.
     sock_socket = "sock.sk_socket";
     /// Receive queue.
@@ -274,6 +278,8 @@ pub struct Config {
     pub has_loop: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// What differs between kernels in io_uring.
+    pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
     pub run: u32,
 }
@@ -289,6 +295,7 @@ impl Config {
         pipe_buffer_size: 0,
         has_loop: 0,
         verbose: 0,
+        uring: Uring::OFF,
         run: 0,
     };
 }

@@ -61,10 +61,22 @@ hooks! {
     SkDataReady, "sk_data_ready", "sk_data_ready", UDP, "UDP datagrams that reach their receiver's socket";
     /// Datagrams of internet sockets that leave their sender.
     NetDevQueue, "net_dev_queue", "net_dev_queue", UDP, "UDP datagrams that leave their sender's socket";
+    /// What went out through sockets.
+    SockSend, "sock_send", "sock_send_length", 0, "sends through io_uring, at the socket";
+    /// What came in through sockets.
+    SockReceive, "sock_receive", "sock_recv_length", 0, "receives through io_uring, at the socket";
+    /// Ends of requests through rings.
+    UringComplete, "uring_complete", "io_uring_complete", 0, "what requests through io_uring returned";
+    /// Ends of requests for which the ring has no room.
+    UringOverflow, "uring_overflow", "io_uring_cqe_overflow", 0, "the same where the ring has no room for it";
     /// The order of calls that waited for one pipe's lock.
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
     /// What system calls are about to work on.
     SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL, "the object behind a descriptor at the time of the call";
+    /// Begins of requests through rings.
+    UringSubmit, "uring_submit", "io_uring_submit_req", 0, "requests through io_uring";
+    /// The same, by the name that it has on older kernels.
+    UringSubmitSqe, "uring_submit_sqe", "io_uring_submit_sqe", 0, "the same, on older kernels";
     /// Signals that reach their receiver.
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.

@@ -11,6 +11,7 @@ pub mod loss;
 pub mod mechanism;
 pub mod run;
 pub mod syscall;
+pub mod uring;
 pub mod wire;
 
 pub use config::Config;

@@ -35,6 +35,8 @@ causes! {
     Evicted = 6, "evicted";
     /// An event could not be written to the output.
     WriteFailed = 7, "write-failed";
+    /// A request through io_uring whose end the kernel does not tell, or tells without saying which request it was.
+    NoCompletion = 8, "no-completion";
 }
 
 /// How many causes there are: the size of the kernel's counter map.

@@ -94,7 +94,7 @@ pub(crate) fn removed(mechanism: Mechanism, key: Key) {
 
 /// Whether there are books for this very channel, not for one that was at its address before.
 #[inline(always)]
-fn is_known(side: &Side) -> bool {
+pub(crate) fn is_known(side: &Side) -> bool {
     let Some(books) = books(&side.key) else {
         return false;
     };

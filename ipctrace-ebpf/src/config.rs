@@ -3,6 +3,7 @@
 use ipctrace_common::Config;
 use ipctrace_common::config::{Offsets, Registers};
 use ipctrace_common::syscall::TABLE;
+use ipctrace_common::uring::Places;
 
 /// Written by the loader; see [`Config`].
 #[unsafe(no_mangle)]
@@ -30,6 +31,9 @@ setting! {
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     has_loop: u32 = CONFIG.has_loop;
     verbose: u32 = CONFIG.verbose;
+    uring_on: u32 = CONFIG.uring.on;
+    uring_complete: u32 = CONFIG.uring.complete;
+    uring_by_socket: u32 = CONFIG.uring.by_socket;
     run: u32 = CONFIG.run;
 }
 
@@ -56,6 +60,25 @@ macro_rules! offset {
     };
 }
 pub(crate) use offset;
+
+/// As [`offset_at`], for [`Places`]. Use through [`place!`].
+#[inline(always)]
+pub(crate) fn place_at(place: usize) -> usize {
+    assert!(place <= size_of::<Places>() - size_of::<u32>());
+    // SAFETY: as in `offset_at`.
+    unsafe {
+        core::ptr::read_volatile((&raw const CONFIG.uring.places).cast::<u8>().add(place).cast::<u32>())
+            as usize
+    }
+}
+
+/// The offset of one member that io_uring needs.
+macro_rules! place {
+    ($field:ident) => {
+        $crate::config::place_at(core::mem::offset_of!(ipctrace_common::uring::Places, $field))
+    };
+}
+pub(crate) use place;
 
 /// What system call `number` is to us; 0 is nothing.
 #[inline(always)]

@@ -63,6 +63,48 @@ pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
     ring::submit(entry);
 }
 
+/// As [`op`], of a call that is not the current thread's own system call: `task` did it. `position` is where the object stood
+/// when it was done, 0 if nothing nearer is known than where it stands now. Without payload.
+#[inline(always)]
+pub(crate) fn op_of(call: &mut InFlight, index: usize, task: &wire::Task, position: u64) {
+    let mut ended = ended(call, index);
+    if position != 0 && ended.flags & op_flag::POSITIONS != 0 {
+        ended.position = position;
+    }
+    let Some(mut entry) = ring::reserve::<wire::Op>() else {
+        // As in `op`.
+        return;
+    };
+    let op = entry.as_mut_ptr();
+    // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
+    unsafe {
+        fill(op, call, index, &ended);
+        (*op).task = *task;
+    }
+    ring::submit(entry);
+}
+
+/// As [`op`], of calls without payload and address that are part of no run. The verifier looks at it by itself, and has
+/// little to look at.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn emit_plain(tid: u32, index: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    let index = (index & 1) as usize;
+    let ended = ended(call, index);
+    // Otherwise as in `op`.
+    if let Some(mut entry) = ring::reserve::<wire::Op>() {
+        // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
+        unsafe { fill(entry.as_mut_ptr(), call, index, &ended) };
+        ring::submit(entry);
+    }
+    0
+}
+
 /// As [`op`], for the paths on which time matters less than the verifier's patience: it looks at this one by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -8,7 +8,7 @@ use ipctrace_common::wire::{Ends, Key, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
-use crate::inflight::{self, Side};
+use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read};
 use crate::object::is_on;
 use crate::{channel, emit, ring};
@@ -156,6 +156,15 @@ pub(crate) fn queued(side: &Side) -> u64 {
     match (read::<u32>(side.object, offset!(tcp_rcv_nxt)), sequence(side.object, true)) {
         (Ok(next), Ok(taken)) => u64::from(next.wrapping_sub(taken)),
         (Ok(_) | Err(_), Ok(_) | Err(_)) => u64::MAX,
+    }
+}
+
+/// What is left to do where there is nothing to tell of a side: perhaps there is now.
+#[inline(always)]
+pub(crate) fn late(tid: u32, call: &InFlight, index: usize) {
+    let side = &call.sides[index];
+    if side.mechanism == Mechanism::Tcp as u8 && side.key.id == 0 && call.moved.bytes != 0 {
+        connected_meanwhile(tid, index as u32);
     }
 }
 

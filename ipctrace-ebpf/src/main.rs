@@ -36,6 +36,9 @@ mod sysv_msg;
 mod task;
 mod udp;
 mod unix;
+mod uring;
+mod uring_done;
+mod uring_socket;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

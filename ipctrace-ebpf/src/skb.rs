@@ -9,7 +9,7 @@ use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, Taken};
 use crate::kernel::{Result, read};
-use crate::{ring, syscall, task, unix};
+use crate::{ring, syscall, task, unix, uring, uring_socket};
 
 /// hook: tp_btf/consume_skb `void (struct sk_buff *skb, void *location)` — include/trace/events/skb.h
 ///
@@ -27,7 +27,7 @@ pub fn consume_skb(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_consume(buffer: u64, tid: u32) -> Result<()> {
     let Some(call) = inflight::get(tid) else {
-        return Ok(());
+        return if uring::is_user() { uring_socket::consumed(tid, buffer) } else { Ok(()) };
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };

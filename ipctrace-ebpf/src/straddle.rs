@@ -11,7 +11,7 @@ use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::emit::{self, has_messages};
-use crate::inflight::{self, Side, Taken};
+use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::Result;
 use crate::{channel, inet, ring, syscall};
 
@@ -28,6 +28,12 @@ static STRADDLING: Array<u32> = Array::with_max_entries(1, 0);
 pub(crate) fn any() -> bool {
     // SAFETY: a u32 in a map, written by user space in one store.
     STRADDLING.get_ptr(0).is_some_and(|flag| unsafe { core::ptr::read_volatile(flag) } != 0)
+}
+
+/// Whether this thread is in a call that began before tracing.
+#[inline(always)]
+pub(crate) fn is(tid: u32) -> bool {
+    any() && STRADDLERS.get_ptr(tid).is_some()
 }
 
 /// The end of a call that is not in flight: perhaps one of them. The verifier looks at it by itself.
@@ -59,11 +65,21 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
     if side.mechanism == 0 || side.key.id == 0 {
         return Ok(());
     }
+    call.class = class as u8;
+    unbegun(tid, call, returned)
+}
+
+/// Tells of a call, described in its first side, whose begin was not seen. Leaves it in flight.
+///
+/// # Errors
+/// If something could not be read, or too many calls are in flight.
+#[inline(always)]
+pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()> {
+    let side = &mut call.sides[0];
     // Positions at its begin are not known.
     side.flags = (side.flags | op_flag::STRADDLES_START) & !op_flag::POSITIONS;
     let receive = side.receive != 0;
     let messages = has_messages(side.mechanism);
-    call.class = class as u8;
     call.enter = 0;
     call.index = 0;
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
@@ -98,7 +114,7 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
         }
     }
     if call.moved.bytes != 0 {
-        emit::emit_slowly(tid, 0);
+        emit::emit_plain(tid, 0);
     }
     Ok(())
 }

@@ -217,7 +217,20 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
         None => return,
     }
     one(tid, call, 0);
-    one(tid, call, 1);
+    if call.sides[1].mechanism != 0 {
+        second(tid);
+    }
+}
+
+/// The second side of a call between two descriptors. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn second(tid: u32) -> i32 {
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        one(tid, unsafe { &mut *call }, 1);
+    }
+    0
 }
 
 /// The same for calls whose result is in the caller's memory. The verifier looks at it by itself.
@@ -276,22 +289,26 @@ pub(crate) fn plain(bytes: u64) -> Moved {
 /// Tells of one message, or one run of bytes, through one side, if there is anything to tell.
 #[inline(always)]
 fn one(tid: u32, call: &mut InFlight, index: usize) {
-    if prepare(tid, call, index) {
+    if prepare(call, index) {
         emit::op(tid, call, index);
+    } else {
+        inet::late(tid, call, index);
     }
 }
 
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
 fn one_slowly(tid: u32, call: &mut InFlight) {
-    if prepare(tid, call, 0) {
+    if prepare(call, 0) {
         emit::emit_slowly(tid, 0);
+    } else {
+        inet::late(tid, call, 0);
     }
 }
 
 /// Whether there is anything to tell of one side; makes `moved` and the side fit it.
 #[inline(always)]
-fn prepare(tid: u32, call: &mut InFlight, index: usize) -> bool {
+pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {
@@ -309,9 +326,6 @@ fn prepare(tid: u32, call: &mut InFlight, index: usize) -> bool {
             }
         }
     } else if moved.bytes == 0 || side.key.id == 0 {
-        if moved.bytes != 0 && side.mechanism == Mechanism::Tcp as u8 {
-            inet::connected_meanwhile(tid, index as u32);
-        }
         return false;
     }
     // Only datagrams go where an address says; where that is, the receiver's record tells.

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod compare;
 mod fd_passing;
 mod fifo;
+mod io_uring;
 pub mod members;
 mod pipe;
 mod posix_mq;
@@ -50,6 +51,7 @@ pub const DEMOS: &[Demo] = &[
     udp::DEMO,
     fd_passing::DEMO,
     signals::DEMO,
+    io_uring::DEMO,
     posix_mq::DEMO,
     sysv_msg::DEMO,
 ];

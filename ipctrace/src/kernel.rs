@@ -5,6 +5,7 @@ mod btf;
 pub mod facts;
 pub mod plan;
 pub mod syscalls;
+pub mod uring;
 
 pub use facts::Facts;
 pub use plan::Plan;

@@ -1,6 +1,7 @@
 //! Workloads that make the cases in which other tools name the wrong process. Each knows what it did.
 
 mod descriptors;
+mod elsewhere;
 mod ends;
 mod messages;
 mod names;
@@ -11,6 +12,7 @@ mod streams;
 mod sysv_msg;
 mod tcp;
 mod udp;
+mod uring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,12 +38,14 @@ pub struct Scenario {
 /// All of them.
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
+    elsewhere::SCENARIOS,
     ends::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,
+    uring::SCENARIOS,
     sysv_msg::SCENARIOS,
     tcp::SCENARIOS,
     udp::SCENARIOS,

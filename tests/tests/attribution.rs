@@ -52,9 +52,23 @@ cases! {
     socket_at_a_path
     signal_to_a_thread
     signal_to_a_group
+    signal_to_all
+    other_pid_namespace
+    other_mount_namespace
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up
+    rings_write_and_a_call_reads
+    calls_write_and_a_ring_reads
+    rings_of_registered_files
+    a_hundred_requests_at_once
+    sockets_through_rings
+    tcp_through_rings
+    messages_through_rings
+    one_request_receives_many_times
+    requests_that_wait_and_that_are_cancelled
+    sends_without_completions
+    splice_through_a_ring
     posix_mq_by_priority
     posix_mq_two_receivers
     posix_mq_full_and_empty

@@ -364,7 +364,7 @@ fn doctor_tells_each_mechanism_and_each_hook() -> Result<()> {
     let output = run(&["doctor"])?;
     let text = said_out(&output);
     assert!(output.status.success(), "{text}");
-    for word in ["pipe", "unix_seqpacket", "process_vm", "sys_enter", "signal_deliver"] {
+    for word in ["pipe", "unix_seqpacket", "process_vm", "io_uring", "sys_enter", "signal_deliver"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     Ok(())

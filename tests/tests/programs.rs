@@ -74,7 +74,15 @@ fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
     for hook in Hook::ALL {
         assert!(named.contains(hook.tracepoint()), "no comment for {}", hook.tracepoint());
     }
+    let facts = Facts::gather();
     for (tracepoint, said) in &comments {
+        // Of some tracepoints older kernels have one, newer ones another.
+        if !facts.tracepoints.iter().any(|hook| hook.tracepoint() == tracepoint) {
+            let needed = Hook::ALL.iter().filter(|hook| hook.tracepoint() == tracepoint);
+            assert!(needed.map(|hook| hook.needed_by()).sum::<u32>() == 0, "this kernel has no {tracepoint}");
+            println!("{tracepoint}: this kernel has none");
+            continue;
+        }
         let has = arguments(&types, tracepoint)?;
         // Newer kernels append arguments; those that we name must be the first.
         assert_eq!(has.get(..said.len()), Some(said.as_slice()), "{tracepoint}: this kernel has {has:?}");

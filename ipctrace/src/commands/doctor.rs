@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use ipctrace_common::{Hook, Mechanism};
 
 use super::EXIT_IMPOSSIBLE;
-use crate::kernel::{Facts, Plan};
+use crate::kernel::{Facts, Plan, uring};
 use crate::{args, attach};
 
 /// Looks, tries each hook, and tells.
@@ -68,7 +68,24 @@ fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
             reason.as_deref().unwrap_or(""),
         ]);
     }
+    let reason = plan.uring.clone().err().or_else(|| rings(failed));
+    let state = if reason.is_none() { "on" } else { "off" };
+    table.add_row(["io_uring", state, &reason.or_else(no_rings).unwrap_or_default()]);
     table
+}
+
+/// The first hook for requests through io_uring that does not work.
+fn rings(failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
+    Hook::ALL
+        .iter()
+        .filter(|hook| uring::is_for_rings(**hook))
+        .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.tracepoint())))
+}
+
+/// What there is to say where rings can be traced but not made.
+fn no_rings() -> Option<String> {
+    let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
+    (setting.trim() == "2").then(|| "no process can use it: kernel.io_uring_disabled is 2".to_owned())
 }
 
 fn hooks(facts: &Facts, failed: &impl Fn(&Hook) -> Option<String>) -> Table {

@@ -4,6 +4,7 @@ mod channel;
 mod descriptor;
 mod folder;
 mod queue;
+mod ring;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -21,6 +22,7 @@ pub use channel::{fifo_id, inode, pipe_id, socket_id};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
 pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
+pub use ring::Ring;
 
 use super::truth::{Party, Truth};
 

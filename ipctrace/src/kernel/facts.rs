@@ -7,7 +7,7 @@ use btf_rs::{Backend, Btf};
 use ipctrace_common::Hook;
 use ipctrace_common::config::{Offsets, Registers};
 
-use super::{btf, syscalls};
+use super::{btf, syscalls, uring};
 
 /// Where kernels show their type information.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -25,6 +25,8 @@ pub struct Facts {
     pub has_loop: bool,
     /// Where system call arguments are; `None` if the type information does not say.
     pub registers: Option<Registers>,
+    /// How requests through io_uring look.
+    pub uring: uring::Facts,
     /// BTF tracepoints that we have a use for and that this kernel has.
     pub tracepoints: Vec<Hook>,
     /// Why there is no type information, if there is none.
@@ -69,6 +71,7 @@ impl Facts {
         }
         self.pipe_buffer_size = btf::size(types, "pipe_buffer");
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
+        self.uring = uring::Facts::read(types);
         self.registers = registers(types);
         self.tracepoints =
             Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();

@@ -1,9 +1,10 @@
 //! What can be traced, decided from facts alone.
 
 use ipctrace_common::config::{Config, Offsets};
+use ipctrace_common::uring::Uring;
 use ipctrace_common::{Hook, Mechanism};
 
-use super::Facts;
+use super::{Facts, uring};
 
 /// CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, include/uapi/linux/capability.h.
 const CAP_BPF: u64 = 1 << 39;
@@ -68,6 +69,8 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// Every mechanism, with the reason if it is off.
     pub mechanisms: Vec<(Mechanism, Result<(), String>)>,
+    /// Whether requests through io_uring are traced, with the reason if not.
+    pub uring: Result<(), String>,
 }
 
 impl Plan {
@@ -102,10 +105,12 @@ impl Plan {
         if on == 0 {
             return Err(Refusal::NothingLeft);
         }
+        let uring = uring::decide(&facts.uring, &facts.tracepoints);
         let hooks = Hook::ALL
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
             .collect();
         let config = Config {
@@ -117,9 +122,10 @@ impl Plan {
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             run: RUN,
         };
-        Ok(Plan { config, hooks, mechanisms })
+        Ok(Plan { config, hooks, mechanisms, uring: uring.map(|_| ()) })
     }
 
     /// Has every call told of by itself.
@@ -170,6 +176,7 @@ mod tests {
             pipe_buffer_size: Some(40),
             has_loop: true,
             registers: Some(Registers::default()),
+            uring: uring::Facts::default(),
             tracepoints: Hook::ALL.to_vec(),
             no_btf: None,
             lockdown: None,

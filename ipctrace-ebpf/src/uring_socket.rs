@@ -1,0 +1,118 @@
+//! Sends and receives through io_uring, told where they happen: at the socket, in the thread that does it. So every one
+//! of them is seen, whatever becomes of its completion, however often one request receives, and with the datagram that
+//! it took.
+
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::syscall::Class;
+
+use crate::config::offset;
+use crate::inflight::{self, Side, Taken};
+use crate::kernel::{Result, read};
+use crate::object::{self, Direction};
+use crate::{channel, emit, ring, straddle, syscall, task, unix, uring};
+
+/// MSG_PEEK | MSG_ERRQUEUE: nothing is taken.
+const TAKES_NOTHING: u32 = 0x2 | 0x2000;
+
+/// hook: tp_btf/sock_send_length `void (struct sock *sk, int ret, int flags)` — include/trace/events/sock.h
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
+    if uring::is_user()
+        && let Err(cause) = try_moved(ctx.arg::<*const u8>(0) as u64, ctx.arg(1), Direction::Send)
+    {
+        ring::failed!(&ctx, cause);
+    }
+    0
+}
+
+/// hook: tp_btf/sock_recv_length `void (struct sock *sk, int ret, int flags)` — include/trace/events/sock.h
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn sock_receive(ctx: BtfTracePointContext) -> i32 {
+    if uring::is_user()
+        && ctx.arg::<u32>(2) & TAKES_NOTHING == 0
+        && let Err(cause) = try_moved(ctx.arg::<*const u8>(0) as u64, ctx.arg(1), Direction::Receive)
+    {
+        ring::failed!(&ctx, cause);
+    }
+    0
+}
+
+/// Tells of it, unless a system call does.
+#[inline(always)]
+fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
+    let ids = task::pid_tgid();
+    let tid = ids as u32;
+    let Some(thread) = uring::thread(tid) else {
+        return Ok(());
+    };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let thread = unsafe { &mut *thread };
+    let (taken, enter) = (thread.taken, thread.latest);
+    thread.taken = Taken { sock: 0, inode: 0, len: 0 };
+    if returned < 0 || task::is_tracer(ids) || inflight::get(tid).is_some() || straddle::is(tid) {
+        return Ok(());
+    }
+    let socket: u64 = read(sock, offset!(sock_socket))?;
+    if socket == 0 {
+        return Ok(());
+    }
+    let file: u64 = read(socket, offset!(socket_file))?;
+    if file == 0 {
+        return Ok(());
+    }
+    let place = inflight::place(tid)?;
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *place };
+    call.sides[0].fd = -1;
+    call.sides[1].mechanism = 0;
+    object::describe(file, direction, &mut call.sides[0])?;
+    if call.sides[0].mechanism == 0 {
+        return Ok(());
+    }
+    call.class = if direction == Direction::Send { Class::Write } else { Class::Read } as u8;
+    if call.sides[0].key.id != 0 && !channel::is_known(&call.sides[0]) {
+        // It began before tracing did, or with a file that was not known then.
+        let Some(desk) = inflight::desk() else {
+            return Ok(());
+        };
+        // SAFETY: this CPU's valid, aligned place; the programs on system calls, which also use it, do not interrupt this
+        // one.
+        let unknown = unsafe { &mut *desk };
+        unknown.sides = [call.sides[0], Side::NONE];
+        unknown.class = call.class;
+        unknown.run = 0;
+        straddle::unbegun(tid, unknown, returned as u64)?;
+        inflight::end(tid);
+        return Ok(());
+    }
+    // Positions at its begin are not known.
+    call.sides[0].flags &= !ipctrace_common::wire::op_flag::POSITIONS;
+    call.index = 0;
+    call.enter = enter;
+    call.taken = taken;
+    call.moved = syscall::plain(returned as u64);
+    call.active = 1;
+    if syscall::prepare(call, 0) {
+        emit::emit_plain(tid, 0);
+    }
+    call.active = 0;
+    thread.latest = ring::now();
+    Ok(())
+}
+
+/// A datagram that is taken by a thread that is in no call: perhaps by a request through a ring.
+#[inline(always)]
+pub(crate) fn consumed(tid: u32, buffer: u64) -> Result<()> {
+    let sock: u64 = read(buffer, offset!(skb_sk))?;
+    if sock == 0 || !unix::is_unix(sock) {
+        return Ok(());
+    }
+    let Some(thread) = uring::thread(tid) else {
+        return Ok(());
+    };
+    let len: u32 = read(buffer, offset!(skb_len))?;
+    // SAFETY: as above.
+    unsafe { (*thread).taken = Taken { sock, inode: unix::inode_of(sock)?, len: u64::from(len) } };
+    Ok(())
+}
