@@ -183,7 +183,8 @@ pub struct Op {
     /// messages for messages. A gap between records is a loss.
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
-    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`).
+    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`). TCP: sequence
+    /// number. Receivers of UDP, without the flag: [`Datagram::data`] of what was next in the queue, 0 if it was empty.
     pub pos_enter: u64,
     /// The same once the lock was held.
     pub pos_locked: u64,

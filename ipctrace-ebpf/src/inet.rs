@@ -11,7 +11,7 @@ use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read};
 use crate::object::is_on;
-use crate::{channel, emit, ring};
+use crate::{channel, emit, ring, udp};
 
 const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
@@ -42,6 +42,9 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.pos_enter = 0;
     side.pos_locked = 0;
     side.key = key(sock, space, side.receive != 0);
+    if space & UDP != 0 && side.receive != 0 {
+        side.pos_enter = udp::queue_front(sock);
+    }
     if space & (UDP | ALONE) == 0 {
         side.pos_enter = inet_position(sock, u32::from(side.receive));
         side.flags |= op_flag::POSITIONS;

@@ -216,7 +216,7 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
         }
         None => return,
     }
-    one(tid, call, 0);
+    one(tid, call);
     if call.sides[1].mechanism != 0 {
         second(tid);
     }
@@ -228,7 +228,12 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
 pub extern "C" fn second(tid: u32) -> i32 {
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        one(tid, unsafe { &mut *call }, 1);
+        let call = unsafe { &mut *call };
+        if prepare(call, 1) {
+            emit::emit_slowly(tid, 1);
+        } else {
+            inet::late(tid, call, 1);
+        }
     }
     0
 }
@@ -286,13 +291,13 @@ pub(crate) fn plain(bytes: u64) -> Moved {
     }
 }
 
-/// Tells of one message, or one run of bytes, through one side, if there is anything to tell.
+/// Tells of one message, or one run of bytes, through the first side, if there is anything to tell.
 #[inline(always)]
-fn one(tid: u32, call: &mut InFlight, index: usize) {
-    if prepare(call, index) {
-        emit::op(tid, call, index);
+fn one(tid: u32, call: &mut InFlight) {
+    if prepare(call, 0) {
+        emit::op(tid, call, 0);
     } else {
-        inet::late(tid, call, index);
+        inet::late(tid, call, 0);
     }
 }
 

@@ -86,6 +86,20 @@ pub extern "C" fn tell_queued(sock: u64) -> i32 {
     0
 }
 
+/// Address of the data of the datagram that is next in the queue of a socket; 0 if there is none. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_front(sock: u64) -> u64 {
+    for queue in [sock + offset!(udp_reader_queue) as u64, sock + offset!(sock_receive_queue) as u64] {
+        match read::<u64>(queue, offset!(skb_next)) {
+            Ok(buffer) if buffer != queue => return read(buffer, offset!(skb_head)).unwrap_or(0),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    0
+}
+
 /// A walk along a queue.
 struct Walk {
     queue: u64,

@@ -205,7 +205,7 @@ impl Datagrams {
     /// What entered a queue, and which of those sent it is.
     fn arrival(&mut self, record: &wire::Datagram, queued: bool) -> Arrival {
         if record.data == 0 {
-            return Arrival { way: None, sent: None, data: 0, queued };
+            return Arrival { way: None, sent: None, data: 0, queued, time: record.header.time };
         }
         let way = Way::of(record);
         let sent = self.by_data.get(&record.data).copied().filter(|number| {
@@ -216,7 +216,7 @@ impl Datagrams {
                 same
             })
         });
-        Arrival { way: Some(way), sent, data: record.data, queued }
+        Arrival { way: Some(way), sent, data: record.data, queued, time: record.header.time }
     }
 
     /// One call.
@@ -236,6 +236,7 @@ impl Datagrams {
                 enter,
                 time: op.header.time,
                 bytes: op.bytes,
+                front: op.pos_enter,
                 payload: record.payload.clone(),
                 since: context.now,
             };
@@ -349,12 +350,15 @@ impl Datagrams {
     fn settle(&mut self, key: Key, force: bool, locals: &mut Locals, context: &mut Context<'_>) {
         while let Some(socket) = self.sockets.get_mut(&key) {
             let Some(taken) = socket.next(force, context) else { break };
-            let arrival = socket.arrival(taken.bytes);
+            let arrival = socket.arrival(&taken);
+            let arrival = arrival.or_else(|| self.missed(key, &taken));
             let patient = !force && !context.overdue(taken.since);
             let Some(arrival) = arrival else {
                 // Its arrival always comes before it, unless it is lost; 0 is also what a closed socket gives.
                 if taken.bytes > 0 && patient {
-                    socket.waiting.push_front(taken);
+                    if let Some(socket) = self.sockets.get_mut(&key) {
+                        socket.waiting.push_front(taken);
+                    }
                     break;
                 }
                 if taken.bytes > 0 {
@@ -376,6 +380,20 @@ impl Datagrams {
         if self.sockets.get(&key).is_none_or(|socket| socket.waiting.is_empty()) {
             self.waiting.retain(|other| *other != key);
         }
+    }
+
+    /// What a receive took that was not seen to arrive: it stood first in the queue when the call began, or it is the only
+    /// one that can have come since.
+    fn missed(&self, key: Key, taken: &Taken) -> Option<Arrival> {
+        let number = if taken.front == 0 {
+            let nothing = Arrival { way: None, sent: None, data: 0, queued: false, time: taken.time };
+            self.candidate(key, &nothing, taken).filter(|found| found.exact)?.number?
+        } else {
+            *self.by_data.get(&taken.front)?
+        };
+        let sent = self.sent.get(&number).filter(|sent| sent.way.len >= taken.bytes && taken.bytes > 0)?;
+        let (way, data) = (Some(sent.way), sent.data);
+        Some(Arrival { way, sent: Some(number), data, queued: false, time: taken.time })
     }
 
     /// Who sent what arrived; `None` if that is still to be told.
@@ -446,7 +464,8 @@ impl Datagrams {
 
     /// A receive of which not even the arrival is known.
     fn unexplained(&mut self, key: Key, taken: Taken, context: &mut Context<'_>) {
-        let Some(socket) = self.sockets.get(&key) else { return };
+        let Some(socket) = self.sockets.get_mut(&key) else { return };
+        socket.done(&taken);
         let to = socket.ends.map_or_else(|| format!("[{}]", socket.inode), |ends| ends.local.to_string());
         let channel = Arc::new(Channel { id: format!("udp:?->{to}"), name: None });
         let nobody = End::Unknown(Why::Lost);
@@ -466,8 +485,16 @@ impl Datagrams {
         let call = sent.and_then(|sent| sent.call.as_ref());
         let payload = call.map_or(&taken.payload, |call| &call.payload).clone();
         let latency = call.map(|call| taken.time.saturating_sub(call.time));
+        // One that came while the call waited and was not seen to arrive may have been the one.
+        let rival = taken.front == 0
+            && self.sent.values().rev().take(64).any(|other| {
+                let when = (taken.enter..=taken.time).contains(&other.time);
+                let who = other.who.as_ref().map(|who| who.identity());
+                let same = who == found.sender.process().map(|who| who.identity());
+                !other.arrived && when && !same && other.way.to == way.to && other.way.len >= taken.bytes
+            });
         let certain = self.sockets.get_mut(&key).is_some_and(|socket| socket.note(&taken, &found.sender));
-        let exact = found.exact && certain;
+        let exact = found.exact && certain && !rival;
         let who = End::Known(Arc::clone(&taken.who));
         if taken.bytes > 0 || way.len == 0 {
             let received = transfer(&channel, found.sender.clone(), who, taken.bytes, taken.time, payload);

@@ -26,6 +26,8 @@ pub(super) struct Arrival {
     pub(super) data: u64,
     /// It was in the queue when the socket was first seen.
     pub(super) queued: bool,
+    /// When it was seen.
+    pub(super) time: u64,
 }
 
 /// A call that received.
@@ -35,6 +37,8 @@ pub(super) struct Taken {
     pub(super) enter: u64,
     pub(super) time: u64,
     pub(super) bytes: u64,
+    /// Buffer of what was first in the queue when the call began; 0 if there was nothing.
+    pub(super) front: u64,
     pub(super) payload: Bytes,
     /// When the record came.
     pub(super) since: u64,
@@ -53,6 +57,8 @@ pub(super) struct Socket {
     /// How many receives the kernel has counted, as far as their records have come.
     pub(super) books: u64,
     receivers: Recent,
+    /// The thread that received last, and the begin of its call.
+    call: (u32, u64),
     /// The sender of what was received last, and when that was.
     last: Option<(End, u64)>,
     pub(super) used: u64,
@@ -80,7 +86,8 @@ impl Socket {
         if arrival.sent.is_some() && self.arrivals.back().is_some_and(known) {
             // Two came at once: each time only the last was looked at.
             let index = self.arrivals.len() - 1;
-            self.arrivals.insert(index, Arrival { way: None, sent: None, data: 0, queued: false });
+            let time = arrival.time;
+            self.arrivals.insert(index, Arrival { way: None, sent: None, data: 0, queued: false, time });
             return;
         }
         if self.arrivals.len() >= MOST {
@@ -115,7 +122,11 @@ impl Socket {
     }
 
     /// Takes the datagram that a receive of so many bytes took out of the queue.
-    pub(super) fn arrival(&mut self, bytes: u64) -> Option<Arrival> {
+    pub(super) fn arrival(&mut self, taken: &Taken) -> Option<Arrival> {
+        let bytes = taken.bytes;
+        if !self.align(taken) {
+            return None;
+        }
         let fits = |arrival: &Arrival| match arrival.way {
             Some(way) if bytes == 0 => way.len == 0,
             Some(way) => way.len >= bytes,
@@ -130,8 +141,35 @@ impl Socket {
         self.arrivals.remove(index)
     }
 
+    /// Drops what must have been taken before that call began, by calls of which no record came, or was noted twice. False
+    /// if what was next then was not seen to arrive.
+    fn align(&mut self, taken: &Taken) -> bool {
+        // Of a call that takes several only the first is the one that was next when it began; and where several processes
+        // receive, another may have been faster.
+        let first = self.call != (taken.who.tid, taken.enter);
+        if !first || taken.enter == 0 || self.receivers.others(taken.who.identity()) {
+            return true;
+        }
+        let gone = match taken.front {
+            0 => self.arrivals.iter().take_while(|arrival| arrival.time < taken.enter).count(),
+            front => match self.arrivals.iter().position(|arrival| arrival.data == front) {
+                Some(index) => index,
+                None => return false,
+            },
+        };
+        self.told = self.told.saturating_sub(gone);
+        self.arrivals.drain(..gone);
+        true
+    }
+
+    /// A receive is dealt with; the next one of the same call takes what is next then.
+    pub(super) fn done(&mut self, taken: &Taken) {
+        self.call = (taken.who.tid, taken.enter);
+    }
+
     /// Remembers what was received. False if another process received at the same time, and what it got may be this.
     pub(super) fn note(&mut self, taken: &Taken, sender: &End) -> bool {
+        self.done(taken);
         let process = taken.who.identity();
         let waiting =
             self.waiting.iter().any(|other| other.who.identity() != process && other.enter <= taken.time);
