@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag};
+use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
@@ -11,9 +11,9 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{inet, object, pipe, posix_mq, ring, sysv_msg, task, udp, unix};
+use crate::{eventfd, inet, object, pipe, posix_mq, ring, sysv_msg, task, udp, unix};
 
-/// The books of one channel: bytes of a stream, messages otherwise.
+/// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Books {
@@ -27,6 +27,90 @@ pub(crate) struct Books {
     pub(crate) sequence: u64,
     /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
     pub(crate) inode: u64,
+    /// Who is in a call now, sending and receiving.
+    pub(crate) present: [Present; 2],
+}
+
+/// Who is in a call on one side of a channel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Present {
+    /// How many calls.
+    calls: u64,
+    /// The first process that made one.
+    first: u32,
+    /// 1 if another has made one too.
+    several: u32,
+}
+
+impl Present {
+    const NOBODY: Present = Present { calls: 0, first: 0, several: 0 };
+}
+
+/// The call on this side begins. Pipes need no such account: positions tell more.
+#[inline(always)]
+pub(crate) fn arrive(side: &mut Side, tgid: u32) {
+    side.present = 0;
+    if side.mechanism == 0 || side.key.id == 0 || pipe::is_pipe(side.mechanism) {
+        return;
+    }
+    let Some(books) = books(&side.key) else {
+        return;
+    };
+    side.present = 1;
+    // SAFETY: a valid pointer into the map; the index is 0 or 1. Two calls that set `first` at once are seen as several by
+    // the next of either.
+    unsafe {
+        let present = &raw mut (*books).present[usize::from(side.receive & 1)];
+        let first = core::ptr::read_volatile(&raw const (*present).first);
+        if first == 0 {
+            core::ptr::write_volatile(&raw mut (*present).first, tgid);
+        } else if first != tgid {
+            core::ptr::write_volatile(&raw mut (*present).several, 1);
+        }
+        let others = add(&raw mut (*present).calls, 1);
+        if others != 0 && core::ptr::read_volatile(&raw const (*present).several) != 0 {
+            side.flags |= op_flag::OVERLAPS;
+        }
+    }
+}
+
+/// The call in flight of thread `tid` ends. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn left(tid: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    leave(&mut call.sides[0]);
+    leave(&mut call.sides[1]);
+    0
+}
+
+/// The call on this side ends.
+#[inline(always)]
+fn leave(side: &mut Side) {
+    if side.present == 0 {
+        return;
+    }
+    side.present = 0;
+    let Some(books) = books(&side.key) else {
+        return;
+    };
+    // SAFETY: as in `arrive`.
+    unsafe {
+        let present = &raw mut (*books).present[usize::from(side.receive & 1)];
+        let before = add(&raw mut (*present).calls, u64::MAX);
+        // The books may have been opened anew meanwhile: what did not arrive there does not leave.
+        if before == 0 {
+            add(&raw mut (*present).calls, 1);
+        }
+        if before > 1 && core::ptr::read_volatile(&raw const (*present).several) != 0 {
+            side.flags |= op_flag::OVERLAPS;
+        }
+    }
 }
 
 /// Channels seen so far. User space removes those that it has forgotten.
@@ -50,6 +134,13 @@ const BPF_NOEXIST: u64 = 1;
 #[inline(always)]
 pub(crate) fn books(key: &Key) -> Option<*mut Books> {
     CHANNELS.get_ptr_mut(key)
+}
+
+/// Closes the books of a channel that is gone: what is found at its address next is another.
+#[inline(always)]
+pub(crate) fn forget(key: &Key) {
+    // There may be none.
+    let _ = CHANNELS.remove(*key);
 }
 
 /// Opens the books of a channel at first sight and tells user space what it is and holds.
@@ -125,7 +216,7 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let side = unsafe { &(*call).sides[(index & 1) as usize] };
-    match try_announce(side, taken_before) {
+    match try_announce(side, taken_before, 0) {
         Ok(first) => i32::from(first),
         Err(cause) => {
             // Its records will carry no `before`.
@@ -135,8 +226,12 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     }
 }
 
+/// Opens the books of the channel and tells of it, with these [`channel_flag`]s besides its own.
+///
+/// # Errors
+/// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
-fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
+pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     let queued = queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
@@ -150,7 +245,11 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
     }
     // Books of another socket that was at the same address, if there are any.
     let _ = CHANNELS.remove(side.key);
-    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode, sequence }, BPF_NOEXIST) {
+    match CHANNELS.insert(
+        side.key,
+        Books { sent: 0, taken: 0, queued, inode, sequence, present: [Present::NOBODY; 2] },
+        BPF_NOEXIST,
+    ) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(false),
@@ -163,7 +262,8 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
     let name_len = name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, 0, ring::now());
+        let flags = flags | self::flags(side);
+        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
         task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
@@ -184,6 +284,13 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
     Ok(true)
 }
 
+/// [`channel_flag`]s.
+#[inline(always)]
+fn flags(side: &Side) -> u16 {
+    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
+    if semaphore { channel_flag::SEMAPHORE } else { 0 }
+}
+
 /// What is in the channel now.
 #[inline(always)]
 pub(crate) fn queued(side: &Side) -> u64 {
@@ -193,6 +300,7 @@ pub(crate) fn queued(side: &Side) -> u64 {
             let owner = if side.receive != 0 { side.object } else { side.peer };
             unix::queued(owner, has_messages(side.mechanism))
         }
+        Some(Mechanism::Eventfd) => eventfd::queued(side.object),
         Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
         Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
         Some(Mechanism::Tcp) => inet::queued(side),
@@ -206,7 +314,6 @@ pub(crate) fn queued(side: &Side) -> u64 {
             | Mechanism::SharedAnon
             | Mechanism::SysvSem
             | Mechanism::Futex
-            | Mechanism::Eventfd
             | Mechanism::Pty
             | Mechanism::ProcessVm
             | Mechanism::Signal,

@@ -23,6 +23,8 @@ pub enum Record {
     Handoff(Box<wire::Handoff>),
     /// A datagram of an internet socket on its way.
     Datagram(Box<wire::Datagram>),
+    /// Bytes copied between two processes in one call.
+    Direct(Box<wire::Direct>),
 }
 
 /// A call's effect on a channel.
@@ -73,6 +75,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         }
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
+        Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
         Kind::Datagram => Record::Datagram(Box::new(fixed(bytes)?.0)),
     })

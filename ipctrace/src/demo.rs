@@ -2,12 +2,14 @@
 
 pub mod balance;
 pub mod compare;
+mod eventfd;
 mod fd_passing;
 mod fifo;
 mod io_uring;
 pub mod members;
 mod pipe;
 mod posix_mq;
+mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -50,6 +52,8 @@ pub const DEMOS: &[Demo] = &[
     tcp::DEMO,
     udp::DEMO,
     fd_passing::DEMO,
+    eventfd::DEMO,
+    process_vm::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,
