@@ -23,6 +23,10 @@ pub enum Record {
     Handoff(Box<wire::Handoff>),
     /// A datagram of an internet socket on its way.
     Datagram(Box<wire::Datagram>),
+    /// A change in who shares memory, and the name that came with it (empty: none): a path, or what the kernel calls it.
+    Share(Box<wire::Share>, Bytes),
+    /// A page of shared memory touched for the first time.
+    Touch(Box<wire::Touch>),
     /// Bytes copied between two processes in one call.
     Direct(Box<wire::Direct>),
 }
@@ -78,6 +82,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
         Kind::Datagram => Record::Datagram(Box::new(fixed(bytes)?.0)),
+        Kind::Share => {
+            let (fixed, rest) = fixed::<wire::Share>(bytes)?;
+            let (name, _) = tail(rest, fixed.name_len)?;
+            let is_path = Mechanism::from_wire(fixed.header.mechanism) == Some(Mechanism::SharedFile);
+            Record::Share(Box::new(fixed), if is_path { path(&name) } else { name })
+        }
+        Kind::Touch => Record::Touch(Box::new(fixed(bytes)?.0)),
     })
 }
 

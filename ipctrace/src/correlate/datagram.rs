@@ -637,6 +637,7 @@ fn transfer(
         payload: (!payload.is_empty()).then_some(payload),
         priority: None,
         msg_type: None,
+        value: None,
     }
 }
 

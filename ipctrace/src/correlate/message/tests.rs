@@ -115,6 +115,8 @@ fn messages_from_before_the_start_have_no_sender() {
         | Record::Signal(_)
         | Record::Process(_)
         | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
         | Record::Direct(_)
         | Record::Datagram(_)) => other,
     };
@@ -156,8 +158,10 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
             | Record::Signal(_)
             | Record::Process(_)
             | Record::Handoff(_)
+            | Record::Share(..)
+            | Record::Touch(_)
             | Record::Direct(_)
-        | Record::Datagram(_)) => other,
+            | Record::Datagram(_)) => other,
         });
     let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
     opened.header.time = 15;
