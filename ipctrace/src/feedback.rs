@@ -81,6 +81,7 @@ impl Feedback {
             | Record::Share(..)
             | Record::Touch(_)
             | Record::Direct(_)
+            | Record::Wake(_)
             | Record::Datagram(_) => false,
         };
         self.hidden += u64::from(hidden);

@@ -127,6 +127,7 @@ fn a_socket_at_an_address_used_again_is_another() {
         | Record::Share(..)
         | Record::Touch(_)
         | Record::Direct(_)
+        | Record::Wake(_)
         | Record::Datagram(_) => record,
     };
     let events = correlate([
