@@ -172,6 +172,16 @@ offsets! {
     tcp_copied_seq = "tcp_sock.copied_seq";
     /// Sequence number of the next byte expected from the peer.
     tcp_rcv_nxt = "tcp_sock.rcv_nxt";
+    /// Where a UDP socket's receivers move its queue to.
+    udp_reader_queue = "udp_sock.reader_queue";
+    /// Last buffer of a queue; the one before another.
+    skb_prev = "sk_buff.prev";
+    /// Memory of a buffer.
+    skb_head = "sk_buff.head";
+    /// Where the header of the network layer begins in it.
+    skb_network_header = "sk_buff.network_header";
+    /// Where the header of the transport layer begins in it.
+    skb_transport_header = "sk_buff.transport_header";
     /// Next buffer in a queue.
     skb_next = "sk_buff.next";
     /// Length of a buffer.
@@ -288,6 +298,22 @@ offsets! {
     pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head";
     /// What a file system knows of an inode.
     inode_private = "inode.i_private";
+    /// `PF_` flags of a thread.
+    task_flags = "task_struct.flags";
+    /// Signals pending for the thread.
+    task_pending = "task_struct.pending.signal";
+    /// Signals pending for the process.
+    signal_shared_pending = "signal_struct.shared_pending.signal";
+    /// Number that tells users of one inode apart.
+    inode_generation = "inode.i_generation";
+    /// Names of an inode.
+    inode_dentries = "inode.i_dentry";
+    /// Place of a name among those of its inode.
+    dentry_alias = "dentry.d_u.d_alias";
+    /// Hash and length of a name.
+    dentry_hash_len = "dentry.d_name.hash_len";
+    /// Place of a name in the cache of names: not set once it is deleted.
+    dentry_hash = "dentry.d_hash.pprev";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
@@ -320,6 +346,8 @@ pub struct Config {
     pub pipe_buffer_size: u32,
     /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
     pub has_loop: u32,
+    /// Bits of an address within a page.
+    pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
     /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
@@ -340,6 +368,7 @@ impl Config {
         payload: 0,
         pipe_buffer_size: 0,
         has_loop: 0,
+        page_shift: 0,
         verbose: 0,
         has_find_vma: 0,
         uring: Uring::OFF,

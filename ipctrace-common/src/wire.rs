@@ -32,12 +32,16 @@ kinds! {
     Process = 4;
     /// [`Handoff`]: a descriptor sent or received.
     Handoff = 5;
+    /// [`Datagram`]: a datagram of an internet socket on its way.
+    Datagram = 11;
     /// [`Share`]: a change in who shares memory.
     Share = 6;
     /// [`Touch`]: a page of shared memory touched for the first time.
     Touch = 10;
     /// [`Direct`]: bytes copied from one process to another in one call.
     Direct = 8;
+    /// [`Wake`]: a wait that another process ended.
+    Wake = 7;
 }
 
 /// Begins every record.
@@ -81,7 +85,8 @@ pub struct Task {
 /// Names one queue of bytes or messages, in one direction.
 ///
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
-/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells.
+/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells. Files with futexes in them:
+/// `(address of the struct inode, device)`. System V semaphores: `(id, inode of the IPC namespace)`.
 ///
 /// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
 /// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
@@ -126,9 +131,9 @@ impl Key {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ends {
-    /// Its own address; an IPv4 address as IPv6 maps it (`::ffff:a.b.c.d`). Zeros if it is bound to none.
+    /// Its own address; an IPv4 address as IPv6 maps it (`::ffff:a.b.c.d`). The unspecified one if it is bound to none.
     pub local: [u8; 16],
-    /// The address that it is connected to, likewise. Zeros if it is to none.
+    /// The address that it is connected to, likewise.
     pub remote: [u8; 16],
     /// Its own port.
     pub local_port: u16,
@@ -178,6 +183,11 @@ pub mod channel_flag {
     pub const SEMAPHORE: u16 = 1 << 0;
     /// `task` has just made it, and put in what is in it.
     pub const MADE: u16 = 1 << 1;
+    /// A file with futexes in it: the name is that of a file without a path (memfd, shared anonymous memory, System V
+    /// shared memory).
+    pub const PSEUDO: u16 = 1 << 3;
+    /// A file with futexes in it that has no name any more: this was its last.
+    pub const DELETED: u16 = 1 << 4;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -202,7 +212,8 @@ pub struct Op {
     /// messages for messages, calls for counters. A gap between records is a loss.
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
-    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`).
+    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`). TCP: sequence
+    /// number. Receivers of UDP, without the flag: [`Datagram::data`] of what was next in the queue, 0 if it was empty.
     pub pos_enter: u64,
     /// The same once the lock was held.
     pub pos_locked: u64,
@@ -233,8 +244,8 @@ pub struct Op {
 
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
-/// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an
-/// internet socket.
+/// Followed by `name_len` bytes of name: the path of a FIFO or of a file with futexes in it (see [`channel_flag`]), the
+/// `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an internet socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
@@ -384,6 +395,49 @@ pub struct Handoff {
     pub object_mechanism: u32,
 }
 
+/// `flags` of a [`Datagram`].
+pub mod datagram {
+    /// It left the socket that sent it.
+    pub const SENT: u16 = 1;
+    /// It was put into the queue of the socket that is to receive it.
+    pub const ARRIVED: u16 = 2;
+    /// It was in that queue when the socket was first seen.
+    pub const QUEUED: u16 = 3;
+}
+
+/// A datagram of an internet socket at one point of its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Datagram {
+    /// `flags` is one of [`datagram`].
+    pub header: Header,
+    /// The current task; the sender if `enter` is not 0.
+    pub task: Task,
+    /// Address of the `struct sock`: the sender's if it was sent, else the receiver's.
+    pub sock: u64,
+    /// Inode of that socket; 0 if it has none.
+    pub inode: u64,
+    /// Beginning of the call in which it was sent, as in its [`Op`]; 0 if it left outside of the sender's call.
+    pub enter: u64,
+    /// Address of the data, which stays the same from socket to socket, and is used again later. 0 if the datagram was
+    /// gone before it could be looked at: nothing below is known then.
+    pub data: u64,
+    /// Where it comes from, as in [`Ends`].
+    pub from: [u8; 16],
+    /// Where it goes.
+    pub to: [u8; 16],
+    /// Port that it comes from.
+    pub from_port: u16,
+    /// Port that it goes to.
+    pub to_port: u16,
+    /// Length of the message.
+    pub len: u32,
+    /// Inode of the socket's network namespace.
+    pub netns: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
 /// `flags` of a [`Share`].
 pub mod share_event {
     /// It was mapped when tracing began.
@@ -470,7 +524,40 @@ pub struct Direct {
     pub bytes: u64,
 }
 
+/// `flags` of a [`Wake`].
+pub mod wake_flag {
+    /// The waker was seen: `waker` and `woken` are valid.
+    pub const WAKER: u16 = 1 << 0;
+    /// `detail` of a semaphore is valid: the key of its set.
+    pub const KEY: u16 = 1 << 1;
+    /// The key is one of System V shared memory, whose inode number is its id.
+    pub const SYSV_SHM: u16 = 1 << 2;
+}
+
+/// A wait on a futex or a semaphore that another task ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Wake {
+    /// `mechanism` is futex or sysv_sem; `time` is the end of the wait; `flags` are [`wake_flag`]s.
+    pub header: Header,
+    /// Who was woken.
+    pub task: Task,
+    /// Who did it, as it was then.
+    pub waker: Task,
+    /// Where: see [`Key`].
+    pub key: Key,
+    /// Futexes: inode number of the file.
+    pub inode: u64,
+    /// Futexes: offset in the file. Semaphores: the key of the set.
+    pub detail: u64,
+    /// Begin of the wait; 0 if it began before tracing did.
+    pub enter: u64,
+    /// When the waker woke the task.
+    pub woken: u64,
+}
+
 const _: () = {
+    assert!(size_of::<Datagram>() == 152);
     assert!(size_of::<Share>() == 160);
     assert!(size_of::<Touch>() == 88);
     assert!(size_of::<Header>() == 24);
@@ -482,6 +569,7 @@ const _: () = {
     assert!(size_of::<Process>() == 128);
     assert!(size_of::<Handoff>() == 200);
     assert!(size_of::<Direct>() == 128);
+    assert!(size_of::<Wake>() == 168);
 };
 
 /// Longest name in a [`Channel`]: a path.

@@ -8,6 +8,7 @@ mod call;
 mod connection;
 mod context;
 mod counter;
+mod datagram;
 mod direct;
 mod handoff;
 mod intern;
@@ -24,6 +25,7 @@ mod shared;
 mod signal;
 mod stream;
 mod take;
+mod wake;
 
 #[cfg(test)]
 mod arbitrary;
@@ -36,7 +38,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -47,6 +49,7 @@ use call::Call;
 use connection::Connections;
 use context::Context;
 use counter::Counter;
+use datagram::Datagrams;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
@@ -54,6 +57,7 @@ use queue::Queues;
 use shared::Shared;
 use signal::Signals;
 use stream::Stream;
+use wake::Wakes;
 
 /// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +96,12 @@ pub struct Correlator {
     connections: Connections,
     locals: Locals,
     messages: Messages,
+    datagrams: Datagrams,
     queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
     shared: Shared,
+    wakes: Wakes,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -128,10 +134,12 @@ impl Correlator {
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
+            datagrams: Datagrams::default(),
             queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             shared: Shared::default(),
+            wakes: Wakes::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -147,9 +155,11 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Datagram(datagram) => datagram.header.time,
             Record::Share(share, _) => share.header.time,
             Record::Touch(touch) => touch.header.time,
             Record::Direct(direct) => direct.header.time,
+            Record::Wake(wake) => wake.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -158,6 +168,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Datagram(datagram) => self.datagram(&datagram, out),
             Record::Share(share, name) => self.share(&share, &name, out),
             Record::Touch(touch) => {
                 let who = self.procs.intern(&touch.task, self.limits.processes);
@@ -165,6 +176,7 @@ impl Correlator {
                 Some(())
             }
             Record::Direct(direct) => self.direct(&direct, out),
+            Record::Wake(wake) => self.wake(&wake, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -181,6 +193,11 @@ impl Correlator {
             self.make_room(out);
             let Correlator { connections, streams, locals, .. } = self;
             return connections.opened(record, name, streams, locals, &mut context!(self, out));
+        }
+        if mechanism == Mechanism::Udp {
+            self.make_room(out);
+            self.datagrams.opened(record, name, &mut context!(self, out));
+            return Some(());
         }
         match mechanism.shape() {
             Shape::Stream => {
@@ -215,7 +232,11 @@ impl Correlator {
                 }
                 Some(())
             }
-            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Wake => {
+                self.wakes.named(record, name, self.limits.streams);
+                Some(())
+            }
+            Shape::Shared | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -230,6 +251,11 @@ impl Correlator {
             let (fixed, call) = (*fixed, Call::new(op, who));
             let Correlator { connections, streams, .. } = self;
             connections.call(&fixed, call, streams, &mut context!(self, out));
+            return Some(());
+        }
+        if mechanism == Mechanism::Udp {
+            let Correlator { datagrams, locals, .. } = self;
+            datagrams.push(op, who, locals, &mut context!(self, out));
             return Some(());
         }
         match mechanism.shape() {
@@ -308,6 +334,14 @@ impl Correlator {
         Some(())
     }
 
+    fn wake(&mut self, record: &wire::Wake, out: &mut Vec<Event>) -> Option<()> {
+        let woken = self.procs.intern(&record.task, self.limits.processes);
+        let waker = (record.header.flags & wake_flag::WAKER != 0)
+            .then(|| self.procs.intern(&record.waker, self.limits.processes));
+        out.push(Event::Wake(self.wakes.event(record, waker, woken, self.limits.streams)?));
+        Some(())
+    }
+
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
         if record.header.flags & op_flag::GETFD != 0 {
             let taker = self.procs.intern(&record.task, self.limits.processes);
@@ -323,6 +357,13 @@ impl Correlator {
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
         Some(())
+    }
+
+    fn datagram(&mut self, record: &wire::Datagram, out: &mut Vec<Event>) -> Option<()> {
+        self.make_room(out);
+        let who = (record.enter != 0).then(|| self.procs.intern(&record.task, self.limits.processes));
+        let Correlator { datagrams, locals, .. } = self;
+        datagrams.seen(record, who, locals, &mut context!(self, out))
     }
 
     fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
@@ -369,6 +410,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.datagrams.tick(false, &mut self.locals, &mut context);
         self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
@@ -389,6 +431,7 @@ impl Correlator {
             counter.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.datagrams.finish(&mut self.locals, &mut context);
         self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
@@ -421,6 +464,7 @@ impl Correlator {
             + self.counters.len()
             + self.messages.len()
             + self.connections.len()
+            + self.datagrams.len()
             + self.queues.len();
         if keys < self.limits.streams {
             return;
@@ -429,7 +473,9 @@ impl Correlator {
         let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
         let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(counters).chain(queues).chain(halves).collect();
+        let sockets = self.datagrams.ages().map(|(key, used)| (used, key));
+        let mut ages: Vec<(u64, wire::Key)> =
+            streams.chain(counters).chain(queues).chain(halves).chain(sockets).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -446,6 +492,7 @@ impl Correlator {
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);
+                self.datagrams.forget(key, &mut context);
                 self.queues.forget(key, &mut context);
                 self.forgotten.push(key);
             }

@@ -5,6 +5,7 @@ pub mod compare;
 mod eventfd;
 mod fd_passing;
 mod fifo;
+mod futex;
 mod io_uring;
 pub mod members;
 mod memory;
@@ -14,8 +15,10 @@ mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
+mod sysv_sem;
 mod tcp;
 pub mod truth;
+mod udp;
 mod unix_dgram;
 mod unix_seqpacket;
 mod unix_stream;
@@ -50,6 +53,7 @@ pub const DEMOS: &[Demo] = &[
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
     tcp::DEMO,
+    udp::DEMO,
     fd_passing::DEMO,
     memory::SYSV_SHM,
     memory::POSIX_SHM,
@@ -62,6 +66,8 @@ pub const DEMOS: &[Demo] = &[
     io_uring::DEMO,
     posix_mq::DEMO,
     sysv_msg::DEMO,
+    sysv_sem::DEMO,
+    futex::DEMO,
 ];
 
 /// The demo of that name.

@@ -4,6 +4,7 @@ mod descriptors;
 mod elsewhere;
 mod ends;
 mod eventfd;
+mod futex;
 mod memory;
 mod messages;
 mod names;
@@ -13,7 +14,9 @@ mod process_vm;
 mod signals;
 mod streams;
 mod sysv_msg;
+mod sysv_sem;
 mod tcp;
+mod udp;
 mod uring;
 
 use std::fs;
@@ -46,6 +49,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ends::SCENARIOS,
     memory::SCENARIOS,
     eventfd::SCENARIOS,
+    futex::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     process_vm::SCENARIOS,
@@ -54,7 +58,9 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     streams::SCENARIOS,
     uring::SCENARIOS,
     sysv_msg::SCENARIOS,
+    sysv_sem::SCENARIOS,
     tcp::SCENARIOS,
+    udp::SCENARIOS,
 ];
 
 /// Those that begin before tracing does: [`verify_in_the_middle`].
