@@ -217,7 +217,10 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
         None => return,
     }
     one(tid, call, 0);
-    one(tid, call, 1);
+    // Few calls have a second side: they can do without what is here a second time.
+    if prepare(call, 1) {
+        emit::emit_slowly(tid, 1);
+    }
 }
 
 /// The same for calls whose result is in the caller's memory. The verifier looks at it by itself.
