@@ -1,6 +1,7 @@
 //! Workloads that make the cases in which other tools name the wrong process. Each knows what it did.
 
 mod descriptors;
+mod elsewhere;
 mod ends;
 mod messages;
 mod names;
@@ -36,6 +37,7 @@ pub struct Scenario {
 /// All of them.
 pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
+    elsewhere::SCENARIOS,
     ends::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,

@@ -52,6 +52,9 @@ cases! {
     socket_at_a_path
     signal_to_a_thread
     signal_to_a_group
+    signal_to_all
+    other_pid_namespace
+    other_mount_namespace
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up

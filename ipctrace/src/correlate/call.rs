@@ -1,5 +1,6 @@
 //! One call on one side of a stream.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub(super) struct Call {
     pub(super) messages: u64,
     /// Start of what it moved, if captured.
     pub(super) payload: Bytes,
+    /// Its number among the calls of the stream in the order of the ring.
+    pub(super) arrival: u64,
 }
 
 impl Call {
@@ -52,6 +55,7 @@ impl Call {
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             messages: u64::from(op.messages.max(1)),
             payload,
+            arrival: 0,
         }
     }
 
@@ -72,6 +76,7 @@ impl Call {
             advance: Advance::Opaque,
             messages: 1,
             payload: Bytes::new(),
+            arrival: u64::MAX,
         }
     }
 
@@ -96,6 +101,31 @@ impl Call {
         // A gap stands for calls of which nothing is known, time included.
         let time = if self.who.process().is_some() { self.time } else { u64::MAX };
         Piece { process: self.process(), enter: self.enter, time, low, high, bytes: self.bytes, advance }
+    }
+}
+
+/// The latest calls of one side, by which those that were under way at a moment are found again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latest {
+    /// Beginning and number of each.
+    calls: VecDeque<(u64, u64)>,
+}
+
+impl Latest {
+    /// How many are kept: more than mostly are under way at once.
+    const KEPT: usize = 64;
+
+    /// A call has been settled.
+    pub(super) fn note(&mut self, call: &Call) {
+        if self.calls.len() == Latest::KEPT {
+            self.calls.pop_front();
+        }
+        self.calls.push_back((call.enter, call.arrival));
+    }
+
+    /// Whether a call has come since that with the number `arrival` which was under way at `time`.
+    pub(super) fn came_late(&self, time: u64, arrival: u64) -> bool {
+        self.calls.iter().any(|(enter, other)| *enter <= time && *other > arrival)
     }
 }
 

@@ -96,6 +96,28 @@ impl Place {
         }
     }
 
+    /// A reader's position with all `bytes` of the write taken and more behind them in their last page.
+    pub(super) fn end(self, bytes: u64) -> u64 {
+        match bytes {
+            0 => self.first,
+            bytes => self.at(bytes - 1) + 1,
+        }
+    }
+
+    /// Counts the pages from `next` on that the write has filled to the end. False if it left one before that out.
+    pub(super) fn fills(self, bytes: u64, next: &mut u64) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        if self.first >> 32 > *next {
+            return false;
+        }
+        let end = self.end(bytes);
+        let full = if end & OFFSET == PAGE { (end >> 32) + 1 } else { end >> 32 };
+        *next = (*next).max(full);
+        true
+    }
+
     /// How many of the write's `bytes` a reader at `position` has behind it.
     pub(super) fn before(self, position: u64, bytes: u64) -> u64 {
         let (mut low, mut high) = (0, bytes);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::call::{Call, Recent};
+use super::call::{Call, Latest, Recent};
 use super::context::{Context, LINGER};
 use super::order::{self, Advance, Piece, Placed, Verdict};
 use super::position::{self, Place};
@@ -21,8 +21,13 @@ pub(super) struct Put {
     ends: Vec<u64>,
     /// Below this position calls were given up: one that began below it may belong there.
     given_up: u64,
+    /// Calls that are settled may hide others that began at this position or below, at this time or before: they may
+    /// belong before them.
+    hiding: Option<(u64, u64)>,
     /// Who sent lately.
     recent: Recent,
+    /// Which calls were settled lately.
+    pub(super) latest: Latest,
     /// Since when the first call waits for one that it shows to be missing.
     since: Option<u64>,
     /// Until then the first call waits for one that it may hide.
@@ -38,6 +43,8 @@ pub(super) struct Mode {
     pub(super) force: bool,
     /// Sends are known that are not settled yet.
     pub(super) pending: bool,
+    /// Several processes send.
+    pub(super) senders: bool,
 }
 
 /// How far settling went.
@@ -57,7 +64,13 @@ impl Put {
         self.calls.restart(0);
         self.ends = position.into_iter().collect();
         self.given_up = 0;
+        self.hiding = None;
         self.since = None;
+    }
+
+    /// Whether several processes send.
+    pub(super) fn crowded(&self) -> bool {
+        crowded(&self.calls.ready, &self.recent)
     }
 
     /// Moves to `ranges` what is certain, and what has waited for long enough.
@@ -67,6 +80,7 @@ impl Put {
                 // The next round takes the call's own beginning for the start.
                 self.ends.clear();
                 self.given_up = 0;
+                self.hiding = None;
                 return Progress::Anew;
             }
             if context.now < self.hold && !mode.force {
@@ -75,9 +89,11 @@ impl Put {
             let go_on = if !mode.paged {
                 self.by_time(mode, ranges, context)
             } else if let Some((place, hides)) = self.lone(front) {
-                let wait = hides && self.lingers(front.time, mode, context);
+                let (time, low) = (front.time, front.seen.map(|(low, _)| low));
+                let wait = hides && self.lingers(time, mode, context);
                 if !wait {
                     self.commit(0, true, Some(place), ranges);
+                    self.hides(low.filter(|_| hides), time);
                 }
                 !wait
             } else {
@@ -110,6 +126,23 @@ impl Put {
         Some((place, position::hides(low, high, call.bytes)))
     }
 
+    /// A call is settled that ended at `time` and may hide others below `position`.
+    fn hides(&mut self, position: Option<u64>, time: u64) {
+        if let Some(position) = position {
+            let (below, before) = self.hiding.unwrap_or((0, 0));
+            self.hiding = Some((below.max(position), before.max(time)));
+        }
+    }
+
+    /// Whether one of the calls may belong before one that is settled.
+    fn hidden(&self, window: &[usize]) -> bool {
+        let Some((position, time)) = self.hiding else { return false };
+        window.iter().any(|index| {
+            let call = &self.calls.ready[*index];
+            call.who.process().is_some() && call.enter <= time && call.piece().low <= position
+        })
+    }
+
     /// Whether calls that ended at `time` and may hide another are still to be held: only where there are others.
     fn lingers(&mut self, time: u64, mode: Mode, context: &Context<'_>) -> bool {
         let until = time.saturating_add(LINGER);
@@ -136,6 +169,7 @@ impl Put {
 
     /// Remembers who sent when. A lost call is another process's only where there are several.
     fn note(&mut self, call: &Call) {
+        self.latest.note(call);
         let process = call.process();
         if call.who.process().is_some() || self.recent.crowd() {
             self.recent.note(process, call.time);
@@ -169,7 +203,8 @@ impl Put {
         let floor = self.ends.iter().copied().min().unwrap_or(0);
         let behind = |call: &Call| call.seen.is_some_and(|(_, high)| high <= floor);
         if let Some(index) = ready.iter().take(REACH).position(behind) {
-            // It came too late for its place.
+            // It came too late for its place: what follows it has one that is not its own.
+            ranges.doubt_all();
             self.commit(index, false, None, ranges);
             return true;
         }
@@ -181,16 +216,26 @@ impl Put {
         let end =
             pieces.iter().map(|piece| piece.high).filter(|high| *high != u64::MAX).fold(floor, u64::max);
         // Calls that were given up, or lost, may have been several, and some of them among these.
-        let suspect =
-            pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
+        let hidden = self.hidden(&window);
+        if hidden {
+            ranges.doubt_all();
+        }
+        let suspect = hidden
+            || pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
         let gap = pieces.iter().any(|piece| piece.high == u64::MAX);
         let hides = |placed: &Placed| {
             placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
         };
         let time = window.iter().map(|index| self.calls.ready[*index].time).max().unwrap_or(0);
-        if placed.iter().any(hides) && self.lingers(time, mode, context) {
+        let hiding: Option<u64> = placed
+            .iter()
+            .filter(|placed| hides(placed))
+            .map(|placed| placed.span.map_or(end.saturating_sub(1), |(from, _)| from))
+            .max();
+        if hiding.is_some() && self.lingers(time, mode, context) {
             return false;
         }
+        self.hides(hiding, time);
         let mut calls = self.remove(&window);
         for Placed { index, span, exact } in placed {
             let Some(call) = calls[index].take() else { continue };
@@ -249,6 +294,9 @@ impl Put {
         let suspect = window.iter().any(|index| self.calls.ready[*index].piece().low < self.given_up);
         if !(mode.force || full || suspect || context.overdue(since)) {
             return false;
+        }
+        if self.hidden(window) {
+            ranges.doubt_all();
         }
         let mut high = floor;
         for call in self.remove(window).into_iter().flatten() {

@@ -81,15 +81,16 @@ pub(super) enum Offset {
 pub(super) struct Ranges {
     queue: VecDeque<Range>,
     left: u64,
-    /// Reader's position with everything taken, if it is known where the last range stands in the pipe.
-    past: Option<u64>,
+    /// Readers' positions with everything taken, if it is known where the last range stands in the pipe: in its last
+    /// page, and beyond it.
+    past: Option<(u64, u64)>,
 }
 
 impl Ranges {
     /// Appends a range; one without bytes is nothing.
     pub(super) fn push(&mut self, range: Range) {
         if range.left() > 0 {
-            self.past = range.place.map(|place| place.past(range.bytes));
+            self.past = range.place.map(|place| (place.end(range.bytes), place.past(range.bytes)));
             self.left = self.left.saturating_add(range.left());
             self.queue.push_back(range);
         }
@@ -160,6 +161,11 @@ impl Ranges {
         }
     }
 
+    /// Nothing of the order of what is in the stream is certain.
+    pub(super) fn doubt_all(&mut self) {
+        self.queue.iter_mut().for_each(|range| range.exact = false);
+    }
+
     /// No longer knows where anything stands in the pipe.
     pub(super) fn displace(&mut self) {
         for range in &mut self.queue {
@@ -174,6 +180,29 @@ impl Ranges {
             Some(next) => position < next,
             None => true,
         }
+    }
+
+    /// Whether a page ends between a reader's positions that is not known to be full: sends of which nothing is known
+    /// (yet) may have put more into it, and receives taken that out.
+    pub(super) fn may_hide(&self, low: u64, high: u64) -> bool {
+        let (first, last) = (low >> 32, high >> 32);
+        // Pages before this one are full.
+        let mut full = first;
+        for range in &self.queue {
+            let Some(place) = range.place else { continue };
+            if full >= last || !place.fills(range.bytes, &mut full) {
+                break;
+            }
+        }
+        full < last
+    }
+
+    /// Whether bytes of which the place is not known may lie before a reader's `position`.
+    pub(super) fn blurs(&self, position: u64) -> bool {
+        self.queue
+            .iter()
+            .take_while(|range| range.place.is_none_or(|place| place.at(range.taken) < position))
+            .any(|range| range.place.is_none())
     }
 
     /// How many bytes lie before a reader's `position`.
@@ -202,7 +231,8 @@ impl Ranges {
             offset += range.left();
         }
         match self.past {
-            Some(past) if position <= past => Offset::Exact(offset),
+            // Between the two, somebody has put more into the page, and somebody has taken it.
+            Some((end, past)) if position <= end || position == past => Offset::Exact(offset),
             Some(_) => Offset::Beyond,
             None => Offset::Between(blurred.unwrap_or(offset), u64::MAX),
         }

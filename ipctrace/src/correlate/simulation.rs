@@ -12,9 +12,13 @@ use world::{Plan, World};
 
 /// Runs a plan with many seeds and several numbers of processes; sums must balance in each.
 fn run(plan: Plan, processes: &[(u32, u32)]) -> Report {
+    run_seeds(plan, processes, 1..=80)
+}
+
+fn run_seeds(plan: Plan, processes: &[(u32, u32)], seeds: std::ops::RangeInclusive<u64>) -> Report {
     let mut total = Report::default();
     for (writers, readers) in processes {
-        for seed in 1..=80_u64 {
+        for seed in seeds.clone() {
             let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             total.add(check::check(&World::run(Plan { seed, writers: *writers, readers: *readers, ..plan })));
         }
@@ -30,9 +34,7 @@ impl Report {
         self
     }
 
-    /// What is called exact is true but for one transfer in ten thousand. For schedules in which half of all calls
-    /// are of one length and every call is interrupted: a read and a write of the same length, both interrupted
-    /// before their hook at exit, look as if neither had been.
+    /// What is called exact is true but for one transfer in ten thousand.
     fn nearly_true(self) -> Report {
         let wrong = self.wrong.len() as u64;
         assert!(wrong * 10_000 <= self.transfers, "{wrong} of {}: {:#?}", self.transfers, self.wrong);
@@ -59,20 +61,21 @@ fn one_writer_and_one_reader_are_never_in_doubt() {
 
 #[test]
 fn few_bytes_are_in_doubt() {
-    run(Plan::REALISTIC, ONE_READER).all_true().has_doubts_below(2);
-    run(Plan::REALISTIC, MANY_READERS).all_true().has_doubts_below(6);
+    run(Plan::REALISTIC, ONE_READER).all_true().has_doubts_below(6);
+    run(Plan::REALISTIC, MANY_READERS).all_true().has_doubts_below(12);
 }
 
 #[test]
 fn calls_may_be_interrupted_at_any_point() {
     run(Plan::ADVERSARIAL, ONE_READER).all_true().has_doubts_below(100);
-    run(Plan::ADVERSARIAL, MANY_READERS).nearly_true().has_doubts_below(250);
+    run(Plan::ADVERSARIAL, MANY_READERS).all_true().has_doubts_below(350);
 }
 
 #[test]
 fn large_writes_keep_the_sums() {
     let large = Plan { largest: 20_000, ..Plan::ADVERSARIAL };
-    run(large, ONE_READER).nearly_true();
+    run(large, ONE_READER).all_true();
+    // One schedule of 240 in which a write of several pages, torn by others, is still taken for certain.
     run(large, MANY_READERS).nearly_true();
 }
 
@@ -80,7 +83,7 @@ fn large_writes_keep_the_sums() {
 fn tracing_may_begin_in_the_middle() {
     let middle = Plan { untraced: 60, ..Plan::ADVERSARIAL };
     run(middle, ONE_READER).all_true();
-    run(middle, MANY_READERS).nearly_true();
+    run(middle, MANY_READERS).all_true();
 }
 
 #[test]
@@ -88,4 +91,37 @@ fn losses_cause_doubt_and_no_wrong_name() {
     run(Plan { lost: 40, ..Plan::REALISTIC }, ONE_READER).all_true();
     run(Plan { lost: 40, ..Plan::REALISTIC }, MANY_READERS).all_true();
     run(Plan { lost: 40, ..Plan::ADVERSARIAL }, ONE_READER).all_true();
+}
+
+/// Many more schedules than fit into every run of the tests: `SEEDS=5000 cargo test --release -p ipctrace -- --ignored --nocapture many_more`.
+#[test]
+#[ignore = "takes minutes"]
+fn many_more_schedules() {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1000);
+    let adversarial = Plan::ADVERSARIAL;
+    for (name, plan) in [
+        ("realistic", Plan::REALISTIC),
+        ("adversarial", adversarial),
+        ("alike", Plan { largest: 10, ..adversarial }),
+        ("large", Plan { largest: 20_000, ..adversarial }),
+        ("half pages", Plan { largest: 3_000, ..adversarial }),
+        ("middle", Plan { untraced: 60, ..adversarial }),
+        ("lossy", Plan { lost: 40, ..Plan::REALISTIC }),
+        ("lossy and adversarial", Plan { lost: 40, ..adversarial }),
+    ] {
+        for processes in [(1, 1), (2, 1), (3, 1), (1, 3), (2, 3), (3, 3), (2, 2)] {
+            let report = run_seeds(plan, &[processes], 1..=seeds);
+            println!(
+                "{name} {processes:?}: {} wrong of {} transfers, {} of {} bytes in doubt ({:.3} %)",
+                report.wrong.len(),
+                report.transfers,
+                report.doubtful,
+                report.bytes,
+                report.doubtful as f64 * 100.0 / report.bytes as f64
+            );
+            for wrong in report.wrong.iter().take(2) {
+                println!("    {wrong}");
+            }
+        }
+    }
 }

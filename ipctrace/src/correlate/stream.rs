@@ -34,6 +34,8 @@ pub(super) struct Stream {
     take: Take,
     /// How often the object began anew, as its senders, its receivers and both saw it.
     generations: Generations,
+    /// Calls so far.
+    arrivals: u64,
     /// When it was last used.
     pub(super) used: u64,
 }
@@ -60,6 +62,7 @@ impl Stream {
             ranges: Ranges::default(),
             take: Take::default(),
             generations: Generations::default(),
+            arrivals: 0,
             used: now,
         }
     }
@@ -143,7 +146,13 @@ impl Stream {
     }
 
     /// One call.
-    pub(super) fn call(&mut self, receive: bool, inodes: (u64, u64), call: Call, context: &mut Context<'_>) {
+    pub(super) fn call(
+        &mut self,
+        receive: bool,
+        inodes: (u64, u64),
+        mut call: Call,
+        context: &mut Context<'_>,
+    ) {
         if self.naming.is_other(inodes.1) {
             self.renew(context);
         }
@@ -151,6 +160,8 @@ impl Stream {
         if call.bytes == 0 {
             return;
         }
+        self.arrivals += 1;
+        call.arrival = self.arrivals;
         let calls = if receive { &mut self.take.calls } else { &mut self.put.calls };
         match calls.push(call, self.open) {
             Arrived::Taken => {}
@@ -205,15 +216,18 @@ impl Stream {
 
     /// Joins the two sides as far as they go.
     fn advance(&mut self, force: bool, context: &mut Context<'_>) {
-        let mut mode = Mode { paged: self.paged(), force, pending: false };
+        let mut mode = Mode { paged: self.paged(), force, pending: false, senders: self.put.crowded() };
         loop {
             let put = self.put.settle(mode, &mut self.ranges, context);
             mode.pending = !self.put.calls.ready.is_empty() || self.put.calls.held() > 0;
+            mode.senders |= self.put.crowded();
             let channel = Arc::clone(self.naming.channel());
             let (mechanism, doubt) = (self.mechanism, &mut self.doubt);
-            let take = self.take.settle(mode, &mut self.ranges, context, |settled, ranges, context| {
-                receive(mechanism, &channel, doubt, settled, ranges, context);
-            });
+            let latest = &self.put.latest;
+            let take =
+                self.take.settle(mode, latest, &mut self.ranges, context, |settled, ranges, context| {
+                    receive(mechanism, &channel, doubt, settled, ranges, context);
+                });
             match (put, take) {
                 (Progress::Anew, _) => {
                     self.generations.put += 1;

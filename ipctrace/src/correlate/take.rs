@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::call::{Call, Recent};
+use super::call::{Call, Latest, Recent};
 use super::context::{Context, LINGER};
 use super::order::{self, Advance, Piece, Verdict};
 use super::put::{Mode, Progress, REACH, crowded, overlapped};
@@ -44,6 +44,11 @@ enum Fit {
     Unknown,
 }
 
+/// Whether calls that are not known yet may have been between a receive's positions: a page has ended there.
+fn may_hide(call: &Call, ranges: &Ranges) -> bool {
+    call.seen.is_some_and(|(low, high)| ranges.blurs(high) || ranges.may_hide(low, high))
+}
+
 fn fit(call: &Call, ranges: &Ranges) -> Fit {
     let Some((low, high)) = call.seen else { return Fit::Unknown };
     let begin = ranges.locate(low);
@@ -80,6 +85,7 @@ impl Take {
     pub(super) fn settle(
         &mut self,
         mode: Mode,
+        senders: &Latest,
         ranges: &mut Ranges,
         context: &mut Context<'_>,
         mut each: impl FnMut(Settled, &mut Ranges, &mut Context<'_>),
@@ -98,8 +104,15 @@ impl Take {
                 break;
             }
             let aligned = !mode.paged || self.aligned(ranges);
+            // A send and a receive of the same length, of which nothing is known yet, may stand where positions seem to
+            // account for everything.
+            let blurred = mode.paged && mode.senders && self.crowded() && may_hide(front, ranges);
+            if blurred && !mode.force && !context.overdue(front.time) && self.calls.ready.len() < REACH {
+                break;
+            }
+            let aligned = aligned && !(blurred && self.came_late(front, senders, ranges));
             let settled = match fit {
-                Fit::Snug { tight } => self.first(aligned, aligned && tight),
+                Fit::Snug { tight } => self.first(aligned, aligned && tight && !blurred),
                 Fit::Fewer => self.first(false, false),
                 Fit::Unknown if mode.paged => self.first(aligned && !self.crowded(), false),
                 Fit::Unknown => self.by_time(mode, context),
@@ -128,6 +141,15 @@ impl Take {
             Offset::Between(_, most) => most,
             Offset::Beyond => u64::MAX,
         }
+    }
+
+    /// Whether calls that were under way when the first receive ended have come since, on both sides; other receives
+    /// alone, where it is not known what stands where.
+    fn came_late(&self, front: &Call, senders: &Latest, ranges: &Ranges) -> bool {
+        let late = |call: &Call| call.arrival > front.arrival && call.enter <= front.time;
+        let receiver = self.calls.ready.iter().skip(1).any(late);
+        let blurs = front.seen.is_none_or(|(_, high)| ranges.blurs(high));
+        receiver && (blurs || senders.came_late(front.time, front.arrival))
     }
 
     fn crowded(&self) -> bool {
