@@ -234,6 +234,34 @@ offsets! {
     siginfo_value = "kernel_siginfo._sifields._rt._sigval";
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
+    /// Functions of an open file.
+    file_op = "file.f_op";
+    /// Units in an event counter.
+    eventfd_count = "eventfd_ctx.count";
+    /// Flags of an event counter.
+    eventfd_flags = "eventfd_ctx.flags";
+    /// Number of an event counter.
+    eventfd_id = "eventfd_ctx.id";
+    /// Ids of a thread.
+    task_thread_pid = "task_struct.thread_pid";
+    /// Where a thread stands in the lists of its ids.
+    task_pid_links = "task_struct.pid_links";
+    /// How deep in the hierarchy of PID namespaces an id is.
+    pid_level = "pid.level";
+    /// The tasks that have an id.
+    pid_tasks = "pid.tasks";
+    /// The numbers of an id, one for each namespace that sees it.
+    pid_numbers = "pid.numbers";
+    /// Directory entry of a pidfd: there since they have a file system of their own (Linux 6.9).
+    pid_stashed = "pid.stashed";
+    /// Number of an id in one namespace.
+    upid_nr = "upid.nr";
+    /// That namespace.
+    upid_ns = "upid.ns";
+    /// Ids by number in one namespace.
+    pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head";
+    /// What a file system knows of an inode.
+    inode_private = "inode.i_private";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.

@@ -38,6 +38,8 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
+    | Mechanism::Eventfd.bit()
+    | Mechanism::ProcessVm.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::PosixMq.bit()
     | Mechanism::SysvMsg.bit();

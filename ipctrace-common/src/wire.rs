@@ -32,6 +32,8 @@ kinds! {
     Process = 4;
     /// [`Handoff`]: a descriptor sent or received.
     Handoff = 5;
+    /// [`Direct`]: bytes copied from one process to another in one call.
+    Direct = 8;
 }
 
 /// Begins every record.
@@ -79,6 +81,8 @@ pub struct Task {
 ///
 /// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
 /// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
+///
+/// Event counters: `(address of the struct eventfd_ctx, 1 << 61)`.
 #[derive(
     Clone,
     Copy,
@@ -105,6 +109,8 @@ pub struct Key {
 impl Key {
     /// `space` of a key whose `id` is the address of a socket.
     pub const SOCKET: u64 = 1 << 63;
+    /// `space` of a key whose `id` is the address of an event counter (`struct eventfd_ctx`).
+    pub const EVENTFD: u64 = 1 << 61;
     /// `space` of a key whose `id` is the identifier of a System V message queue, but for the number of its IPC
     /// namespace.
     pub const SYSV_MSG: u64 = 1 << 61 | (crate::Mechanism::SysvMsg as u64) << 32;
@@ -147,6 +153,10 @@ pub mod op_flag {
     pub const ADDRESS: u16 = 1 << 6;
     /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
     pub const SPLICED: u16 = 1 << 7;
+    /// `detail` is valid, for event counters: elsewhere the mechanism alone says whether there is one.
+    pub const DETAIL: u16 = 1 << 8;
+    /// A descriptor that its receiver took itself, from `owner`.
+    pub const GETFD: u16 = 1 << 9;
     /// Queues: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
     pub const CUT: u16 = 1 << 12;
     /// Queues: nobody's call, but a message that was in the queue when it was first seen.
@@ -156,7 +166,11 @@ pub mod op_flag {
 /// Flags of a [`Channel`].
 pub mod channel_flag {
     /// Not seen for the first time but removed, with what was in it.
-    pub const REMOVED: u16 = 1 << 0;
+    pub const REMOVED: u16 = 1 << 2;
+    /// An event counter of which each read takes 1 (`EFD_SEMAPHORE`); else it takes all.
+    pub const SEMAPHORE: u16 = 1 << 0;
+    /// `task` has just made it, and put in what is in it.
+    pub const MADE: u16 = 1 << 1;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -178,7 +192,7 @@ pub struct Op {
     /// Messages: whole length of the message as sent, of which `bytes` were received.
     pub message_len: u64,
     /// What had been moved through this end of the channel before, as the kernel's books have it: bytes for streams,
-    /// messages for messages. A gap between records is a loss.
+    /// messages for messages, calls for counters. A gap between records is a loss.
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
     /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`).
@@ -192,7 +206,7 @@ pub struct Op {
     /// Sockets: inode of the sending socket; 0 if it has none (closed) or unknown.
     pub sender_inode: u64,
     /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown. Internet sockets: that of the
-    /// caller's own, whichever end it is.
+    /// caller's own, whichever end it is. Event counters: their number plus 1.
     pub receiver_inode: u64,
     /// What the mechanism says of the message besides: priority of a POSIX message (-1: not known), type of a System V message, value of
     /// an eventfd. 0 where there is none.
@@ -223,7 +237,8 @@ pub struct Channel {
     pub task: Task,
     /// The channel.
     pub key: Key,
-    /// What was in it at that moment: bytes for streams, messages for messages. `u64::MAX`: could not be read.
+    /// What was in it at that moment: bytes for streams, messages for messages, the value of a counter. `u64::MAX`: could
+    /// not be read.
     pub queued: u64,
     /// Position of the next byte to be written (see [`Op::pos_enter`]); 0 if it has none. TCP, of what is sent: its
     /// sequence number (32 bits), the same as at the other end.
@@ -330,7 +345,7 @@ pub struct Process {
     pub reserved: u32,
 }
 
-/// A descriptor passed over a unix socket.
+/// A descriptor passed over a unix socket, or taken with pidfd_getfd(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Handoff {
@@ -338,6 +353,8 @@ pub struct Handoff {
     pub header: Header,
     /// The caller.
     pub task: Task,
+    /// Whose descriptor it was, if it was taken ([`op_flag::GETFD`]); else, or if that process is gone, zeros.
+    pub owner: Task,
     /// The channel it went over.
     pub key: Key,
     /// As in [`Op`].
@@ -348,7 +365,7 @@ pub struct Handoff {
     pub receiver_inode: u64,
     /// Address of the `struct file` passed: the same in the sender's and the receiver's table.
     pub file: u64,
-    /// The object behind it.
+    /// The object behind it: inode, or number of an event counter.
     pub object_inode: u64,
     /// The device of that object's file system.
     pub object_device: u64,
@@ -360,6 +377,20 @@ pub struct Handoff {
     pub object_mechanism: u32,
 }
 
+/// Bytes that one process copied from or to another's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Direct {
+    /// [`op_flag::RECEIVE`]: the caller read; else it wrote.
+    pub header: Header,
+    /// The caller.
+    pub task: Task,
+    /// The other process.
+    pub target: Task,
+    /// What the call returned.
+    pub bytes: u64,
+}
+
 const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
@@ -368,7 +399,8 @@ const _: () = {
     assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 176);
     assert!(size_of::<Process>() == 128);
-    assert!(size_of::<Handoff>() == 152);
+    assert!(size_of::<Handoff>() == 200);
+    assert!(size_of::<Direct>() == 128);
 };
 
 /// Longest name in a [`Channel`]: a path.

@@ -11,9 +11,9 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{inet, object, pipe, posix_mq, ring, sysv_msg, task, unix};
+use crate::{eventfd, inet, object, pipe, posix_mq, ring, sysv_msg, task, unix};
 
-/// The books of one channel: bytes of a stream, messages otherwise.
+/// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Books {
@@ -50,6 +50,13 @@ const BPF_NOEXIST: u64 = 1;
 #[inline(always)]
 pub(crate) fn books(key: &Key) -> Option<*mut Books> {
     CHANNELS.get_ptr_mut(key)
+}
+
+/// Closes the books of a channel that is gone: what is found at its address next is another.
+#[inline(always)]
+pub(crate) fn forget(key: &Key) {
+    // There may be none.
+    let _ = CHANNELS.remove(*key);
 }
 
 /// Opens the books of a channel at first sight and tells user space what it is and holds.
@@ -125,7 +132,7 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let side = unsafe { &(*call).sides[(index & 1) as usize] };
-    match try_announce(side, taken_before) {
+    match try_announce(side, taken_before, 0) {
         Ok(first) => i32::from(first),
         Err(cause) => {
             // Its records will carry no `before`.
@@ -135,8 +142,12 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     }
 }
 
+/// Opens the books of the channel and tells of it, with these [`channel_flag`]s besides its own.
+///
+/// # Errors
+/// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
-fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
+pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     let queued = queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
@@ -163,7 +174,8 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
     let name_len = name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, 0, ring::now());
+        let flags = flags | self::flags(side);
+        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
         task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
@@ -181,6 +193,13 @@ fn try_announce(side: &Side, taken_before: u64) -> Result<bool> {
     Ok(true)
 }
 
+/// [`channel_flag`]s.
+#[inline(always)]
+fn flags(side: &Side) -> u16 {
+    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
+    if semaphore { channel_flag::SEMAPHORE } else { 0 }
+}
+
 /// What is in the channel now.
 #[inline(always)]
 pub(crate) fn queued(side: &Side) -> u64 {
@@ -190,6 +209,7 @@ pub(crate) fn queued(side: &Side) -> u64 {
             let owner = if side.receive != 0 { side.object } else { side.peer };
             unix::queued(owner, has_messages(side.mechanism))
         }
+        Some(Mechanism::Eventfd) => eventfd::queued(side.object),
         Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
         Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
         Some(Mechanism::Tcp) => inet::queued(side),
@@ -202,7 +222,6 @@ pub(crate) fn queued(side: &Side) -> u64 {
             | Mechanism::SharedAnon
             | Mechanism::SysvSem
             | Mechanism::Futex
-            | Mechanism::Eventfd
             | Mechanism::Pty
             | Mechanism::ProcessVm
             | Mechanism::Signal,

@@ -1,19 +1,20 @@
-//! Descriptors passed over unix sockets: SCM_RIGHTS, unix(7), net/core/scm.c.
+//! Descriptors passed over unix sockets: SCM_RIGHTS, unix(7), net/core/scm.c; or taken: pidfd_getfd(2).
 
-use ipctrace_common::Cause;
-use ipctrace_common::wire::{self, Kind};
+use ipctrace_common::wire::{self, Key, Kind, op_flag};
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inflight::{self, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::{self, Direction};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{ring, task};
+use crate::{pid, ring, special, task};
 
 const SOL_SOCKET: u32 = 1;
 const SCM_RIGHTS: u32 = 1;
 /// Size of `struct cmsghdr`.
 const HEADER: u64 = 16;
+
 /// Tells of the descriptors in a message that was sent or received, from the caller's control buffer.
 ///
 /// # Errors
@@ -23,32 +24,53 @@ pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
     if control == 0 || control_len < HEADER {
         return Ok(());
     }
-    let mut find = Find { control, control_len, at: opaque(0), array: 0, count: 0, failed: false };
-    repeat(&mut find);
-    if find.failed {
-        return Err(Cause::ReadFailed);
-    }
-    let mut tell = Tell { tid, array: find.array, count: find.count };
-    repeat(&mut tell);
-    Ok(())
+    let mut walk =
+        Walk { tid, control, control_len, at: opaque(0), array: 0, left: opaque(0), failed: false };
+    repeat(&mut walk);
+    if walk.failed { Err(Cause::ReadFailed) } else { Ok(()) }
 }
 
-/// Looks for descriptors among the control messages.
-struct Find {
+/// As [`passed`], for messages among several. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn passed_along(tid: u32, control: u64, control_len: u64) -> i32 {
+    if let Err(cause) = passed(tid, control, control_len) {
+        ring::count(cause);
+    }
+    0
+}
+
+/// Goes through the control messages and the descriptors in them, one each turn.
+struct Walk {
+    tid: u32,
     control: u64,
     control_len: u64,
+    /// Where the next control message is.
     at: u64,
+    /// Where the next descriptor is.
     array: u64,
-    count: u64,
+    /// How many there are before the next control message.
+    left: u64,
     failed: bool,
 }
 
-impl Repeat for Find {
-    const LIMIT: u32 = 16;
-    const PLAIN_LIMIT: u32 = 2;
+impl Repeat for Walk {
+    /// SCM_MAX_FD, and as many control messages again.
+    const LIMIT: u32 = 512;
+    const PLAIN_LIMIT: u32 = 6;
 
     #[inline(always)]
     fn turn(&mut self, _index: u32) -> bool {
+        if self.left > 0 {
+            let Ok(fd) = read_user::<i32>(self.array, 0) else {
+                self.failed = true;
+                return true;
+            };
+            handed_over(self.tid, fd as u32);
+            self.array += 4;
+            self.left -= 1;
+            return false;
+        }
         if self.at + HEADER > self.control_len {
             return true;
         }
@@ -63,41 +85,10 @@ impl Repeat for Find {
         }
         if level == SOL_SOCKET && kind == SCM_RIGHTS {
             self.array = place + HEADER;
-            self.count = (len - HEADER) / 4;
-            return true;
+            self.left = (len - HEADER) / 4;
         }
         self.at += (len + 7) & !7;
         false
-    }
-}
-
-/// Tells of each descriptor.
-struct Tell {
-    tid: u32,
-    array: u64,
-    count: u64,
-}
-
-impl Repeat for Tell {
-    /// SCM_MAX_FD.
-    const LIMIT: u32 = 253;
-    const PLAIN_LIMIT: u32 = 4;
-
-    #[inline(always)]
-    fn turn(&mut self, index: u32) -> bool {
-        if u64::from(index) >= self.count {
-            return true;
-        }
-        match read_user::<i32>(self.array, index as usize * 4) {
-            Ok(fd) => {
-                handed_over(self.tid, fd as u32);
-                false
-            }
-            Err(cause) => {
-                ring::count(cause);
-                true
-            }
-        }
     }
 }
 
@@ -114,32 +105,89 @@ pub extern "C" fn handed_over(tid: u32, fd: u32) -> i32 {
     }
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let side = unsafe { &(*call).sides[0] };
+    let Some(mut entry) = ring::reserve::<wire::Handoff>() else {
+        return 0;
+    };
+    let record = entry.as_mut_ptr();
+    let receive = side.receive != 0;
+    // SAFETY: room for a record; every field is written, those of the object by `fill`.
+    unsafe {
+        ring::begin(&raw mut (*record).header, Kind::Handoff, side.mechanism, side.flags, ring::now());
+        (*record).owner = task::NOBODY;
+        (*record).key = side.key;
+        (*record).sender_sock = if receive { side.peer } else { side.object };
+        (*record).sender_inode = if receive { side.peer_inode } else { side.own_inode };
+        (*record).receiver_inode = if receive { side.own_inode } else { side.peer_inode };
+        fill(record, file, fd);
+    }
+    ring::submit(entry);
+    0
+}
+
+/// pidfd_getfd(2) gave `fd`. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn taken_over(fd: i64) -> i32 {
+    if fd >= 0
+        && let Err(cause) = try_taken_over(fd as u32)
+    {
+        ring::count(cause);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_taken_over(fd: u32) -> Result<()> {
+    let [pidfd, ..] = special::arguments()?;
+    let (of, file) = (object::file(pidfd as u32)?, object::file(fd)?);
+    if of == 0 || file == 0 {
+        return Ok(());
+    }
+    let owner = pid::behind(of)?;
+    let Some(mut entry) = ring::reserve::<wire::Handoff>() else {
+        return Ok(());
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: room for a record; every field is written, those of the object by `fill`.
+    unsafe {
+        ring::begin(&raw mut (*record).header, Kind::Handoff, 0, op_flag::GETFD, ring::now());
+        if owner == 0 {
+            (*record).owner = task::NOBODY;
+        } else {
+            task::describe(owner, &raw mut (*record).owner);
+        }
+        (*record).key = Key { id: 0, space: 0 };
+        (*record).sender_sock = 0;
+        (*record).sender_inode = 0;
+        (*record).receiver_inode = 0;
+        fill(record, file, fd);
+    }
+    ring::submit(entry);
+    Ok(())
+}
+
+/// Writes who has it now, and what it is.
+///
+/// # Safety
+/// `record` must be valid for a write.
+#[inline(always)]
+unsafe fn fill(record: *mut wire::Handoff, file: u64, fd: u32) {
     let mut object = Side::NONE;
     if let Err(cause) = object::describe(file, Direction::Send, &mut object) {
         ring::count(cause);
     }
     let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
     let super_block: u64 = read(inode, offset!(inode_sb)).unwrap_or(0);
-    let Some(mut entry) = ring::reserve::<wire::Handoff>() else {
-        return 0;
-    };
-    let record = entry.as_mut_ptr();
-    let receive = side.receive != 0;
-    // SAFETY: room for a record; every field is written.
+    let is_counter = object.mechanism == Mechanism::Eventfd as u8;
+    // SAFETY: valid by contract.
     unsafe {
-        ring::begin(&raw mut (*record).header, Kind::Handoff, side.mechanism, side.flags, ring::now());
         task::describe_current(&raw mut (*record).task);
-        (*record).key = side.key;
-        (*record).sender_sock = if receive { side.peer } else { side.object };
-        (*record).sender_inode = if receive { side.peer_inode } else { side.own_inode };
-        (*record).receiver_inode = if receive { side.own_inode } else { side.peer_inode };
         (*record).file = file;
-        (*record).object_inode = read(inode, offset!(inode_ino)).unwrap_or(0);
+        (*record).object_inode =
+            if is_counter { object.own_inode - 1 } else { read(inode, offset!(inode_ino)).unwrap_or(0) };
         (*record).object_device = u64::from(read::<u32>(super_block, offset!(sb_dev)).unwrap_or(0));
         (*record).object_peer_inode = object.peer_inode;
         (*record).fd = fd as i32;
         (*record).object_mechanism = u32::from(object.mechanism);
     }
-    ring::submit(entry);
-    0
 }

@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 
 use ipctrace_common::Cause;
 
+use crate::handoff;
 use crate::inflight::{self, InFlight};
 use crate::kernel::{Result, read_user};
 use crate::repeat::{Repeat, opaque, repeat};
@@ -54,12 +55,14 @@ pub(crate) trait Visit {
     fn visit(tid: u32, call: &mut InFlight, index: u32, bytes: u64) -> Result<()>;
 }
 
-/// Nothing: only the sum of bytes is wanted.
+/// Only the sum of bytes is wanted, and the descriptors that go along.
 pub(crate) struct AddUp;
 
 impl Visit for AddUp {
     #[inline(always)]
-    fn visit(_tid: u32, _call: &mut InFlight, _index: u32, _bytes: u64) -> Result<()> {
+    fn visit(tid: u32, call: &mut InFlight, index: u32, _bytes: u64) -> Result<()> {
+        let header = MsgHdr::read(call.user + u64::from(index) * MMSGHDR)?;
+        handoff::passed_along(tid, header.control, header.control_len);
         Ok(())
     }
 }

@@ -6,11 +6,14 @@ use ipctrace_common::wire::op_flag;
 use crate::config::{mechanisms, offset};
 use crate::inflight::{Last, Side};
 use crate::kernel::{Result, load, read};
-use crate::{inet, pipe, task, unix};
+use crate::{eventfd, inet, pipe, task, unix};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
 const S_IFSOCK: u16 = 0o140_000;
+const S_IFREG: u16 = 0o100_000;
+/// Of no type: anonymous inodes before Linux 6.16, since when they are regular files.
+const S_IFNONE: u16 = 0;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -79,7 +82,11 @@ impl Found {
     /// Whether it may be a channel. If not, the call is over for us.
     #[inline(always)]
     pub(crate) fn may_be_channel(self) -> bool {
-        matches!(self.mode & S_IFMT, S_IFIFO | S_IFSOCK)
+        match self.mode & S_IFMT {
+            S_IFIFO | S_IFSOCK => true,
+            S_IFREG | S_IFNONE => self.file != 0 && eventfd::is_one(self.file),
+            _ => false,
+        }
     }
 }
 
@@ -132,6 +139,10 @@ pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side
     match mode & S_IFMT {
         S_IFIFO => pipe::describe(file, inode, side),
         S_IFSOCK => socket(file, inode, side),
+        S_IFREG | S_IFNONE => {
+            side.last.file = 0;
+            eventfd::describe(file, side)
+        }
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use ipctrace_common::wire::{self, Kind, Task, process_event};
+use ipctrace_common::wire::{self, Kind, process_event};
 
 use crate::config::offset;
 use crate::kernel::read;
@@ -72,7 +72,7 @@ fn report(event: u16, exit_code: u32) {
     unsafe {
         ring::begin(&raw mut (*record).header, Kind::Process, 0, event, ring::now());
         task::describe_current(&raw mut (*record).task);
-        (*record).parent = Task { tgid: 0, tid: 0, start: 0, cgroup: 0, uid: 0, reserved: 0, comm: [0; 16] };
+        (*record).parent = task::NOBODY;
         (*record).exit_code = exit_code;
         (*record).reserved = 0;
     }

@@ -23,102 +23,60 @@ const MSG_COPY: u64 = 0o40_000;
 const IPC_RMID: u64 = 0;
 const IPC_64: u64 = 0x100;
 
-/// A call as it was made.
-#[derive(Clone, Copy)]
-struct Request {
-    posix: bool,
-    receive: bool,
-    /// Descriptor or identifier.
-    queue: u32,
-    /// The message, with its type if it is a System V one.
-    message: u64,
-    /// Where its content is.
-    content: u64,
-    /// Its length, or the room for it.
-    size: u64,
-    /// POSIX: the priority, or where it is to be written.
-    priority: u64,
-    /// It takes nothing.
-    copies: bool,
-    /// It cuts messages that do not fit.
-    cuts: bool,
+/// Whether the call is one of a POSIX queue.
+#[inline(always)]
+fn is_posix(special: u32) -> bool {
+    special == Special::MqSend as u32 || special == Special::MqReceive as u32
 }
 
-impl Request {
-    #[inline(always)]
-    fn new(special: u32) -> Result<Request> {
-        let [queue, message, size, fourth, fifth, _] = special::arguments()?;
-        let posix = special == Special::MqSend as u32 || special == Special::MqReceive as u32;
-        let sysv_receive = special == Special::Msgrcv as u32;
-        Ok(Request {
-            posix,
-            receive: special == Special::MqReceive as u32 || sysv_receive,
-            queue: queue as u32,
-            message,
-            content: if posix { message } else { message + 8 },
-            size,
-            priority: fourth,
-            copies: sysv_receive && fifth & MSG_COPY != 0,
-            cuts: sysv_receive && fifth & MSG_NOERROR != 0,
-        })
-    }
+/// Whether it takes a message.
+#[inline(always)]
+fn is_receive(special: u32) -> bool {
+    special == Special::MqReceive as u32 || special == Special::Msgrcv as u32
+}
 
-    /// Priority or type as the caller's memory has it: of what is sent, or of what was received.
-    #[inline(always)]
-    fn detail(&self) -> i64 {
-        match (self.posix, self.receive) {
-            (true, false) => i64::from(self.priority as u32),
-            (true, true) if self.priority == 0 => -1,
-            (true, true) => read_user::<u32>(self.priority, 0).map_or(-1, i64::from),
-            (false, _) => read_user(self.message, 0).unwrap_or(0),
-        }
+/// Priority or type as the caller's memory has it: of what is sent, or of what was received. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_detail(special: u32) -> i64 {
+    let Ok([_, message, _, priority, ..]) = special::arguments() else {
+        return -1;
+    };
+    if !is_posix(special) {
+        read_user(message, 0).unwrap_or(0)
+    } else if !is_receive(special) {
+        i64::from(priority as u32)
+    } else if priority == 0 {
+        -1
+    } else {
+        read_user::<u32>(priority, 0).map_or(-1, i64::from)
     }
+}
 
-    /// Puts the call in flight; false if it is not to be traced.
-    #[inline(always)]
-    fn begin(&self, tid: u32, enter: u64) -> Result<bool> {
-        if self.copies {
-            return Ok(false);
-        }
-        let place = inflight::place(tid)?;
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        let call = unsafe { &mut *place };
-        call.sides = [Side::NONE, Side::NONE];
-        let side = &mut call.sides[0];
-        if self.posix {
-            posix_mq::describe(self.queue, side)?;
-        } else {
-            sysv_msg::describe(self.queue, side);
-        }
-        if side.mechanism == 0 {
-            return Ok(false);
-        }
-        if !self.posix && channel::books(&side.key).is_none() {
-            side.object = sysv_msg::sysv_msg_object(self.queue);
-        }
-        side.receive = u8::from(self.receive);
-        side.flags = if self.receive { op_flag::RECEIVE } else { 0 };
-        if enter == 0 {
-            side.flags |= op_flag::STRADDLES_START;
-        }
-        // The message is in one buffer, as with read and write.
-        call.class = if self.receive { Class::Read } else { Class::Write } as u8;
-        call.user = self.content;
-        call.count = self.size;
-        call.address = 0;
-        call.address_len = 0;
-        call.index = 0;
-        call.taken = Taken { sock: 0, inode: 0, len: 0 };
-        call.moved = syscall::plain(self.size);
-        if !self.receive {
-            // Before the caller can change it.
-            call.moved.detail = self.detail();
-            call.moved.digest = queue_digest(self.content, self.size, 0);
-        }
-        call.enter = enter;
-        call.active = 1;
-        Ok(true)
+/// Writes to the thread's place which queue the call works on, and where its message is; false if it is not to be traced.
+#[inline(always)]
+fn describe(tid: u32, special: u32) -> Result<bool> {
+    let [queue, message, _, _, flags, _] = special::arguments()?;
+    if special == Special::Msgrcv as u32 && flags & MSG_COPY != 0 {
+        return Ok(false);
     }
+    let place = inflight::place(tid)?;
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *place };
+    call.sides = [Side::NONE, Side::NONE];
+    let side = &mut call.sides[0];
+    if is_posix(special) {
+        posix_mq::describe(queue as u32, side)?;
+        call.user = message;
+    } else {
+        sysv_msg::describe(queue as u32, side);
+        if channel::books(&side.key).is_none() {
+            side.object = sysv_msg::sysv_msg_object(queue as u32);
+        }
+        call.user = message + 8;
+    }
+    Ok(side.mechanism != 0)
 }
 
 /// The begin of a call that sends or receives. The verifier looks at it by itself.
@@ -136,13 +94,47 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
-    match Request::new(special).and_then(|request| request.begin(tid, enter)) {
-        Ok(begun) => i32::from(begun),
+    match describe(tid, special) {
+        Ok(true) => queue_prepared(tid, special, enter),
+        Ok(false) => 0,
         Err(cause) => {
             ring::count(cause);
             0
         }
     }
+}
+
+/// Completes what is known of a call at its begin, and puts it in flight. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_prepared(tid: u32, special: u32, enter: u64) -> i32 {
+    let (Ok(place), Ok([_, _, size, ..])) = (inflight::place(tid), special::arguments()) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *place };
+    let side = &mut call.sides[0];
+    call.count = size;
+    call.address = 0;
+    call.address_len = 0;
+    call.index = 0;
+    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.moved = syscall::plain(size);
+    call.enter = enter;
+    call.active = 1;
+    side.flags = if enter == 0 { op_flag::STRADDLES_START } else { 0 };
+    // The message is in one buffer, as with read and write.
+    if is_receive(special) {
+        side.receive = 1;
+        side.flags |= op_flag::RECEIVE;
+        call.class = Class::Read as u8;
+    } else {
+        call.class = Class::Write as u8;
+        // Before the caller can change it.
+        call.moved.detail = queue_detail(special);
+        call.moved.digest = queue_digest(call.user, size, 0);
+    }
+    1
 }
 
 /// Opens the books of the queue of the call in flight of thread `tid` at first sight; 1 if it was that. The verifier looks at
@@ -176,7 +168,7 @@ fn straddled(tid: u32, special: u32) -> bool {
     if queue_begun(tid, special, 0) == 0 {
         return false;
     }
-    let receive = special == Special::MqReceive as u32 || special == Special::Msgrcv as u32;
+    let receive = is_receive(special);
     if queue_opened(tid, u64::from(receive)) == 0 {
         return true;
     }
@@ -189,30 +181,27 @@ fn straddled(tid: u32, special: u32) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 {
-    if let (Ok(request), Some(call)) = (Request::new(special), inflight::get(tid)) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        complete(&request, unsafe { &mut *call }, returned);
-    }
-    0
-}
-
-#[inline(always)]
-fn complete(request: &Request, call: &mut InFlight, returned: u64) {
-    let moved = &mut call.moved;
-    if request.receive {
+    let (Some(call), Ok([_, _, size, _, flags, _])) = (inflight::get(tid), special::arguments()) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let InFlight { moved, user, .. } = unsafe { &mut *call };
+    if is_receive(special) {
         moved.bytes = returned;
         moved.len = returned;
-        moved.detail = request.detail();
-        moved.flags = if request.cuts && returned == request.size { op_flag::CUT } else { 0 };
-    } else if moved.detail <= 0 && !request.posix {
-        moved.detail = request.detail();
+        moved.digest = 0;
+        if special == Special::Msgrcv as u32 && flags & MSG_NOERROR != 0 && returned == size {
+            moved.flags = op_flag::CUT;
+        }
     }
-    if request.receive || moved.digest == 0 {
-        // Pages that were not there when the call began are there now.
-        moved.digest = queue_digest(request.content, moved.bytes, 0);
+    // Pages of a sender that were not there when the call began are there now.
+    if moved.digest == 0 {
+        moved.detail = queue_detail(special);
+        moved.digest = queue_digest(*user, moved.bytes, 0);
     }
-    moved.user = request.content;
+    moved.user = *user;
     moved.count = moved.bytes;
+    0
 }
 
 /// The end of msgctl. The verifier looks at it by itself.

@@ -11,6 +11,7 @@ use ipctrace_common::syscall::Special;
 use crate::kernel::Result;
 use crate::queue;
 use crate::syscall::argument;
+use crate::{eventfd, handoff, process_vm};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -76,7 +77,9 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
         Some(Special::Eventfd) => {}
-        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
+        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {
+            process_vm::process_vm_entered(tid);
+        }
         Some(Special::PidfdGetfd) => {}
         None => {}
     }
@@ -99,9 +102,18 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
         Some(Special::MemfdCreate) => {}
         Some(Special::Semop) => {}
         Some(Special::Futex) => {}
-        Some(Special::Eventfd) => {}
-        Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {}
-        Some(Special::PidfdGetfd) => {}
+        Some(Special::Eventfd) => {
+            eventfd::eventfd_made(returned);
+        }
+        Some(Special::ProcessVmReadv) => {
+            process_vm::process_vm_exited(tid, process_vm::READ, returned);
+        }
+        Some(Special::ProcessVmWritev) => {
+            process_vm::process_vm_exited(tid, process_vm::WRITE, returned);
+        }
+        Some(Special::PidfdGetfd) => {
+            handoff::taken_over(returned);
+        }
         None => {}
     }
     0

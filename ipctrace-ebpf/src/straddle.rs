@@ -13,7 +13,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, inet, ring, syscall};
+use crate::{channel, eventfd, inet, ring, syscall};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -39,7 +39,7 @@ pub(crate) fn is(tid: u32) -> bool {
 /// The end of a call that is not in flight: perhaps one of them. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32 {
+pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64, user: u64) -> i32 {
     if STRADDLERS.get_ptr(tid).is_none() {
         return 0;
     }
@@ -47,7 +47,7 @@ pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32
     let (Some(class), true) = (Class::from_wire(class as u8), returned > 0) else {
         return 0;
     };
-    if let Err(cause) = try_straddled(tid, class, fd, returned as u64) {
+    if let Err(cause) = try_straddled(tid, class, fd, returned as u64, user) {
         ring::count(cause);
     }
     inflight::end(tid);
@@ -55,7 +55,7 @@ pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64) -> i32
 }
 
 #[inline(always)]
-fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
+fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> Result<()> {
     let desk = inflight::desk().ok_or(Cause::MapFull)?;
     // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
     let call = unsafe { &mut *desk };
@@ -66,6 +66,7 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64) -> Result<()> {
         return Ok(());
     }
     call.class = class as u8;
+    call.user = user;
     unbegun(tid, call, returned)
 }
 
@@ -91,6 +92,12 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
+    if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
+        let value = eventfd::value(call);
+        channel::open(tid, call, 0, if receive { value } else { 0 });
+        emit::emit_plain(tid, 0);
+        return Ok(());
+    }
     let known = channel::books(&call.sides[0].key).is_some();
     channel::open(
         tid,

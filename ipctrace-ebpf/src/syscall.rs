@@ -4,7 +4,7 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::Cause;
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::{Class, SPECIAL};
+use ipctrace_common::syscall::{Class, SPECIAL, Special};
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, offset, registers};
@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found};
-use crate::{channel, handoff, inet, ring, signal, special, straddle, task};
+use crate::{channel, eventfd, handoff, inet, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -164,7 +164,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let returned: i64 = ctx.arg(1);
     let tid = ids as u32;
     if class >= SPECIAL {
-        if !task::is_tracer(ids) && !is_compat() {
+        // By an eventfd of the tracer's own the programs learn what one looks like.
+        if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat() {
             // SAFETY: `regs` is the tracepoint's first argument.
             unsafe { special::exit(regs, tid, class, returned) };
         }
@@ -173,7 +174,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(call) = inflight::get(tid) else {
         if straddle::any() && !task::is_tracer(ids) {
             // SAFETY: `regs` is the tracepoint's first argument.
-            straddle::straddled(tid, u32::from(class), unsafe { argument(regs, 0) } as u32, returned);
+            let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
+            straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
         }
         return 0;
     };
@@ -209,6 +211,10 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
                 address_len: call.address_len,
                 ..plain(returned)
             };
+            if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
+                eventfd::eventfd_exited(tid);
+                return;
+            }
         }
         Some(Class::Sendmsg | Class::Recvmsg | Class::Sendmmsg | Class::Recvmmsg | Class::Sigwait) => {
             exited_slowly(tid, returned);
@@ -363,6 +369,7 @@ impl message::Visit for SendOne {
         // Where one message goes says nothing of the next.
         let side = call.sides[0];
         one_slowly(tid, call);
+        handoff::passed_along(tid, header.control, header.control_len);
         call.sides[0].key = side.key;
         call.sides[0].peer_inode = side.peer_inode;
         Ok(())
@@ -381,8 +388,12 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
     let index = call.index;
     match message::moved(call.user, index) {
         Ok(bytes) => {
-            call.moved = Moved { user: call.user + u64::from(index) * MMSGHDR, ..plain(bytes) };
+            let user = call.user + u64::from(index) * MMSGHDR;
+            call.moved = Moved { user, ..plain(bytes) };
             one_slowly(tid, call);
+            if let Ok(header) = MsgHdr::read(user) {
+                handoff::passed_along(tid, header.control, header.control_len);
+            }
         }
         Err(cause) => ring::count(cause),
     }

@@ -9,6 +9,10 @@ use ipctrace_common::wire::Task;
 use crate::config::{offset, own_tgid};
 use crate::kernel::{load, read};
 
+/// No task.
+pub(crate) const NOBODY: Task =
+    Task { tgid: 0, tid: 0, start: 0, cgroup: 0, uid: 0, reserved: 0, comm: [0; 16] };
+
 /// The current `struct task_struct`, whose type the verifier knows.
 #[inline(always)]
 pub(crate) fn current() -> *const u8 {

@@ -8,7 +8,7 @@ use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
-use ipctrace_common::{Cause, Hook};
+use ipctrace_common::{Cause, Hook, Mechanism};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
@@ -67,7 +67,21 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
             failed.push((*hook, format!("{error:#}")));
         }
     }
+    if plan.config.mechanisms & Mechanism::Eventfd.bit() != 0 {
+        show_an_eventfd(&ebpf)?;
+    }
     Ok(Attached { ebpf, ring, losses, runs, channels, reported: HashMap::new(), log, failed })
+}
+
+/// Makes an eventfd before the eyes of the programs, which learn from it how eventfds differ from other files.
+fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
+    nix::sys::eventfd::EventFd::new().context("making an eventfd")?;
+    let learnt: Array<_, u64> =
+        Array::try_from(ebpf.map("EVENTFD_OPS").context("the eBPF object has no map EVENTFD_OPS")?)?;
+    if learnt.get(&0, 0)? == 0 {
+        log::warn!("eventfds are not traced: the programs did not see that one was made");
+    }
+    Ok(())
 }
 
 /// The object with the plan's globals written into it. Nothing is attached yet.

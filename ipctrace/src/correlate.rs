@@ -7,6 +7,8 @@ mod address;
 mod call;
 mod connection;
 mod context;
+mod counter;
+mod direct;
 mod handoff;
 mod intern;
 mod join;
@@ -43,6 +45,7 @@ use address::Locals;
 use call::Call;
 use connection::Connections;
 use context::Context;
+use counter::Counter;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
@@ -83,6 +86,7 @@ pub struct Correlator {
     limits: Limits,
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
+    counters: HashMap<wire::Key, Counter>,
     connections: Connections,
     locals: Locals,
     messages: Messages,
@@ -117,6 +121,7 @@ impl Correlator {
             limits,
             procs: Procs::default(),
             streams: HashMap::new(),
+            counters: HashMap::new(),
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
@@ -138,6 +143,7 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Direct(direct) => direct.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -146,6 +152,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Direct(direct) => self.direct(&direct, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -155,7 +162,7 @@ impl Correlator {
     /// `None`: the record is of a mechanism that has no such records, or claims what cannot be.
     fn channel(&mut self, record: &wire::Channel, name: &Bytes, out: &mut Vec<Event>) -> Option<()> {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
-        if record.queued != u64::MAX && record.queued > LARGEST {
+        if record.queued != u64::MAX && record.queued > LARGEST && mechanism.shape() != Shape::Counter {
             return None;
         }
         if mechanism == Mechanism::Tcp {
@@ -177,6 +184,16 @@ impl Correlator {
                 self.messages.opened(mechanism, record, name, &mut context!(self, out));
                 Some(())
             }
+            Shape::Counter => {
+                self.make_room(out);
+                let now = self.now;
+                let counter =
+                    self.counters.entry(record.key).or_insert_with(|| Counter::new(record.key, now));
+                let made = record.header.flags & channel_flag::MADE != 0;
+                let maker = made.then(|| self.procs.intern(&record.task, self.limits.processes));
+                counter.opened(record, maker, &mut context!(self, out));
+                Some(())
+            }
             Shape::Queue => {
                 if record.header.flags & channel_flag::REMOVED != 0 {
                     self.queues.removed(record.key, record.header.time);
@@ -186,7 +203,7 @@ impl Correlator {
                 }
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -221,12 +238,20 @@ impl Correlator {
                 self.messages.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
+            Shape::Counter => {
+                self.make_room(out);
+                let now = self.now;
+                let counter = self.counters.entry(fixed.key).or_insert_with(|| Counter::new(fixed.key, now));
+                counter.used = now;
+                counter.call(fixed, who, &mut context!(self, out));
+                Some(())
+            }
             Shape::Queue => {
                 self.make_room(out);
                 self.queues.push(mechanism, op, who, &mut context!(self, out));
                 Some(())
             }
-            Shape::Counter | Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -249,7 +274,25 @@ impl Correlator {
         Some(())
     }
 
+    fn direct(&mut self, record: &wire::Direct, out: &mut Vec<Event>) -> Option<()> {
+        let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        if record.bytes > LARGEST {
+            return None;
+        }
+        let caller = self.procs.intern(&record.task, self.limits.processes);
+        let target = self.procs.intern(&record.target, self.limits.processes);
+        out.push(direct::event(record, mechanism, caller, target));
+        Some(())
+    }
+
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
+        if record.header.flags & op_flag::GETFD != 0 {
+            let taker = self.procs.intern(&record.task, self.limits.processes);
+            let gone = record.owner.tgid == 0;
+            let owner = (!gone).then(|| self.procs.intern(&record.owner, self.limits.processes));
+            out.push(handoff::taken(&record, owner, taker));
+            return Some(());
+        }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
         let stream = self.streams.get(&record.key).and_then(Stream::name);
@@ -281,6 +324,11 @@ impl Correlator {
                 stream.settle(false, &mut context);
             }
         }
+        for counter in self.counters.values_mut() {
+            if counter.waits() {
+                counter.settle(false, &mut context);
+            }
+        }
         self.messages.tick(false, &mut context);
         self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
@@ -295,6 +343,11 @@ impl Correlator {
         streams.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut stream) in streams {
             stream.finish(&mut context);
+        }
+        let mut counters: Vec<(wire::Key, Counter)> = self.counters.drain().collect();
+        counters.sort_unstable_by_key(|(key, _)| *key);
+        for (_, mut counter) in counters {
+            counter.finish(&mut context);
         }
         self.messages.finish(&mut context);
         self.queues.finish(&mut context);
@@ -325,14 +378,19 @@ impl Correlator {
 
     /// Forgets the eighth of all queues that was used longest ago, if there are too many.
     fn make_room(&mut self, out: &mut Vec<Event>) {
-        let keys = self.streams.len() + self.messages.len() + self.connections.len() + self.queues.len();
+        let keys = self.streams.len()
+            + self.counters.len()
+            + self.messages.len()
+            + self.connections.len()
+            + self.queues.len();
         if keys < self.limits.streams {
             return;
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
+        let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
         let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(queues).chain(halves).collect();
+        let mut ages: Vec<(u64, wire::Key)> = streams.chain(counters).chain(queues).chain(halves).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -342,6 +400,10 @@ impl Correlator {
             if let Some(mut stream) = self.streams.remove(&key) {
                 *context.evicted += stream.holds();
                 stream.finish(&mut context);
+            }
+            if let Some(mut counter) = self.counters.remove(&key) {
+                *context.evicted += counter.holds();
+                counter.finish(&mut context);
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);

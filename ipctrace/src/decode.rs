@@ -21,6 +21,8 @@ pub enum Record {
     Process(Box<wire::Process>),
     /// A descriptor passed.
     Handoff(Box<wire::Handoff>),
+    /// Bytes copied between two processes in one call.
+    Direct(Box<wire::Direct>),
 }
 
 /// A call's effect on a channel.
@@ -71,6 +73,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         }
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
+        Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
     })
 }

@@ -2,12 +2,14 @@
 
 pub mod balance;
 pub mod compare;
+mod eventfd;
 mod fd_passing;
 mod fifo;
 mod io_uring;
 pub mod members;
 mod pipe;
 mod posix_mq;
+mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -48,6 +50,8 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     tcp::DEMO,
     fd_passing::DEMO,
+    eventfd::DEMO,
+    process_vm::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,

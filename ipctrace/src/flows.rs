@@ -255,6 +255,7 @@ mod tests {
             payload: None,
             priority: None,
             msg_type: None,
+            value: None,
         })
     }
 

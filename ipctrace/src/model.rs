@@ -118,6 +118,8 @@ pub struct Transfer {
     pub priority: Option<u32>,
     /// Type of a System V message.
     pub msg_type: Option<i64>,
+    /// Units that the reader of an eventfd took of those that the sender had added.
+    pub value: Option<u64>,
 }
 
 /// What became of a signal.

@@ -32,6 +32,8 @@ struct Totals {
     ends: u64,
     /// Descriptors passed.
     handoffs: u64,
+    /// Units of counters that arrived.
+    units: u64,
     /// Channels that bytes arrived over.
     channels: usize,
 }
@@ -50,6 +52,10 @@ impl Totals {
                     channels.insert(channel);
                 }
                 Truth::Transfer { bytes, .. } => totals.unread += bytes,
+                Truth::Units { value, messages, .. } => {
+                    totals.units += value;
+                    totals.messages += messages;
+                }
                 Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
                 Truth::Signal { .. } => totals.ends += 1,
                 Truth::Handoff { .. } => totals.handoffs += 1,
@@ -134,13 +140,29 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
                 let channel = channel.as_deref().context("a channel that is not known")?;
                 known(from) && known(to) && !channel.contains("[0]")
             }
-            Truth::Signal { from, to, .. } | Truth::Handoff { from, to, .. } => known(from) && known(to),
+            Truth::Signal { from, to, .. }
+            | Truth::Handoff { from, to, .. }
+            | Truth::Units { from, to, .. } => known(from) && known(to),
             Truth::Sent { by, .. } => known(by),
             Truth::Member { .. } | Truth::Named { .. } => true,
         };
         ensure!(known, "an end is not known: {line:?}");
     }
     Ok(())
+}
+
+#[test]
+fn eventfd() -> Result<()> {
+    // 300 ones and 200 thousands; 10 of the semaphore.
+    let design = Totals { units: 200_310, messages: 510, ends: 6, ..Totals::default() };
+    let cast = ["stage", "ones", "thousands", "reader", "poster", "taker-a", "taker-b"];
+    holds("eventfd", &cast, &design)
+}
+
+#[test]
+fn process_vm() -> Result<()> {
+    let design = Totals { bytes: 70_321, ends: 2, channels: 1, ..Totals::default() };
+    holds("process_vm", &["stage", "target", "caller"], &design)
 }
 
 #[test]
@@ -181,9 +203,9 @@ fn unix_seqpacket() -> Result<()> {
 
 #[test]
 fn fd_passing() -> Result<()> {
-    // The byte that comes with the descriptor, the request and the answer.
-    let design = Totals { bytes: 4643, ends: 3, handoffs: 1, channels: 3, ..Totals::default() };
-    holds("fd_passing", &["stage", "server", "acceptor", "client"], &design)
+    // The byte that comes with the descriptor, the request and the answer, and what is written to the stolen pipe.
+    let design = Totals { bytes: 4742, ends: 5, handoffs: 2, channels: 4, ..Totals::default() };
+    holds("fd_passing", &["stage", "server", "acceptor", "client", "thief", "heir"], &design)
 }
 
 #[test]
@@ -214,8 +236,12 @@ fn every_demo_has_a_test() {
         "unix_stream",
         "unix_dgram",
         "unix_seqpacket",
+        "tcp",
         "fd_passing",
+        "eventfd",
+        "process_vm",
         "signals",
+        "io_uring",
         "posix_mq",
         "sysv_msg",
     ];

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// A kind of thing between two ends: mechanism or `signal` or `handoff`, detail, from, to.
 type Row = (String, String, String, String);
 
-/// Bytes, and messages where they are kept apart.
+/// Bytes (units of counters), and messages where they are kept apart.
 type Amount = (u64, u64);
 
 /// The processes of a workload: pid to name.
@@ -25,6 +25,7 @@ pub fn members(truth: &[Truth]) -> Members {
             Truth::Member { pid, name, .. } => Some((u64::from(*pid), name.clone())),
             Truth::Sent { .. }
             | Truth::Transfer { .. }
+            | Truth::Units { .. }
             | Truth::Named { .. }
             | Truth::Signal { .. }
             | Truth::Handoff { .. } => None,
@@ -82,6 +83,9 @@ fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
                 *bytes,
                 messages.unwrap_or(0),
             ),
+            Truth::Units { channel, from, to, value, messages } => {
+                (("eventfd".to_owned(), channel.clone(), who(from), who(to)), *value, *messages)
+            }
             Truth::Signal { signal, from, to, outcome, value } => {
                 (("signal".to_owned(), format!("{signal} {outcome} {value:?}"), who(from), who(to)), 0, 1)
             }
@@ -146,10 +150,13 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
             continue;
         }
         let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();
-        let separate =
-            matches!(mechanism.as_str(), "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg");
+        let separate = matches!(
+            mechanism.as_str(),
+            "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg" | "eventfd"
+        );
+        let counted = if mechanism == "eventfd" { "value" } else { "bytes" };
         let sum = rows.entry((mechanism, detail, from, to)).or_default();
-        sum.0 += line["bytes"].as_u64().unwrap_or(0);
+        sum.0 += line[counted].as_u64().unwrap_or(0);
         sum.1 += match kind {
             "transfer" if separate => line["messages"].as_u64().unwrap_or(0),
             "transfer" => 0,

@@ -3,10 +3,12 @@
 mod descriptors;
 mod elsewhere;
 mod ends;
+mod eventfd;
 mod messages;
 mod names;
 mod namespaces;
 mod posix_mq;
+mod process_vm;
 mod signals;
 mod streams;
 mod sysv_msg;
@@ -39,8 +41,10 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
     elsewhere::SCENARIOS,
     ends::SCENARIOS,
+    eventfd::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
+    process_vm::SCENARIOS,
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,

@@ -47,7 +47,15 @@ cases! {
     descriptors_that_change
     opened_again_through_proc
     taken_by_pidfd_getfd
+    passed_in_several_messages
+    memory_of_a_child
+    memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
+    eventfd_of_two_writers
+    eventfd_as_semaphore
+    eventfd_ping_pong
+    eventfd_that_refuses
+    eventfd_numbers_are_used_again
     abstract_name_of_any_bytes
     socket_at_a_path
     signal_to_a_thread

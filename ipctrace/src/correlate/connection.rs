@@ -446,6 +446,7 @@ fn transfer(receive: bool, channel: &Arc<Channel>, call: Call, why: Why) -> Even
         payload: (!call.payload.is_empty()).then_some(call.payload),
         priority: None,
         msg_type: None,
+        value: None,
     })
 }
 

@@ -37,6 +37,7 @@ fn object(record: &wire::Handoff) -> Channel {
     let known = u8::try_from(record.object_mechanism).ok().and_then(Mechanism::from_wire);
     let id = match known {
         Some(Mechanism::Pipe) => format!("pipe:[{inode}]"),
+        Some(Mechanism::Eventfd) => format!("eventfd:{inode}"),
         Some(Mechanism::Fifo) => naming::file("fifo", device, inode),
         Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) if peer != 0 => {
             naming::sockets(inode, peer)
@@ -58,7 +59,6 @@ fn object(record: &wire::Handoff) -> Channel {
             | Mechanism::SharedAnon
             | Mechanism::SysvSem
             | Mechanism::Futex
-            | Mechanism::Eventfd
             | Mechanism::Pty
             | Mechanism::ProcessVm
             | Mechanism::Signal,
@@ -140,6 +140,22 @@ impl Handoffs {
     }
 }
 
+/// A descriptor that `taker` took from `owner`; `None`: that process was gone already.
+pub(super) fn taken(record: &wire::Handoff, owner: Option<Arc<Proc>>, taker: Arc<Proc>) -> Event {
+    let id = match &owner {
+        Some(owner) => format!("pidfd:{}", owner.pid),
+        None => "pidfd:?".to_owned(),
+    };
+    Event::Handoff(Handoff {
+        time: record.header.time,
+        via: "pidfd_getfd",
+        channel: Arc::new(Channel { id, name: None }),
+        sender: owner.map_or(End::Unknown(Why::Lost), End::Known),
+        receiver: End::Known(taker),
+        object: Arc::new(object(record)),
+    })
+}
+
 /// The event as the end `half` has it; `sender_inode` is what the other end knows of the sending socket.
 fn event(half: &Half, sender: End, receiver: End, sender_inode: u64) -> Event {
     let record = &half.record;
@@ -162,7 +178,7 @@ mod tests {
     use super::*;
     use crate::correlate::testing::{channel, correlate, header, key, task};
     use crate::decode::Record;
-    use ipctrace_common::wire::{Kind, op_flag};
+    use ipctrace_common::wire::{Header, Kind, op_flag};
 
     fn half(receive: bool, pid: u32, file: u64, time: u64) -> Record {
         let flags = if receive { op_flag::RECEIVE } else { 0 };
@@ -209,6 +225,24 @@ mod tests {
             ("socket:[50]->socket:[60]", "pipe:[7]", "unix_stream")
         );
         assert_eq!(channel.name.as_deref(), Some(&b"/tmp/s"[..]));
+    }
+
+    #[test]
+    fn what_is_taken_is_of_its_owner() {
+        let taken = |owner| {
+            Record::Handoff(Box::new(wire::Handoff {
+                header: Header { mechanism: 0, ..header(Kind::Handoff, Mechanism::Pipe, op_flag::GETFD, 1) },
+                task: task(20),
+                owner,
+                object_inode: 7,
+                object_mechanism: Mechanism::Eventfd as u32,
+                ..wire::Handoff::default()
+            }))
+        };
+        let all = handoffs([taken(task(10)), taken(wire::Task::default())]);
+        assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), [(Some(10), Some(20)), (None, Some(20))]);
+        let Handoff { channel, object, via, .. } = &all[0];
+        assert_eq!((channel.id.as_str(), object.id.as_str(), *via), ("pidfd:10", "eventfd:7", "pidfd_getfd"));
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl<'a> Runs<'a> {
             payload,
             priority: None,
             msg_type: None,
+            value: None,
         };
         out.extend(self.current.replace(transfer).map(Event::Transfer));
     }

@@ -459,6 +459,7 @@ fn write(
         payload: (!truncated && !payload.is_empty()).then(|| payload.clone()),
         priority: None,
         msg_type: None,
+        value: None,
     };
     let received = part(taken.bytes, End::Known(Arc::clone(&taken.who)), false);
     context.out.push(Event::Transfer(received));
@@ -485,6 +486,7 @@ fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Eve
         payload: (!sent.payload.is_empty()).then_some(sent.payload),
         priority: None,
         msg_type: None,
+        value: None,
     })
 }
 

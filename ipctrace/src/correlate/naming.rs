@@ -70,7 +70,7 @@ impl Naming {
         Naming { id: Some(id), ..Naming::new(mechanism, key) }
     }
 
-    /// The receiving socket's inode as a record has it. True if this is another socket at the same address.
+    /// The receiving socket's inode (a counter's number) as a record has it. True if this is another socket at the same address.
     pub(super) fn is_other(&self, inode: u64) -> bool {
         // A socket that was not accepted yet has no inode; one for datagrams is never accepted.
         let embryo = inode == 0 && self.mechanism != Mechanism::UnixDgram;
@@ -118,6 +118,7 @@ impl Naming {
                 Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket => {
                     sockets(*sender, *receiver)
                 }
+                Mechanism::Eventfd => format!("eventfd:{}", receiver.saturating_sub(1)),
                 Mechanism::Tcp
                 | Mechanism::Udp
                 | Mechanism::PosixMq
@@ -129,7 +130,6 @@ impl Naming {
                 | Mechanism::SharedAnon
                 | Mechanism::SysvSem
                 | Mechanism::Futex
-                | Mechanism::Eventfd
                 | Mechanism::Pty
                 | Mechanism::ProcessVm
                 | Mechanism::Signal => format!("{}:{}:{}", mechanism.name(), key.space, key.id),

@@ -448,6 +448,7 @@ impl Queue {
             payload: (!sent.payload.is_empty()).then(|| sent.payload.clone()),
             priority: detail.filter(|_| posix).and_then(|priority| u32::try_from(priority).ok()),
             msg_type: detail.filter(|_| !posix),
+            value: None,
         }
     }
 }

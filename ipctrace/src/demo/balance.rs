@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ipctrace_common::Mechanism;
+
 use super::members::{Members, Who};
 use super::truth::{Party, Truth};
 
@@ -69,6 +71,13 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                         balance.unread += bytes;
                         balance.unread_messages += messages;
                     }
+                }
+            }
+            Truth::Units { from, to, value, .. } => {
+                let balance = balances.entry((Mechanism::Eventfd.name(), members.who(from))).or_default();
+                match to {
+                    Party::Mark(_) | Party::Pid(_) => balance.arrived += value,
+                    Party::None(_) => balance.unread += value,
                 }
             }
             Truth::Member { .. } | Truth::Named { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => {}

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::AddAssign;
 
 use comfy_table::{CellAlignment, Table, presets};
+use ipctrace_common::Mechanism;
 
 use super::balance::imbalances;
 use super::members::{Members, Who};
@@ -29,6 +31,8 @@ struct Amount {
     bytes: u64,
     /// Messages, signals or descriptors; 0 for streams, which have none.
     messages: u64,
+    /// Units of counters.
+    units: u64,
 }
 
 /// The comparison of one workload.
@@ -61,6 +65,12 @@ pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
                 let detail = channel.clone().unwrap_or_default();
                 let row = Row { kind: mechanism.clone(), detail, from: who(from), to: who(to) };
                 report.done(row, *bytes, messages.unwrap_or(0));
+            }
+            Truth::Units { channel, from, to, value, messages } => {
+                known.insert(channel.as_str());
+                let kind = Mechanism::Eventfd.name().to_owned();
+                let row = Row { kind, detail: channel.clone(), from: who(from), to: who(to) };
+                report.add_done(row, Amount { units: *value, messages: *messages, bytes: 0 });
             }
             Truth::Signal { signal, from, to, outcome, value } => {
                 let detail = signal_detail(signal, outcome, *value);
@@ -109,9 +119,11 @@ fn signal_detail(signal: &str, outcome: &str, value: Option<u64>) -> String {
 
 impl Report {
     fn done(&mut self, row: Row, bytes: u64, messages: u64) {
-        let done = &mut self.rows.entry(row).or_default().0;
-        done.bytes += bytes;
-        done.messages += messages;
+        self.add_done(row, Amount { bytes, messages, units: 0 });
+    }
+
+    fn add_done(&mut self, row: Row, amount: Amount) {
+        self.rows.entry(row).or_default().0 += amount;
     }
 
     /// An end as the trace has it, name and all.
@@ -123,7 +135,12 @@ impl Report {
     }
 
     fn traced(&mut self, event: &Event, known: &BTreeSet<&str>) {
+        let mut units = 0;
         let (row, bytes, messages) = match event {
+            Event::Transfer(transfer) if transfer.mechanism == Mechanism::Eventfd => {
+                units = transfer.value.unwrap_or(0);
+                (self.transfer(transfer, known).0, 0, transfer.messages)
+            }
             Event::Transfer(transfer) => self.transfer(transfer, known),
             Event::Signal(signal) => {
                 let name = signal_name(signal.number);
@@ -153,9 +170,7 @@ impl Report {
         let ours = |who: &Who| self.members.contains(who);
         // Whoever started the workload waits for it: that is not part of it.
         if ours(&row.to) || (ours(&row.from) && matches!(row.to, Who::None(_))) {
-            let traced = &mut self.rows.entry(row).or_default().1;
-            traced.bytes += bytes;
-            traced.messages += messages;
+            self.rows.entry(row).or_default().1 += Amount { bytes, messages, units };
         }
     }
 
@@ -259,8 +274,19 @@ fn own_socket(object: &Channel) -> String {
     object.id.split("->").next().unwrap_or_default().to_owned()
 }
 
+impl AddAssign for Amount {
+    fn add_assign(&mut self, other: Amount) {
+        self.bytes += other.bytes;
+        self.messages += other.messages;
+        self.units += other.units;
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.units > 0 {
+            return write!(f, "{} units in {}", self.units, self.messages);
+        }
         match (self.bytes, self.messages) {
             (0, 0) => f.write_str("-"),
             (0, messages) => write!(f, "{messages}x"),

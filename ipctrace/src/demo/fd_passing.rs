@@ -3,12 +3,14 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ipctrace_common::Mechanism;
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
 };
+use nix::unistd::pipe;
 
 use super::Demo;
 use super::stage::{self, Stage};
@@ -18,13 +20,16 @@ pub(super) const DEMO: Demo = Demo {
     name: "fd_passing",
     summary: "an accepted connection is handed to the process that serves it",
     story: "The acceptor accepts and passes the descriptor on with SCM_RIGHTS; the server, which never accepted anything,\n\
-            talks to the client. Look for the hand-over, and for the server, not the acceptor, at the client's flows.",
-    mechanisms: &[Mechanism::UnixStream],
+            talks to the client. A thief, meanwhile, takes a pipe of the stage's with pidfd_getfd. Look for both hand-overs,\n\
+            and for the server, not the acceptor, at the client's flows.",
+    mechanisms: &[Mechanism::UnixStream, Mechanism::Pipe],
     play,
 };
 
 const REQUEST: usize = 321;
 const ANSWER: usize = 4321;
+/// What is written through a descriptor that was taken.
+const LOOT: usize = 99;
 
 /// Where the ends of the connection that is handed over leave the inodes of their sockets.
 const CLIENT_END: usize = 0;
@@ -54,7 +59,30 @@ fn play(stage: &Stage) -> Result<()> {
         let answer = stage::read_exactly(&connection, ANSWER)?;
         stage.heard("unix_stream", Some(stage::socket_id(stage.get(SERVER_END), ours)), &answer)
     })?;
-    stage.reap(&[acceptor, client, server])
+    let (reader, writer) = pipe()?;
+    let (owner, number) = (std::process::id(), writer.as_raw_fd());
+    let thief = stage.child("thief", |stage| steal(stage, owner, number))?;
+    let heir = stage.child("heir", |stage| {
+        let bytes = stage::read_exactly(&reader, LOOT)?;
+        stage.heard("pipe", Some(stage::pipe_id(&reader)?), &bytes)
+    })?;
+    stage.reap(&[acceptor, client, server, thief, heir])
+}
+
+/// Takes a descriptor of another process, which need not agree, and writes to it.
+fn steal(stage: &Stage, owner: u32, number: i32) -> Result<()> {
+    // SAFETY: a system call that takes numbers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, owner, 0) };
+    ensure!(process >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: as above.
+    let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
+    ensure!(taken >= 0, "pidfd_getfd: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel has just made it for us.
+    let taken = unsafe { OwnedFd::from_raw_fd(i32::try_from(taken)?) };
+    let (from, to, object) = (Party::Pid(owner), stage.me(), stage::pipe_id(&taken)?);
+    stage.tell(&Truth::Handoff { from, to, object })?;
+    stage::write_all(&taken, &stage.marked(LOOT))?;
+    stage.sent("pipe", LOOT, None)
 }
 
 fn accept_and_pass(stage: &Stage, address: &UnixAddr, channel: &OwnedFd) -> Result<()> {

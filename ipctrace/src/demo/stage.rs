@@ -18,7 +18,7 @@ use nix::sys::prctl::set_name;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
-pub use channel::{fifo_id, inode, pipe_id, socket_id};
+pub use channel::{eventfd_id, fifo_id, inode, pipe_id, socket_id};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
 pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
@@ -110,7 +110,7 @@ impl Stage {
     fn join(&self, name: &str) -> Result<()> {
         ensure!(name.len() <= NAME_MAX, "the kernel would cut the name {name}");
         set_name(&std::ffi::CString::new(name)?)?;
-        self.tell(&Truth::Member { mark: self.mark(), pid: std::process::id(), name: name.to_owned() })
+        self.tell(&Truth::Member { mark: self.mark(), pid: self::pid(), name: name.to_owned() })
     }
 
     /// What this process puts on its bytes.
@@ -125,7 +125,7 @@ impl Stage {
 
     /// This process.
     pub fn me(&self) -> Party {
-        Party::Pid(getpid().as_raw() as u32)
+        Party::Pid(self::pid())
     }
 
     /// Adds a line to the report.
@@ -299,8 +299,16 @@ impl Stage {
 fn die_with(parent: Pid) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     // It may have ended before it was asked for.
-    ensure!(getppid() == parent, "the parent has ended");
+    // A parent in another PID namespace has no number here.
+    ensure!(getppid() == parent || getppid().as_raw() == 0, "the parent has ended");
     Ok(())
+}
+
+/// The number that the host has for this process, as /proc, which is the host's, says it: in a PID namespace of its own it
+/// has another.
+pub fn pid() -> u32 {
+    let link = std::fs::read_link("/proc/self").ok();
+    link.and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
 }
 
 /// The number of a process that may be known by its [`Pid`] only.

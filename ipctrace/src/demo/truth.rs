@@ -20,8 +20,8 @@ pub enum Party {
 
 /// One thing that a process did or heard. A line of the report.
 ///
-/// Process ids are those that `getpid` gives: a workload is to run in the initial PID namespace, as the trace names
-/// processes by their ids there.
+/// Process ids are those of the initial PID namespace, by which the trace names processes: see
+/// [`stage::pid`](super::stage::pid).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Truth {
@@ -34,7 +34,7 @@ pub enum Truth {
         /// Its command name.
         name: String,
     },
-    /// A process put bytes into a channel: what its calls returned. See [`imbalances`](super::balance::imbalances).
+    /// A process put bytes into a channel (or units into a counter): what its calls returned. See [`imbalances`](super::balance::imbalances).
     Sent {
         /// Over what.
         mechanism: String,
@@ -59,6 +59,19 @@ pub enum Truth {
         bytes: u64,
         /// How many messages, for mechanisms that keep them apart.
         messages: Option<u64>,
+    },
+    /// Units of a counter went from one to another.
+    Units {
+        /// The channel's id.
+        channel: String,
+        /// From whom.
+        from: Party,
+        /// To whom.
+        to: Party,
+        /// How many.
+        value: u64,
+        /// How many writes they stand for, whole or in part, each counted anew for each read.
+        messages: u64,
     },
     /// A channel has a name: a path, or an abstract name with `@` for its leading NUL.
     Named {

@@ -43,7 +43,7 @@ const OWN: &[(&str, u32)] = &[
     ("nsproxy.", SYSV_MSG),
     ("ipc_", SYSV_MSG),
     ("sizeof ipc_ids", SYSV_MSG),
-    ("xa_node.", SYSV_MSG),
+    ("xa_node.", SYSV_MSG | PROCESS_VM),
     ("kern_ipc_perm.", SYSV_MSG),
     ("msg_queue.", SYSV_MSG),
     ("msg_msg.", SYSV_MSG | POSIX_MQ),
@@ -51,9 +51,21 @@ const OWN: &[(&str, u32)] = &[
     ("mqueue_inode_info.", POSIX_MQ),
     ("posix_msg_tree_node.", POSIX_MQ),
     ("rb_node.", POSIX_MQ),
+    ("file.f_op", EVENTFD),
+    ("eventfd_ctx.", EVENTFD),
+    ("task_struct.thread_pid", PROCESS_VM),
+    ("task_struct.pid_links", PROCESS_VM),
+    // Since Linux 6.9; without it, pidfds are as they were before.
+    ("pid.stashed", 0),
+    ("inode.i_private", 0),
+    ("pid.", PROCESS_VM),
+    ("upid.", PROCESS_VM),
+    ("pid_namespace.", PROCESS_VM),
 ];
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 /// The mechanisms that need the offset at `path`.
 fn used_by(path: &str) -> u32 {
@@ -224,6 +236,15 @@ mod tests {
         assert!(!plan.hooks.contains(&Hook::ConsumeSkb));
         facts.tracepoints.retain(|hook| *hook != Hook::ContentionEnd);
         assert_eq!(state(&self::plan(&facts).expect("it only orders"), Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn a_missing_offset_costs_the_mechanisms_that_read_it() {
+        let mut facts = facts();
+        facts.offsets.remove("eventfd_ctx.id");
+        let plan = plan(&facts).expect("the rest can be traced");
+        assert!(state(&plan, Mechanism::Eventfd).is_err_and(|why| why.contains("eventfd_ctx.id")));
+        assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
     }
 
     #[test]

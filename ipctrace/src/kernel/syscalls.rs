@@ -40,12 +40,12 @@ pub(super) const COMPAT: u32 = 0;
 
 /// The calls that move data, what they do, and which mechanisms have a use for them.
 const CALLS: &[(c_long, Class, u32)] = &[
-    (libc::SYS_read, Class::Read, BYTES),
-    (libc::SYS_write, Class::Write, BYTES),
-    (libc::SYS_readv, Class::Readv, BYTES),
-    (libc::SYS_writev, Class::Writev, BYTES),
-    (libc::SYS_preadv2, Class::Readv, BYTES),
-    (libc::SYS_pwritev2, Class::Writev, BYTES),
+    (libc::SYS_read, Class::Read, FILES),
+    (libc::SYS_write, Class::Write, FILES),
+    (libc::SYS_readv, Class::Readv, FILES),
+    (libc::SYS_writev, Class::Writev, FILES),
+    (libc::SYS_preadv2, Class::Readv, FILES),
+    (libc::SYS_pwritev2, Class::Writev, FILES),
     (libc::SYS_sendto, Class::Sendto, SOCKETS),
     (libc::SYS_sendmsg, Class::Sendmsg, SOCKETS),
     (libc::SYS_sendmmsg, Class::Sendmmsg, SOCKETS),
@@ -61,12 +61,22 @@ const CALLS: &[(c_long, Class, u32)] = &[
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
 const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
+    (libc::SYS_process_vm_readv, Special::ProcessVmReadv, PROCESS_VM),
+    (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
+    // A hand-over is shown whatever the object.
+    (libc::SYS_pidfd_getfd, Special::PidfdGetfd, u32::MAX),
     (libc::SYS_mq_timedsend, Special::MqSend, Mechanism::PosixMq.bit()),
     (libc::SYS_mq_timedreceive, Special::MqReceive, Mechanism::PosixMq.bit()),
     (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
 ];
+
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 = Mechanism::UnixStream.bit()
@@ -75,6 +85,7 @@ const SOCKETS: u32 = Mechanism::UnixStream.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
+const FILES: u32 = BYTES | EVENTFD;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
 pub fn table(mechanisms: u32) -> [u8; TABLE] {

@@ -57,6 +57,7 @@ pub(crate) fn transfer() -> Transfer {
         payload: None,
         priority: None,
         msg_type: None,
+        value: None,
     }
 }
 

@@ -1,11 +1,17 @@
 //! The object behind a descriptor at the time of the call, whatever the descriptor was before.
 
 use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
+use ipctrace::demo::truth::{Party, Truth};
 use ipctrace::demo::{Stage, stage};
 use nix::mount::{MsFlags, mount, umount};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag, SockType, recvmmsg,
+    sendmmsg, socketpair,
+};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{dup, dup2_stdout, mkdtemp, mkfifo, pipe};
 
@@ -15,6 +21,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "descriptors_that_change", play: change },
     Scenario { name: "opened_again_through_proc", play: through_proc },
     Scenario { name: "taken_by_pidfd_getfd", play: by_pidfd },
+    Scenario { name: "passed_in_several_messages", play: several },
     Scenario { name: "equal_inodes_on_two_file_systems", play: equal_inodes },
 ];
 
@@ -58,7 +65,7 @@ fn through_proc(stage: &Stage) -> Result<()> {
     stage.reap(&[sender, receiver])
 }
 
-/// A descriptor taken from another process with pidfd_getfd(2).
+/// A descriptor taken from another process with pidfd_getfd(2): nobody sent it, and yet it changed hands.
 fn by_pidfd(stage: &Stage) -> Result<()> {
     let (reader, writer) = pipe()?;
     let (owner, number) = (std::process::id(), writer.as_raw_fd());
@@ -71,6 +78,11 @@ fn by_pidfd(stage: &Stage) -> Result<()> {
             ensure!(taken >= 0, "pidfd_getfd: {}", std::io::Error::last_os_error());
             OwnedFd::from_raw_fd(taken as i32)
         };
+        stage.tell(&Truth::Handoff {
+            from: Party::Pid(owner),
+            to: stage.me(),
+            object: stage::pipe_id(&taken)?,
+        })?;
         stage::write_all(&taken, &stage.marked(88))
     })?;
     let receiver = stage.child("receiver", |stage| {
@@ -78,6 +90,67 @@ fn by_pidfd(stage: &Stage) -> Result<()> {
         stage.heard("pipe", Some(stage::pipe_id(&reader)?), &bytes)
     })?;
     stage.reap(&[sender, receiver])
+}
+
+/// Descriptors in each message of sendmmsg(2), some of them more than one.
+fn several(stage: &Stage) -> Result<()> {
+    let (give, take) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty())?;
+    let pipes = [pipe()?, pipe()?, pipe()?];
+    let sender = stage.child("giver", |stage| {
+        stage.put(0, u64::from(stage.mark()));
+        let [one, two, three] = pipes.each_ref().map(|pipe| pipe.0.as_raw_fd());
+        let (first, rest) = ([one], [two, three]);
+        let controls = [[ControlMessage::ScmRights(&first)], [ControlMessage::ScmRights(&rest)]];
+        let bytes = stage.marked(5);
+        let buffers = [[IoSlice::new(&bytes)], [IoSlice::new(&bytes)]];
+        let mut headers = MultiHeaders::<()>::preallocate(2, Some(nix::cmsg_space!([i32; 2])));
+        let addresses = [None::<()>, None];
+        // The control messages of nix's sendmmsg are the same for all messages.
+        for (control, buffers) in controls.iter().zip(&buffers) {
+            let sent = sendmmsg(
+                give.as_raw_fd(),
+                &mut headers,
+                std::slice::from_ref(buffers),
+                &addresses[..1],
+                control.as_slice(),
+                MsgFlags::empty(),
+            )?;
+            ensure!(sent.count() == 1, "one message goes");
+        }
+        Ok(())
+    })?;
+    stage.reap(&[sender])?;
+    let receiver = stage.child("taker", |stage| {
+        let mut bytes = [[0u8; 16]; 2];
+        let mut buffers: Vec<_> = bytes.iter_mut().map(|bytes| [IoSliceMut::new(bytes)]).collect();
+        let mut headers = MultiHeaders::<()>::preallocate(2, Some(nix::cmsg_space!([i32; 2])));
+        let from = Party::Mark(u8::try_from(stage.get(0))?);
+        let messages = recvmmsg(take.as_raw_fd(), &mut headers, &mut buffers, MsgFlags::MSG_DONTWAIT, None)?;
+        let mut passed = Vec::new();
+        for message in messages {
+            for control in message.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(fds) = control {
+                    passed.extend(fds);
+                }
+            }
+            stage.tell(&Truth::Transfer {
+                mechanism: "unix_dgram".to_owned(),
+                channel: None,
+                from: from.clone(),
+                to: stage.me(),
+                bytes: 5,
+                messages: Some(1),
+            })?;
+        }
+        ensure!(passed.len() == 3, "{} descriptors came", passed.len());
+        for fd in passed {
+            // SAFETY: the kernel has just made it for us.
+            let object = stage::pipe_id(unsafe { OwnedFd::from_raw_fd(fd) })?;
+            stage.tell(&Truth::Handoff { from: from.clone(), to: stage.me(), object })?;
+        }
+        Ok(())
+    })?;
+    stage.reap(&[receiver])
 }
 
 /// Two FIFOs with one inode number on two file systems are two channels.

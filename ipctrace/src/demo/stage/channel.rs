@@ -1,8 +1,8 @@
 //! Channels by the ids that the trace gives them, found without it: by fstat(2).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::stat::{fstat, major, minor};
 
 /// The inode behind a descriptor.
@@ -28,6 +28,17 @@ pub fn pipe_id(descriptor: impl AsFd) -> Result<String> {
 pub fn fifo_id(descriptor: impl AsFd) -> Result<String> {
     let status = fstat(descriptor)?;
     Ok(format!("fifo:[{}:{}:{}]", major(status.st_dev), minor(status.st_dev), status.st_ino))
+}
+
+/// `eventfd:NUMBER`, as the trace names the counter behind a descriptor.
+///
+/// # Errors
+/// If it is not open, or the kernel (before 5.2) does not number counters.
+pub fn eventfd_id(descriptor: impl AsFd) -> Result<String> {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let number = info.lines().find_map(|line| line.strip_prefix("eventfd-id:"));
+    Ok(format!("eventfd:{}", number.context("an eventfd without a number")?.trim()))
 }
 
 /// What the trace calls that which goes from one socket to another, of which the inodes are given.

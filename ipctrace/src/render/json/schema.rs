@@ -66,6 +66,8 @@ pub(super) struct Transfer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     msg_type: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Text<&'a [u8]>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_total: Option<u64>,
@@ -92,6 +94,7 @@ impl<'a> Transfer<'a> {
             truncated: transfer.truncated,
             priority: transfer.priority,
             msg_type: transfer.msg_type,
+            value: transfer.value,
             payload: payload.map(Text),
             payload_total: payload.map(|_| transfer.bytes),
         }

@@ -56,6 +56,9 @@ impl Words {
         if let Some(msg_type) = transfer.msg_type {
             rest.push(Piece::own(Tint::Dim, format!("type {msg_type}")));
         }
+        if let Some(value) = transfer.value {
+            rest.push(Piece::own(Tint::Plain, format!("value {value}")));
+        }
         if let Some(payload) = &transfer.payload {
             rest.push(self.payload(payload, transfer.bytes));
         }
