@@ -234,6 +234,32 @@ offsets! {
     siginfo_value = "kernel_siginfo._sifields._rt._sigval";
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
+    /// Address space.
+    task_mm = "task_struct.mm";
+    /// Mount namespace.
+    nsproxy_mnt_ns = "nsproxy.mnt_ns";
+    /// Size of a segment.
+    shm_size = "shmid_kernel.shm_segsz";
+    /// Task that made a segment.
+    shm_creator = "shmid_kernel.shm_creator";
+    /// Number of a mount namespace.
+    mnt_ns_inum = "mnt_namespace.ns.inum";
+    /// Size of a file.
+    inode_size = "inode.i_size";
+    /// Begin of a mapping.
+    vma_start = "vm_area_struct.vm_start";
+    /// What may be done with a mapping.
+    vma_flags = "vm_area_struct.vm_flags";
+    /// Where in its file a mapping begins, pages.
+    vma_pgoff = "vm_area_struct.vm_pgoff";
+    /// End of a mapping.
+    vma_end = "vm_area_struct.vm_end";
+    /// File of a mapping.
+    vma_file = "vm_area_struct.vm_file";
+    /// Id of an attached System V segment.
+    shm_file_id = "shm_file_data.id";
+    /// IPC namespace of an attached System V segment.
+    shm_file_ns = "shm_file_data.ns";
     /// Functions of an open file.
     file_op = "file.f_op";
     /// Units in an event counter.
@@ -296,6 +322,8 @@ pub struct Config {
     pub has_loop: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
+    pub has_find_vma: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
@@ -313,6 +341,7 @@ impl Config {
         pipe_buffer_size: 0,
         has_loop: 0,
         verbose: 0,
+        has_find_vma: 0,
         uring: Uring::OFF,
         run: 0,
     };

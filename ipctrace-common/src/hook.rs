@@ -1,6 +1,6 @@
 //! Where programs are attached. One table: the loader, `doctor` and the test against the kernel's BTF read it.
 
-use crate::mechanism::Mechanism;
+use crate::mechanism::{Mechanism, Shape};
 
 macro_rules! hooks {
     ($($(#[$doc:meta])* $variant:ident, $program:literal, $tracepoint:literal, $needs:expr, $purpose:literal;)*) => {
@@ -42,7 +42,9 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::ProcessVm.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::PosixMq.bit()
-    | Mechanism::SysvMsg.bit();
+    | Mechanism::SysvMsg.bit()
+    | SHARED;
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const SIGNAL: u32 = Mechanism::Signal.bit();
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
@@ -69,6 +71,10 @@ hooks! {
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
     /// What system calls are about to work on.
     SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL, "the object behind a descriptor at the time of the call";
+    /// First touches of pages.
+    PageFaultUser, "page_fault_user", "page_fault_user", 0, "who first writes and who first reads a page of shared memory";
+    /// The same by the kernel on behalf of a process.
+    PageFaultKernel, "page_fault_kernel", "page_fault_kernel", 0, "the same where the kernel does it in a system call";
     /// Begins of requests through rings.
     UringSubmit, "uring_submit", "io_uring_submit_req", 0, "requests through io_uring";
     /// The same, by the name that it has on older kernels.
@@ -77,4 +83,15 @@ hooks! {
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.
     SignalGenerate, "signal_generate", "signal_generate", SIGNAL, "signals that are sent";
+}
+
+impl Hook {
+    /// The set of mechanisms that have a use for this hook, though some do without it.
+    pub const fn serves(self) -> u32 {
+        match (self.needed_by(), self) {
+            (0, Hook::PageFaultUser | Hook::PageFaultKernel) => SHARED,
+            (0, _) => u32::MAX,
+            (needed, _) => needed,
+        }
+    }
 }

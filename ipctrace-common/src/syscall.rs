@@ -89,6 +89,14 @@ classes! {
     Mprotect = 47;
     /// `(name, flags)`: memfd_create.
     MemfdCreate = 48;
+    /// `(path)`: unlink.
+    Unlink = 49;
+    /// `(dirfd, path, flags)`: unlinkat.
+    Unlinkat = 50;
+    /// `(dirfd, path, flags, mode)`: openat.
+    Openat = 51;
+    /// `(path, flags, mode)`: open.
+    Open = 54;
     /// `(id, ops, count, timeout)`: semop, semtimedop.
     Semop = 52;
     /// `(uaddr, op, val, timeout, uaddr2, val3)`: futex.

@@ -32,6 +32,10 @@ kinds! {
     Process = 4;
     /// [`Handoff`]: a descriptor sent or received.
     Handoff = 5;
+    /// [`Share`]: a change in who shares memory.
+    Share = 6;
+    /// [`Touch`]: a page of shared memory touched for the first time.
+    Touch = 10;
     /// [`Direct`]: bytes copied from one process to another in one call.
     Direct = 8;
 }
@@ -344,8 +348,8 @@ pub struct Process {
     pub parent: Task,
     /// wait(2) status, at exit.
     pub exit_code: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// 1 if it has no memory of its own but that of its parent (`CLONE_VM`), at fork.
+    pub same_memory: u32,
 }
 
 /// A descriptor passed over a unix socket, or taken with pidfd_getfd(2).
@@ -380,6 +384,78 @@ pub struct Handoff {
     pub object_mechanism: u32,
 }
 
+/// `flags` of a [`Share`].
+pub mod share_event {
+    /// It was mapped when tracing began.
+    pub const SEEN: u16 = 1;
+    /// Shared memory was mapped: mmap, shmat.
+    pub const MAP: u16 = 2;
+    /// Addresses from `start` on are no longer what they were; `len` 0 stands for the whole segment attached there (shmdt).
+    pub const UNMAP: u16 = 3;
+    /// A mapping got another length, or went from `start` to `to`.
+    pub const MOVE: u16 = 4;
+    /// Access to a mapping changed to `writable`.
+    pub const PROTECT: u16 = 5;
+    /// The object was made.
+    pub const CREATE: u16 = 6;
+    /// The object, or its name (`key` is 0 then), was removed.
+    pub const REMOVE: u16 = 7;
+}
+
+/// A change in who shares memory.
+///
+/// Followed by `name_len` bytes of name: the path of a file as in [`Channel`], the name in memory of what has no path
+/// (`memfd:NAME`, `SYSV000004d2`), the path given to unlink(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Share {
+    /// `mechanism`: files are all `SharedFile`, their path tells which of them are POSIX shared memory. `flags` is a
+    /// [`share_event`]. `time`: of an UNMAP the begin of the call, else its end.
+    pub header: Header,
+    /// Who did it, or has it mapped.
+    pub task: Task,
+    /// The object: `(inode, device)`, or `(id, IPC namespace)` of a System V segment. 0 where only addresses are known.
+    pub key: Key,
+    /// Begin of the addresses.
+    pub start: u64,
+    /// How many.
+    pub len: u64,
+    /// Where in the object they begin, bytes.
+    pub offset: u64,
+    /// MOVE: where the mapping is now.
+    pub to: u64,
+    /// MOVE: how long.
+    pub to_len: u64,
+    /// Size of the object, bytes.
+    pub size: u64,
+    /// Mount namespace of the task.
+    pub mounts: u64,
+    /// Magic number of the object's file system.
+    pub magic: u32,
+    /// 1 if the addresses may be written to.
+    pub writable: u32,
+    /// MOVE: 1 if the old addresses stay mapped. CREATE: 1 if it is certain that the call made the object.
+    pub flag: u32,
+    /// Length of the name that follows.
+    pub name_len: u32,
+}
+
+/// A page of shared memory that a process had not touched before, as far as the page tables know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Touch {
+    /// Nothing special.
+    pub header: Header,
+    /// Who.
+    pub task: Task,
+    /// Which address.
+    pub address: u64,
+    /// 1 for writing, 0 for reading.
+    pub write: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
 /// Bytes that one process copied from or to another's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -395,6 +471,8 @@ pub struct Direct {
 }
 
 const _: () = {
+    assert!(size_of::<Share>() == 160);
+    assert!(size_of::<Touch>() == 88);
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
     assert!(size_of::<Op>() == 200);

@@ -446,7 +446,7 @@ impl Climb {
 /// User space turns it around. Walking dentries rather than asking /proc later finds the name of a file whose process is
 /// gone already. `prepend_path`, fs/d_path.c.
 #[inline(never)]
-fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+pub(crate) fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
     let (Ok(mount), Ok(dentry)) =
         (read::<u64>(file, offset!(file_mnt)), read::<u64>(file, offset!(file_dentry)))
     else {

@@ -31,6 +31,7 @@ setting! {
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     has_loop: u32 = CONFIG.has_loop;
     verbose: u32 = CONFIG.verbose;
+    has_find_vma: u32 = CONFIG.has_find_vma;
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;

@@ -1,10 +1,11 @@
 //! Loads the programs into the kernel and attaches them, as a [`Plan`] says.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::BtfTracePoint;
+use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
@@ -142,6 +143,33 @@ impl Attached {
             // One that is gone already is as good.
             let _ = self.channels.remove(&KernelKey([key.id, key.space]));
         }
+    }
+
+    /// Has the programs tell of all memory that is shared already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn shared_memory(&mut self) -> Result<()> {
+        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut("memory_seen")
+            .context("the eBPF object has no program memory_seen")?
+            .try_into()?;
+        program.load("task_vma", &btf).context("loading the program memory_seen")?;
+        let link = program.attach().context("attaching the program memory_seen")?;
+        let mut file = program.take_link(link)?.into_file()?;
+        // It runs while it is read, and writes nothing; after a million mappings it wants to be asked again.
+        loop {
+            match file.read(&mut [0; 16]) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("running the program memory_seen"),
+            }
+        }
+        program.unload()?;
+        Ok(())
     }
 
     /// Tells the programs that these threads sit in calls that began before the hooks were there.

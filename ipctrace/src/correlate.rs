@@ -20,6 +20,7 @@ mod put;
 mod queue;
 mod range;
 mod sequence;
+mod shared;
 mod signal;
 mod stream;
 mod take;
@@ -39,7 +40,7 @@ use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
-use crate::model::{Event, Lost};
+use crate::model::{Event, Flow, Lost};
 
 use address::Locals;
 use call::Call;
@@ -50,6 +51,7 @@ use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
 use queue::Queues;
+use shared::Shared;
 use signal::Signals;
 use stream::Stream;
 
@@ -93,6 +95,7 @@ pub struct Correlator {
     queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
+    shared: Shared,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -128,6 +131,7 @@ impl Correlator {
             queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
+            shared: Shared::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -143,6 +147,8 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Share(share, _) => share.header.time,
+            Record::Touch(touch) => touch.header.time,
             Record::Direct(direct) => direct.header.time,
         };
         self.now = self.now.max(time);
@@ -152,6 +158,12 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Share(share, name) => self.share(&share, &name, out),
+            Record::Touch(touch) => {
+                let who = self.procs.intern(&touch.task, self.limits.processes);
+                self.shared.touch(&touch, &who, &mut context!(self, out));
+                Some(())
+            }
             Record::Direct(direct) => self.direct(&direct, out),
         };
         if understood.is_none() {
@@ -264,8 +276,19 @@ impl Correlator {
 
     fn process(&mut self, record: &wire::Process, out: &mut Vec<Event>) -> Option<()> {
         match record.header.flags {
-            process_event::FORK | process_event::EXEC => {}
+            process_event::FORK => {
+                let child = self.procs.intern(&record.task, self.limits.processes);
+                let (parent, same) = (record.parent.tgid, record.same_memory != 0);
+                self.shared.forked(parent, &child, same, record.header.time, &mut context!(self, out));
+            }
+            process_event::EXEC => {
+                // Its name is that of the new program already.
+                self.shared.left(record.task.tgid, None, record.header.time, &mut context!(self, out));
+            }
             process_event::EXIT => {
+                let who = self.procs.intern(&record.task, self.limits.processes);
+                let time = record.header.time;
+                self.shared.left(record.task.tgid, Some(&who), time, &mut context!(self, out));
                 self.procs.forget(record.task.tid);
                 self.signals.exited(record.task.tgid, &mut context!(self, out));
             }
@@ -300,6 +323,22 @@ impl Correlator {
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
         Some(())
+    }
+
+    fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
+        let who = self.procs.intern(&record.task, self.limits.processes);
+        self.shared.push(record, name, &who, &mut context!(self, out))
+    }
+
+    /// Ids of System V objects in this IPC namespace (its number) are shown without it.
+    pub fn at_home(&mut self, namespace: u64) {
+        self.shared.at_home(namespace);
+    }
+
+    /// What no event shows: for each piece of shared memory the pairs of a process that can write and another that has it
+    /// mapped, with the size of the memory, up to `now`.
+    pub fn pairs(&self, now: u64) -> Vec<Flow> {
+        self.shared.pairs(now)
     }
 
     /// The kernel reported `count` losses of this cause since the last call; `now` is ns since boot.

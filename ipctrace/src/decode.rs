@@ -21,6 +21,10 @@ pub enum Record {
     Process(Box<wire::Process>),
     /// A descriptor passed.
     Handoff(Box<wire::Handoff>),
+    /// A change in who shares memory, and the name that came with it (empty: none): a path, or what the kernel calls it.
+    Share(Box<wire::Share>, Bytes),
+    /// A page of shared memory touched for the first time.
+    Touch(Box<wire::Touch>),
     /// Bytes copied between two processes in one call.
     Direct(Box<wire::Direct>),
 }
@@ -75,6 +79,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
         Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
+        Kind::Share => {
+            let (fixed, rest) = fixed::<wire::Share>(bytes)?;
+            let (name, _) = tail(rest, fixed.name_len)?;
+            let is_path = Mechanism::from_wire(fixed.header.mechanism) == Some(Mechanism::SharedFile);
+            Record::Share(Box::new(fixed), if is_path { path(&name) } else { name })
+        }
+        Kind::Touch => Record::Touch(Box::new(fixed(bytes)?.0)),
     })
 }
 

@@ -7,6 +7,7 @@ mod fd_passing;
 mod fifo;
 mod io_uring;
 pub mod members;
+mod memory;
 mod pipe;
 mod posix_mq;
 mod process_vm;
@@ -50,6 +51,11 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     tcp::DEMO,
     fd_passing::DEMO,
+    memory::SYSV_SHM,
+    memory::POSIX_SHM,
+    memory::MEMFD,
+    memory::SHARED_FILE,
+    memory::SHARED_ANON,
     eventfd::DEMO,
     process_vm::DEMO,
     signals::DEMO,

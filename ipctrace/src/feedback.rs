@@ -76,7 +76,11 @@ impl Feedback {
             Record::Op(op) => self.hides_op(&op.fixed),
             Record::Channel(channel, _) => self.is_ours(&channel.key),
             Record::Handoff(handoff) => self.is_ours(&handoff.key),
-            Record::Signal(_) | Record::Process(_) | Record::Direct(_) => false,
+            Record::Signal(_)
+            | Record::Process(_)
+            | Record::Share(..)
+            | Record::Touch(_)
+            | Record::Direct(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden

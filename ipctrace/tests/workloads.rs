@@ -32,6 +32,10 @@ struct Totals {
     ends: u64,
     /// Descriptors passed.
     handoffs: u64,
+    /// Doings with shared memory.
+    shares: u64,
+    /// Pages that one process wrote and another read.
+    pages: u64,
     /// Units of counters that arrived.
     units: u64,
     /// Channels that bytes arrived over.
@@ -59,6 +63,8 @@ impl Totals {
                 Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
                 Truth::Signal { .. } => totals.ends += 1,
                 Truth::Handoff { .. } => totals.handoffs += 1,
+                Truth::Share { .. } => totals.shares += 1,
+                Truth::Evidence { pages, .. } => totals.pages += pages,
                 Truth::Member { .. } | Truth::Sent { .. } | Truth::Named { .. } => {}
             }
         }
@@ -142,8 +148,9 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
             }
             Truth::Signal { from, to, .. }
             | Truth::Handoff { from, to, .. }
+            | Truth::Evidence { from, to, .. }
             | Truth::Units { from, to, .. } => known(from) && known(to),
-            Truth::Sent { by, .. } => known(by),
+            Truth::Sent { by, .. } | Truth::Share { by, .. } => known(by),
             Truth::Member { .. } | Truth::Named { .. } => true,
         };
         ensure!(known, "an end is not known: {line:?}");
@@ -215,6 +222,21 @@ fn signals() -> Result<()> {
 }
 
 #[test]
+fn shared_memory() -> Result<()> {
+    let cast = ["stage", "writer", "reader"];
+    for (name, shares, pages) in [
+        ("sysv_shm", 6, 1),
+        ("posix_shm", 6, 1),
+        ("memfd", 5, 1),
+        ("shared_file", 4, 1),
+        ("shared_anon", 7, 2),
+    ] {
+        holds(name, &cast, &Totals { shares, pages, ends: 2, ..Totals::default() })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn posix_mq() -> Result<()> {
     // Each priority is a channel here.
     let design = Totals { bytes: 193, messages: 7, signals: 1, ends: 3, channels: 5, ..Totals::default() };
@@ -238,6 +260,11 @@ fn every_demo_has_a_test() {
         "unix_seqpacket",
         "tcp",
         "fd_passing",
+        "sysv_shm",
+        "posix_shm",
+        "memfd",
+        "shared_file",
+        "shared_anon",
         "eventfd",
         "process_vm",
         "signals",

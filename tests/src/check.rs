@@ -28,6 +28,8 @@ pub fn members(truth: &[Truth]) -> Members {
             | Truth::Units { .. }
             | Truth::Named { .. }
             | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
             | Truth::Handoff { .. } => None,
         })
         .collect()
@@ -89,6 +91,12 @@ fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
             Truth::Signal { signal, from, to, outcome, value } => {
                 (("signal".to_owned(), format!("{signal} {outcome} {value:?}"), who(from), who(to)), 0, 1)
             }
+            Truth::Share { channel, by, action, access, bytes } => {
+                (("share".to_owned(), channel.clone(), who(by), format!("{action} {access}")), *bytes, 1)
+            }
+            Truth::Evidence { channel, from, to, pages } => {
+                (("evidence".to_owned(), channel.clone(), who(from), who(to)), 0, *pages)
+            }
             Truth::Handoff { from, to, object } => {
                 (("handoff".to_owned(), object.clone(), who(from), who(to)), 0, 1)
             }
@@ -114,6 +122,23 @@ fn end(line: &Value, side: &str, members: &Members) -> Result<String> {
     Ok(pid.to_string())
 }
 
+/// What a `share` line says, if it is of a channel that is known.
+fn shared(line: &Value, members: &Members, known: &[&String]) -> Result<Option<Row>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let id = text(&line["channel"]["id"]);
+    if !known.iter().any(|known| **known == id) {
+        return Ok(None);
+    }
+    let action = text(&line["action"]);
+    // What a process has from its parent it has before it has a name of its own.
+    let process = if action == "attach" {
+        line["process"]["pid"].as_u64().unwrap_or(0).to_string()
+    } else {
+        end(line, "process", members)?
+    };
+    Ok(Some(("share".to_owned(), id, process, format!("{action} {}", text(&line["access"])))))
+}
+
 /// A channel with the priority or type of the message that went over it, if it is a queue.
 fn queued(line: &Value, id: &str) -> Option<String> {
     let priority = line["priority"].as_u64().and_then(|priority| u32::try_from(priority).ok());
@@ -127,6 +152,28 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
     for line in lines {
         let kind = line["type"].as_str().unwrap_or_default();
         let detail = match kind {
+            "share" => {
+                if let Some(row) = shared(line, members, known)? {
+                    let sum = rows.entry(row).or_default();
+                    sum.0 += line["bytes"].as_u64().unwrap_or(0);
+                    sum.1 += 1;
+                }
+                continue;
+            }
+            "evidence" => {
+                let id = line["channel"]["id"].as_str().unwrap_or_default();
+                if !known.iter().any(|known| *known == id) {
+                    continue;
+                }
+                let row = (
+                    "evidence".to_owned(),
+                    id.to_owned(),
+                    end(line, "sender", members)?,
+                    end(line, "receiver", members)?,
+                );
+                rows.entry(row).or_default().1 += 1;
+                continue;
+            }
             "transfer" => {
                 let id = line["channel"]["id"].as_str().unwrap_or_default();
                 let is_known = |it: &String| known.contains(&it);

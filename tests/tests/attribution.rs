@@ -41,6 +41,17 @@ cases! {
     read_before_the_server_accepts
     sendmmsg_and_recvmmsg
     one_sender_many_receivers
+    segment_of_three_processes
+    children_have_what_their_parent_has
+    a_new_program_leaves_the_memory
+    memory_by_name
+    memory_by_descriptor
+    mappings_in_pieces
+    a_file_two_have_mapped
+    several_writers_of_a_page
+    equal_ids_in_two_ipc_namespaces
+    one_name_in_two_mount_namespaces
+    a_borrowed_address_space
     many_senders_one_receiver
     peeked_and_cut_short
     messages_by_read_and_write

@@ -73,6 +73,12 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     }
                 }
             }
+            Truth::Member { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. } => {}
             Truth::Units { from, to, value, .. } => {
                 let balance = balances.entry((Mechanism::Eventfd.name(), members.who(from))).or_default();
                 match to {
@@ -80,7 +86,6 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     Party::None(_) => balance.unread += value,
                 }
             }
-            Truth::Member { .. } | Truth::Named { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => {}
         }
     }
     balances

@@ -11,7 +11,7 @@ use super::balance::imbalances;
 use super::members::{Members, Who};
 use super::stage::{queued_with_priority, queued_with_type};
 use super::truth::Truth;
-use crate::model::{Channel, End, Event, Transfer};
+use crate::model::{Channel, End, Event, Proc, Share, ShareAction, Transfer};
 use crate::render::signal_name;
 
 /// What is compared: one kind of thing between two ends.
@@ -77,6 +77,22 @@ pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
                 let row = Row { kind: "signal".to_owned(), detail, from: who(from), to: who(to) };
                 report.done(row, 0, 1);
             }
+            Truth::Share { channel, by, action, access, bytes } => {
+                known.insert(channel.as_str());
+                let row = Row {
+                    kind: "share".to_owned(),
+                    detail: channel.clone(),
+                    from: who(by),
+                    to: Who::None(format!("{action} {access}")),
+                };
+                report.done(row, *bytes, 1);
+            }
+            Truth::Evidence { channel, from, to, pages } => {
+                known.insert(channel.as_str());
+                let (from, to) = (who(from), who(to));
+                let row = Row { kind: "evidence".to_owned(), detail: channel.clone(), from, to };
+                report.done(row, 0, *pages);
+            }
             Truth::Handoff { from, to, object } => {
                 let detail = object.clone();
                 let row = Row { kind: "handoff".to_owned(), detail, from: who(from), to: who(to) };
@@ -97,7 +113,10 @@ fn misnamed(names: &HashMap<&str, &str>, events: &[Event]) -> BTreeSet<String> {
         .iter()
         .filter_map(|event| match event {
             Event::Transfer(transfer) => Some(&transfer.channel),
-            Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Handoff(_) | Event::Lost(_) => None,
+            Event::Share(share) => Some(&share.channel),
+            Event::Signal(_) | Event::Wake(_) | Event::Handoff(_) | Event::Evidence(_) | Event::Lost(_) => {
+                None
+            }
         })
         .filter_map(|channel| {
             let name = *names.get(channel.id.as_str())?;
@@ -134,6 +153,16 @@ impl Report {
         }
     }
 
+    /// Who did something to shared memory. What a process has from its parent it has before it has a name of its own.
+    fn actor(&self, share: &Share) -> Who {
+        match share.action {
+            ShareAction::Attach => Who::Pid(share.process.pid),
+            ShareAction::Create | ShareAction::Detach | ShareAction::Remove => {
+                self.members.called(share.process.pid, &share.process.comm)
+            }
+        }
+    }
+
     fn traced(&mut self, event: &Event, known: &BTreeSet<&str>) {
         let mut units = 0;
         let (row, bytes, messages) = match event {
@@ -165,7 +194,27 @@ impl Report {
                 self.lost += lost.count;
                 return;
             }
-            Event::Share(_) | Event::Wake(_) => return,
+            Event::Share(share) if known.contains(share.channel.id.as_str()) => {
+                let access = if share.writable { "rw" } else { "r" };
+                let row = Row {
+                    kind: "share".to_owned(),
+                    detail: share.channel.id.clone(),
+                    from: self.actor(share),
+                    to: Who::None(format!("{} {access}", share.action.name())),
+                };
+                (row, share.bytes, 1)
+            }
+            Event::Evidence(evidence) if known.contains(evidence.channel.id.as_str()) => {
+                let called = |process: &Proc| self.members.called(process.pid, &process.comm);
+                let row = Row {
+                    kind: "evidence".to_owned(),
+                    detail: evidence.channel.id.clone(),
+                    from: called(&evidence.sender),
+                    to: called(&evidence.receiver),
+                };
+                (row, 0, 1)
+            }
+            Event::Share(_) | Event::Evidence(_) | Event::Wake(_) => return,
         };
         let ours = |who: &Who| self.members.contains(who);
         // Whoever started the workload waits for it: that is not part of it.

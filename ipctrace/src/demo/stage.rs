@@ -3,6 +3,7 @@
 mod channel;
 mod descriptor;
 mod folder;
+mod memory;
 mod queue;
 mod ring;
 
@@ -21,6 +22,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 pub use channel::{eventfd_id, fifo_id, inode, pipe_id, socket_id};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
+pub use memory::{Memory, PAGE, Segment, file_id};
 pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
 pub use ring::Ring;
 

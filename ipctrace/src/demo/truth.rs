@@ -93,6 +93,30 @@ pub enum Truth {
         /// Value of sigqueue.
         value: Option<u64>,
     },
+    /// A process did something to shared memory. The trace is held to all that happens to a channel that is named so.
+    Share {
+        /// The channel's id.
+        channel: String,
+        /// Who did.
+        by: Party,
+        /// What, as the interface names it.
+        action: String,
+        /// `rw` or `r`.
+        access: String,
+        /// The size of the object then.
+        bytes: u64,
+    },
+    /// A process wrote to pages that another read first afterwards.
+    Evidence {
+        /// The channel's id.
+        channel: String,
+        /// Who wrote.
+        from: Party,
+        /// Who read.
+        to: Party,
+        /// How many pages.
+        pages: u64,
+    },
     /// A descriptor was passed.
     Handoff {
         /// By whom.

@@ -2,7 +2,7 @@
 
 use ipctrace_common::config::{Config, Offsets};
 use ipctrace_common::uring::Uring;
-use ipctrace_common::{Hook, Mechanism};
+use ipctrace_common::{Hook, Mechanism, Shape};
 
 use super::{Facts, uring};
 
@@ -39,12 +39,19 @@ pub enum Refusal {
 /// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
 /// them does without these mechanisms. The others all need.
 const OWN: &[(&str, u32)] = &[
-    ("task_struct.nsproxy", SYSV_MSG),
-    ("nsproxy.", SYSV_MSG),
-    ("ipc_", SYSV_MSG),
-    ("sizeof ipc_ids", SYSV_MSG),
-    ("xa_node.", SYSV_MSG | PROCESS_VM),
-    ("kern_ipc_perm.", SYSV_MSG),
+    ("task_struct.nsproxy", SYSV_MSG | SHARED),
+    ("nsproxy.mnt_ns", SHARED),
+    ("nsproxy.", SYSV_MSG | SYSV_SHM),
+    ("ipc_", SYSV_MSG | SYSV_SHM),
+    ("sizeof ipc_ids", SYSV_MSG | SYSV_SHM),
+    ("xa_node.", SYSV_MSG | SYSV_SHM | PROCESS_VM),
+    ("kern_ipc_perm.", SYSV_MSG | SYSV_SHM),
+    ("shmid_kernel.", SYSV_SHM),
+    ("shm_file_data.", SYSV_SHM),
+    ("mnt_namespace.", SHARED),
+    ("vm_area_struct.", SHARED),
+    ("task_struct.mm", SHARED),
+    ("inode.i_size", SHARED),
     ("msg_queue.", SYSV_MSG),
     ("msg_msg.", SYSV_MSG | POSIX_MQ),
     ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
@@ -63,6 +70,8 @@ const OWN: &[(&str, u32)] = &[
     ("pid_namespace.", PROCESS_VM),
 ];
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
@@ -122,8 +131,8 @@ impl Plan {
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| hook.serves() & on != 0)
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
-            .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
             .collect();
         let config = Config {
             offsets,
@@ -134,6 +143,7 @@ impl Plan {
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            has_find_vma: u32::from(facts.has_find_vma),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             run: RUN,
         };
@@ -159,6 +169,9 @@ impl Plan {
         let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
         if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
+        }
+        if mechanism.shape() == Shape::Shared && !facts.has_find_vma {
+            return Err("this kernel has no helper bpf_find_vma (Linux 5.17)".to_owned());
         }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());
@@ -187,6 +200,7 @@ mod tests {
                 .collect(),
             pipe_buffer_size: Some(40),
             has_loop: true,
+            has_find_vma: true,
             registers: Some(Registers::default()),
             uring: uring::Facts::default(),
             tracepoints: Hook::ALL.to_vec(),

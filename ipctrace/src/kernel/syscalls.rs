@@ -1,7 +1,7 @@
 //! System call numbers and registers: all that differs between architectures.
 
-use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::{Class, Special, TABLE};
+use ipctrace_common::{Mechanism, Shape};
 use libc::c_long;
 
 /// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
@@ -61,6 +61,22 @@ const CALLS: &[(c_long, Class, u32)] = &[
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
 const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_shmget, Special::Shmget, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmat, Special::Shmat, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmdt, Special::Shmdt, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmctl, Special::Shmctl, Mechanism::SysvShm.bit()),
+    (libc::SYS_mmap, Special::Mmap, SHARED),
+    (libc::SYS_munmap, Special::Munmap, SHARED),
+    (libc::SYS_mremap, Special::Mremap, SHARED),
+    (libc::SYS_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_pkey_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_memfd_create, Special::MemfdCreate, Mechanism::Memfd.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, Special::Unlink, Mechanism::PosixShm.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit()),
+    (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit()),
+    (libc::SYS_unlinkat, Special::Unlinkat, Mechanism::PosixShm.bit()),
     (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
@@ -75,6 +91,7 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
 ];
 
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 

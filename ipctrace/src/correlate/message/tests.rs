@@ -115,6 +115,8 @@ fn messages_from_before_the_start_have_no_sender() {
         | Record::Signal(_)
         | Record::Process(_)
         | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
         | Record::Direct(_)) => other,
     };
     let events = correlate([channel(DGRAM, 2, 1, b""), send(2, 10, 50, (3, 4), 5), books(0), books(1)]);
@@ -155,6 +157,8 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
             | Record::Signal(_)
             | Record::Process(_)
             | Record::Handoff(_)
+            | Record::Share(..)
+            | Record::Touch(_)
             | Record::Direct(_)) => other,
         });
     let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
