@@ -288,6 +288,22 @@ offsets! {
     pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head";
     /// What a file system knows of an inode.
     inode_private = "inode.i_private";
+    /// `PF_` flags of a thread.
+    task_flags = "task_struct.flags";
+    /// Signals pending for the thread.
+    task_pending = "task_struct.pending.signal";
+    /// Signals pending for the process.
+    signal_shared_pending = "signal_struct.shared_pending.signal";
+    /// Number that tells users of one inode apart.
+    inode_generation = "inode.i_generation";
+    /// Names of an inode.
+    inode_dentries = "inode.i_dentry";
+    /// Place of a name among those of its inode.
+    dentry_alias = "dentry.d_u.d_alias";
+    /// Hash and length of a name.
+    dentry_hash_len = "dentry.d_name.hash_len";
+    /// Place of a name in the cache of names: not set once it is deleted.
+    dentry_hash = "dentry.d_hash.pprev";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
@@ -320,6 +336,8 @@ pub struct Config {
     pub pipe_buffer_size: u32,
     /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
     pub has_loop: u32,
+    /// Bits of an address within a page.
+    pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
     /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
@@ -340,6 +358,7 @@ impl Config {
         payload: 0,
         pipe_buffer_size: 0,
         has_loop: 0,
+        page_shift: 0,
         verbose: 0,
         has_find_vma: 0,
         uring: Uring::OFF,

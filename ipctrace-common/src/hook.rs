@@ -46,6 +46,8 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | SHARED;
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const SIGNAL: u32 = Mechanism::Signal.bit();
+/// Mechanisms by which one task wakes another.
+const WAKE: u32 = Mechanism::of_shape(Shape::Wake);
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
 hooks! {
@@ -56,7 +58,7 @@ hooks! {
     /// New processes.
     ProcessFork, "process_fork", "sched_process_fork", 0, "new processes and their parents";
     /// What system calls returned.
-    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL, "what system calls returned";
+    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
     /// What went out through sockets.
@@ -69,8 +71,10 @@ hooks! {
     UringOverflow, "uring_overflow", "io_uring_cqe_overflow", 0, "the same where the ring has no room for it";
     /// The order of calls that waited for one pipe's lock.
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
+    /// Who wakes whom.
+    SchedWaking, "sched_waking", "sched_waking", WAKE, "who wakes whom";
     /// What system calls are about to work on.
-    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL, "the object behind a descriptor at the time of the call";
+    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
     /// First touches of pages.
     PageFaultUser, "page_fault_user", "page_fault_user", 0, "who first writes and who first reads a page of shared memory";
     /// The same by the kernel on behalf of a process.

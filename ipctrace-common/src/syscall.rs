@@ -109,6 +109,16 @@ classes! {
     ProcessVmWritev = 58;
     /// `(pidfd, fd, flags)`: pidfd_getfd.
     PidfdGetfd = 59;
+    /// `(uaddr, mask, count, flags)`: futex_wake.
+    FutexWake = 60;
+    /// `(uaddr, value, mask, flags, timeout, clock)`: futex_wait.
+    FutexWait = 61;
+    /// `(futex_waitv[2], flags, wake, requeue)`: futex_requeue.
+    FutexRequeue = 62;
+    /// `(id, index, command, value)`: semctl.
+    Semctl = 63;
+    /// `(futex_waitv[], count, flags, timeout, clock)`: futex_waitv.
+    FutexWaitv = 64;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

@@ -38,6 +38,8 @@ kinds! {
     Touch = 10;
     /// [`Direct`]: bytes copied from one process to another in one call.
     Direct = 8;
+    /// [`Wake`]: a wait that another process ended.
+    Wake = 7;
 }
 
 /// Begins every record.
@@ -81,7 +83,8 @@ pub struct Task {
 /// Names one queue of bytes or messages, in one direction.
 ///
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
-/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells.
+/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells. Files with futexes in them:
+/// `(address of the struct inode, device)`. System V semaphores: `(id, inode of the IPC namespace)`.
 ///
 /// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
 /// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
@@ -178,6 +181,11 @@ pub mod channel_flag {
     pub const SEMAPHORE: u16 = 1 << 0;
     /// `task` has just made it, and put in what is in it.
     pub const MADE: u16 = 1 << 1;
+    /// A file with futexes in it: the name is that of a file without a path (memfd, shared anonymous memory, System V
+    /// shared memory).
+    pub const PSEUDO: u16 = 1 << 3;
+    /// A file with futexes in it that has no name any more: this was its last.
+    pub const DELETED: u16 = 1 << 4;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -233,8 +241,8 @@ pub struct Op {
 
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
-/// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an
-/// internet socket.
+/// Followed by `name_len` bytes of name: the path of a FIFO or of a file with futexes in it (see [`channel_flag`]), the
+/// `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an internet socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
@@ -470,6 +478,38 @@ pub struct Direct {
     pub bytes: u64,
 }
 
+/// `flags` of a [`Wake`].
+pub mod wake_flag {
+    /// The waker was seen: `waker` and `woken` are valid.
+    pub const WAKER: u16 = 1 << 0;
+    /// `detail` of a semaphore is valid: the key of its set.
+    pub const KEY: u16 = 1 << 1;
+    /// The key is one of System V shared memory, whose inode number is its id.
+    pub const SYSV_SHM: u16 = 1 << 2;
+}
+
+/// A wait on a futex or a semaphore that another task ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Wake {
+    /// `mechanism` is futex or sysv_sem; `time` is the end of the wait; `flags` are [`wake_flag`]s.
+    pub header: Header,
+    /// Who was woken.
+    pub task: Task,
+    /// Who did it, as it was then.
+    pub waker: Task,
+    /// Where: see [`Key`].
+    pub key: Key,
+    /// Futexes: inode number of the file.
+    pub inode: u64,
+    /// Futexes: offset in the file. Semaphores: the key of the set.
+    pub detail: u64,
+    /// Begin of the wait; 0 if it began before tracing did.
+    pub enter: u64,
+    /// When the waker woke the task.
+    pub woken: u64,
+}
+
 const _: () = {
     assert!(size_of::<Share>() == 160);
     assert!(size_of::<Touch>() == 88);
@@ -482,6 +522,7 @@ const _: () = {
     assert!(size_of::<Process>() == 128);
     assert!(size_of::<Handoff>() == 200);
     assert!(size_of::<Direct>() == 128);
+    assert!(size_of::<Wake>() == 168);
 };
 
 /// Longest name in a [`Channel`]: a path.

@@ -13,6 +13,7 @@ mod config;
 mod emit;
 mod eventfd;
 mod floor;
+mod futex;
 mod handoff;
 mod inet;
 mod inflight;
@@ -37,12 +38,15 @@ mod skb;
 mod special;
 mod straddle;
 mod syscall;
+mod sysv;
 mod sysv_msg;
+mod sysv_sem;
 mod task;
 mod unix;
 mod uring;
 mod uring_done;
 mod uring_socket;
+mod wake;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

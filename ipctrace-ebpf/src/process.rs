@@ -6,7 +6,7 @@ use ipctrace_common::wire::{self, Kind, process_event};
 
 use crate::config::offset;
 use crate::kernel::read;
-use crate::{inflight, memory, ring, run, task};
+use crate::{inflight, memory, ring, run, task, wake};
 
 /// hook: tp_btf/sched_process_fork `void (struct task_struct *parent, struct task_struct *child)` — include/trace/events/sched.h
 ///
@@ -51,6 +51,7 @@ pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
     let tid = task::pid_tgid() as u32;
     run::end_run(tid);
     inflight::forget(tid);
+    wake::end(tid);
     let current = task::current() as u64;
     let shared: u64 = read(current, offset!(task_signal)).unwrap_or(0);
     // do_exit counts down before it comes here.

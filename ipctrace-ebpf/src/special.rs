@@ -10,7 +10,7 @@ use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
 use crate::syscall::argument;
-use crate::{eventfd, handoff, memory, process_vm, queue};
+use crate::{eventfd, futex, handoff, memory, process_vm, queue, sysv_sem};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -78,8 +78,18 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
             queue::queue_entered(tid, special);
         }
         Some(Special::Msgctl) => {}
-        Some(Special::Semop) => {}
-        Some(Special::Futex) => {}
+        Some(Special::Semop | Special::Semctl) => {
+            sysv_sem::semaphore_entered(tid, special);
+        }
+        Some(
+            Special::Futex
+            | Special::FutexWaitv
+            | Special::FutexWake
+            | Special::FutexWait
+            | Special::FutexRequeue,
+        ) => {
+            futex::futex_entered(tid, special);
+        }
         Some(Special::Eventfd) => {}
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {
             process_vm::process_vm_entered(tid);
@@ -117,8 +127,18 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
         Some(Special::Msgctl) => {
             queue::queue_controlled(returned);
         }
-        Some(Special::Semop) => {}
-        Some(Special::Futex) => {}
+        Some(Special::Semop | Special::Semctl) => {
+            sysv_sem::semaphore_exited(tid, returned);
+        }
+        Some(
+            Special::Futex
+            | Special::FutexWaitv
+            | Special::FutexWake
+            | Special::FutexWait
+            | Special::FutexRequeue,
+        ) => {
+            futex::futex_exited(tid, special, returned);
+        }
         Some(Special::Eventfd) => {
             eventfd::eventfd_made(returned);
         }

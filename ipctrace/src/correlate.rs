@@ -24,6 +24,7 @@ mod shared;
 mod signal;
 mod stream;
 mod take;
+mod wake;
 
 #[cfg(test)]
 mod arbitrary;
@@ -36,7 +37,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
@@ -54,6 +55,7 @@ use queue::Queues;
 use shared::Shared;
 use signal::Signals;
 use stream::Stream;
+use wake::Wakes;
 
 /// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub struct Correlator {
     signals: Signals,
     handoffs: Handoffs,
     shared: Shared,
+    wakes: Wakes,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -132,6 +135,7 @@ impl Correlator {
             signals: Signals::default(),
             handoffs: Handoffs::default(),
             shared: Shared::default(),
+            wakes: Wakes::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -150,6 +154,7 @@ impl Correlator {
             Record::Share(share, _) => share.header.time,
             Record::Touch(touch) => touch.header.time,
             Record::Direct(direct) => direct.header.time,
+            Record::Wake(wake) => wake.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -165,6 +170,7 @@ impl Correlator {
                 Some(())
             }
             Record::Direct(direct) => self.direct(&direct, out),
+            Record::Wake(wake) => self.wake(&wake, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -215,7 +221,11 @@ impl Correlator {
                 }
                 Some(())
             }
-            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Wake => {
+                self.wakes.named(record, name, self.limits.streams);
+                Some(())
+            }
+            Shape::Shared | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -305,6 +315,14 @@ impl Correlator {
         let caller = self.procs.intern(&record.task, self.limits.processes);
         let target = self.procs.intern(&record.target, self.limits.processes);
         out.push(direct::event(record, mechanism, caller, target));
+        Some(())
+    }
+
+    fn wake(&mut self, record: &wire::Wake, out: &mut Vec<Event>) -> Option<()> {
+        let woken = self.procs.intern(&record.task, self.limits.processes);
+        let waker = (record.header.flags & wake_flag::WAKER != 0)
+            .then(|| self.procs.intern(&record.waker, self.limits.processes));
+        out.push(Event::Wake(self.wakes.event(record, waker, woken, self.limits.streams)?));
         Some(())
     }
 

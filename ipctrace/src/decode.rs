@@ -27,6 +27,8 @@ pub enum Record {
     Touch(Box<wire::Touch>),
     /// Bytes copied between two processes in one call.
     Direct(Box<wire::Direct>),
+    /// A wait that another process ended.
+    Wake(Box<wire::Wake>),
 }
 
 /// A call's effect on a channel.
@@ -66,8 +68,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Channel => {
             let (fixed, rest) = fixed::<wire::Channel>(bytes)?;
             let (name, _) = tail(rest, fixed.name_len)?;
-            let is_path = Mechanism::from_wire(fixed.header.mechanism) == Some(Mechanism::Fifo);
-            Record::Channel(fixed, if is_path { path(&name) } else { name })
+            Record::Channel(fixed, if is_path(&fixed) { path(&name) } else { name })
         }
         Kind::Op => {
             let (fixed, rest) = fixed::<wire::Op>(bytes)?;
@@ -86,6 +87,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
             Record::Share(Box::new(fixed), if is_path { path(&name) } else { name })
         }
         Kind::Touch => Record::Touch(Box::new(fixed(bytes)?.0)),
+        Kind::Wake => Record::Wake(Box::new(fixed(bytes)?.0)),
     })
 }
 
@@ -100,6 +102,15 @@ fn tail(bytes: &[u8], len: u32) -> Result<(Bytes, &[u8]), Malformed> {
     let (tail, rest) =
         bytes.split_at_checked(len).ok_or(Malformed::Short { found: bytes.len(), needed: len })?;
     Ok((if len == 0 { Bytes::new() } else { Bytes::copy_from_slice(tail) }, rest))
+}
+
+/// Whether a channel's name is a path, which comes in components.
+fn is_path(channel: &wire::Channel) -> bool {
+    match Mechanism::from_wire(channel.header.mechanism) {
+        Some(Mechanism::Fifo) => true,
+        Some(Mechanism::Futex) => channel.header.flags & wire::channel_flag::PSEUDO == 0,
+        Some(_) | None => false,
+    }
 }
 
 /// A path from its components, which come from the kernel last first, each ended by NUL.

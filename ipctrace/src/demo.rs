@@ -5,6 +5,7 @@ pub mod compare;
 mod eventfd;
 mod fd_passing;
 mod fifo;
+mod futex;
 mod io_uring;
 pub mod members;
 mod memory;
@@ -14,6 +15,7 @@ mod process_vm;
 mod signals;
 pub mod stage;
 mod sysv_msg;
+mod sysv_sem;
 mod tcp;
 pub mod truth;
 mod unix_dgram;
@@ -62,6 +64,8 @@ pub const DEMOS: &[Demo] = &[
     io_uring::DEMO,
     posix_mq::DEMO,
     sysv_msg::DEMO,
+    sysv_sem::DEMO,
+    futex::DEMO,
 ];
 
 /// The demo of that name.

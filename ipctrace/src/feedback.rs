@@ -80,7 +80,8 @@ impl Feedback {
             | Record::Process(_)
             | Record::Share(..)
             | Record::Touch(_)
-            | Record::Direct(_) => false,
+            | Record::Direct(_)
+            | Record::Wake(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden

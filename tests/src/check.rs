@@ -11,8 +11,23 @@ use serde_json::Value;
 /// A kind of thing between two ends: mechanism or `signal` or `handoff`, detail, from, to.
 type Row = (String, String, String, String);
 
-/// Bytes (units of counters), and messages where they are kept apart.
-type Amount = (u64, u64);
+/// How much of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    bytes: u64,
+    /// Where they are kept apart.
+    messages: u64,
+    /// How long wake-ups were waited for, ns: at least and at most.
+    waited: (u64, u64),
+}
+
+impl Amount {
+    /// Whether that much was traced.
+    fn is(&self, traced: &Amount) -> bool {
+        (self.bytes, self.messages) == (traced.bytes, traced.messages)
+            && (self.waited.0..=self.waited.1).contains(&traced.waited.0)
+    }
+}
 
 /// The processes of a workload: pid to name.
 pub type Members = HashMap<u64, String>;
@@ -30,7 +45,8 @@ pub fn members(truth: &[Truth]) -> Members {
             | Truth::Signal { .. }
             | Truth::Share { .. }
             | Truth::Evidence { .. }
-            | Truth::Handoff { .. } => None,
+            | Truth::Handoff { .. }
+            | Truth::Wake { .. } => None,
         })
         .collect()
 }
@@ -54,8 +70,16 @@ pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
     let rows: std::collections::BTreeSet<&Row> = done.keys().chain(traced.keys()).collect();
     for row in rows {
         let (done, traced) = (done.get(row), traced.get(row));
-        if done != traced {
-            let _ = writeln!(differences, "  {row:?}: done {done:?}, traced {traced:?} (bytes, messages)");
+        if !done.zip(traced).is_some_and(|(done, traced)| done.is(traced)) {
+            let _ = writeln!(differences, "  {row:?}: done {done:?}, traced {traced:?}");
+        }
+    }
+    for name in truth {
+        if let Truth::Named { channel, name } = name {
+            let named = lines.iter().filter(|line| line["channel"]["id"] == channel.as_str());
+            for line in named.filter(|line| line["channel"]["name"] != name.as_str()) {
+                let _ = writeln!(differences, "  {channel} is named {name}: {line}");
+            }
         }
     }
     if differences.is_empty() {
@@ -100,10 +124,17 @@ fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
             Truth::Handoff { from, to, object } => {
                 (("handoff".to_owned(), object.clone(), who(from), who(to)), 0, 1)
             }
+            Truth::Wake { mechanism, channel, from, to, waited } => {
+                let row = (mechanism.clone(), channel.clone().unwrap_or_default(), who(from), who(to));
+                let sum = rows.entry(row.clone()).or_default();
+                let (least, most) = waited.unwrap_or((0, u64::MAX));
+                sum.waited = (sum.waited.0.saturating_add(least), sum.waited.1.saturating_add(most));
+                (row, 0, 1)
+            }
         };
         let sum = rows.entry(row).or_default();
-        sum.0 += bytes;
-        sum.1 += messages;
+        sum.bytes += bytes;
+        sum.messages += messages;
     }
     rows
 }
@@ -155,8 +186,8 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
             "share" => {
                 if let Some(row) = shared(line, members, known)? {
                     let sum = rows.entry(row).or_default();
-                    sum.0 += line["bytes"].as_u64().unwrap_or(0);
-                    sum.1 += 1;
+                    sum.bytes += line["bytes"].as_u64().unwrap_or(0);
+                    sum.messages += 1;
                 }
                 continue;
             }
@@ -171,10 +202,10 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
                     end(line, "sender", members)?,
                     end(line, "receiver", members)?,
                 );
-                rows.entry(row).or_default().1 += 1;
+                rows.entry(row).or_default().messages += 1;
                 continue;
             }
-            "transfer" => {
+            "transfer" | "wake" => {
                 let id = line["channel"]["id"].as_str().unwrap_or_default();
                 let is_known = |it: &String| known.contains(&it);
                 queued(line, id).filter(is_known).or(Some(id.to_owned()).filter(is_known)).unwrap_or_default()
@@ -203,8 +234,12 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
         );
         let counted = if mechanism == "eventfd" { "value" } else { "bytes" };
         let sum = rows.entry((mechanism, detail, from, to)).or_default();
-        sum.0 += line[counted].as_u64().unwrap_or(0);
-        sum.1 += match kind {
+        sum.bytes += line[counted].as_u64().unwrap_or(0);
+        if kind == "wake" {
+            let waited = line["latency_ns"].as_u64().unwrap_or(0);
+            sum.waited = (sum.waited.0 + waited, sum.waited.1 + waited);
+        }
+        sum.messages += match kind {
             "transfer" if separate => line["messages"].as_u64().unwrap_or(0),
             "transfer" => 0,
             _ => 1,

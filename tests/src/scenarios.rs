@@ -4,6 +4,7 @@ mod descriptors;
 mod elsewhere;
 mod ends;
 mod eventfd;
+mod futex;
 mod memory;
 mod messages;
 mod names;
@@ -13,6 +14,7 @@ mod process_vm;
 mod signals;
 mod streams;
 mod sysv_msg;
+mod sysv_sem;
 mod tcp;
 mod uring;
 
@@ -46,6 +48,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ends::SCENARIOS,
     memory::SCENARIOS,
     eventfd::SCENARIOS,
+    futex::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     process_vm::SCENARIOS,
@@ -54,6 +57,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     streams::SCENARIOS,
     uring::SCENARIOS,
     sysv_msg::SCENARIOS,
+    sysv_sem::SCENARIOS,
     tcp::SCENARIOS,
 ];
 

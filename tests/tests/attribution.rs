@@ -100,6 +100,21 @@ cases! {
     sysv_msg_removed
     sysv_msg_id_used_again
     sysv_msg_namespaces
+    semaphores_between_three
+    semaphore_waits_that_fail
+    semaphore_set_by_semctl
+    semaphore_undone_by_the_dead
+    semaphores_of_two_namespaces
+    futex_wakes_two_waiters
+    futex_waits_that_fail
+    futexes_private_to_a_process
+    futex_waiters_moved_to_another
+    futex_one_of_many
+    futex_of_a_dead_owner
+    futex_in_files_and_memory
+    mutex_with_priority_inheritance
+    semaphore_of_posix_in_shared_memory
+    mutex_and_condition_of_two_processes
     tcp_prefork_server
     tcp_connected_by_the_parent
     tcp_many_connections_of_one_pair

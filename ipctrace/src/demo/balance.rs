@@ -78,7 +78,8 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
             | Truth::Signal { .. }
             | Truth::Share { .. }
             | Truth::Evidence { .. }
-            | Truth::Handoff { .. } => {}
+            | Truth::Handoff { .. }
+            | Truth::Wake { .. } => {}
             Truth::Units { from, to, value, .. } => {
                 let balance = balances.entry((Mechanism::Eventfd.name(), members.who(from))).or_default();
                 match to {

@@ -6,6 +6,7 @@ mod folder;
 mod memory;
 mod queue;
 mod ring;
+mod wait;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -25,6 +26,7 @@ pub use folder::Folder;
 pub use memory::{Memory, PAGE, Segment, file_id};
 pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
 pub use ring::Ring;
+pub use wait::{AT_FUTEXES, AT_SEMAPHORES, Semaphores, futex_wait, futex_wake, shared, sits_in};
 
 use super::truth::{Party, Truth};
 

@@ -126,6 +126,20 @@ pub enum Truth {
         /// The id of what was passed, or how it begins.
         object: String,
     },
+    /// A process that waited was woken by another.
+    Wake {
+        /// Over what.
+        mechanism: String,
+        /// The channel's id, where the process knows it.
+        channel: Option<String>,
+        /// The waker.
+        from: Party,
+        /// The woken.
+        to: Party,
+        /// How long it waited, ns: at least what the waker let it wait, at most what it measured itself. `None` where
+        /// nobody knows.
+        waited: Option<(u64, u64)>,
+    },
 }
 
 /// Reads a report.

@@ -73,8 +73,8 @@ impl Facts {
         }
         self.pipe_buffer_size = btf::size(types, "pipe_buffer");
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
-        self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
         self.uring = uring::Facts::read(types);
+        self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
         self.registers = registers(types);
         self.tracepoints =
             Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();

@@ -89,11 +89,24 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
+    (libc::SYS_semop, Special::Semop, Mechanism::SysvSem.bit()),
+    (libc::SYS_semtimedop, Special::Semop, Mechanism::SysvSem.bit()),
+    (libc::SYS_semctl, Special::Semctl, Mechanism::SysvSem.bit()),
+    (libc::SYS_futex, Special::Futex, Mechanism::Futex.bit()),
+    (libc::SYS_futex_waitv, Special::FutexWaitv, Mechanism::Futex.bit()),
+    (SYS_FUTEX_WAKE, Special::FutexWake, Mechanism::Futex.bit()),
+    (SYS_FUTEX_WAIT, Special::FutexWait, Mechanism::Futex.bit()),
+    (SYS_FUTEX_REQUEUE, Special::FutexRequeue, Mechanism::Futex.bit()),
 ];
 
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
+
+/// Calls of Linux 6.7, of the same number everywhere, that the C library's headers do not all have yet.
+const SYS_FUTEX_WAKE: c_long = 454;
+const SYS_FUTEX_WAIT: c_long = 455;
+const SYS_FUTEX_REQUEUE: c_long = 456;
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 = Mechanism::UnixStream.bit()
@@ -117,6 +130,29 @@ pub fn table(mechanisms: u32) -> [u8; TABLE] {
         }
     }
     table
+}
+
+/// What a thread in system call `number` with these arguments waits at, if it waits for another task to wake it.
+pub fn waits_at(number: i64, arguments: [u64; 6]) -> Option<Mechanism> {
+    /// All of a futex operation that is not the operation.
+    const FLAGS: i32 = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
+    let operation = arguments[1] as i32;
+    match number {
+        libc::SYS_semop | libc::SYS_semtimedop => Some(Mechanism::SysvSem),
+        libc::SYS_futex if operation & libc::FUTEX_PRIVATE_FLAG == 0 => {
+            let waits = matches!(
+                operation & !FLAGS,
+                libc::FUTEX_WAIT
+                    | libc::FUTEX_WAIT_BITSET
+                    | libc::FUTEX_LOCK_PI
+                    | libc::FUTEX_WAIT_REQUEUE_PI
+                    | libc::FUTEX_LOCK_PI2
+            );
+            waits.then_some(Mechanism::Futex)
+        }
+        libc::SYS_futex_waitv | SYS_FUTEX_WAIT => Some(Mechanism::Futex),
+        _ => None,
+    }
 }
 
 /// Whether a thread in system call `number` may be moving data.

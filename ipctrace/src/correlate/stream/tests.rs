@@ -126,7 +126,8 @@ fn a_socket_at_an_address_used_again_is_another() {
         | Record::Handoff(_)
         | Record::Share(..)
         | Record::Touch(_)
-        | Record::Direct(_) => record,
+        | Record::Direct(_)
+        | Record::Wake(_) => record,
     };
     let events = correlate([
         with(unix(0), 0, 0),
