@@ -20,8 +20,7 @@ pub enum Failed {
 /// If standard output takes no more.
 pub fn line(text: impl Display) -> Result<(), Failed> {
     let mut output = io::stdout().lock();
-    writeln!(output, "{text}").and_then(|()| output.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failed::ReaderGone,
-        _ => Failed::Write(error),
+    writeln!(output, "{text}").and_then(|()| output.flush()).map_err(|error| {
+        if error.kind() == io::ErrorKind::BrokenPipe { Failed::ReaderGone } else { Failed::Write(error) }
     })
 }
