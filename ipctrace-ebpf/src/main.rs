@@ -42,6 +42,7 @@ mod sysv;
 mod sysv_msg;
 mod sysv_sem;
 mod task;
+mod udp;
 mod unix;
 mod uring;
 mod uring_done;

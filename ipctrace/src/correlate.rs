@@ -8,6 +8,7 @@ mod call;
 mod connection;
 mod context;
 mod counter;
+mod datagram;
 mod direct;
 mod handoff;
 mod intern;
@@ -48,6 +49,7 @@ use call::Call;
 use connection::Connections;
 use context::Context;
 use counter::Counter;
+use datagram::Datagrams;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
@@ -94,6 +96,7 @@ pub struct Correlator {
     connections: Connections,
     locals: Locals,
     messages: Messages,
+    datagrams: Datagrams,
     queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
@@ -131,6 +134,7 @@ impl Correlator {
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
+            datagrams: Datagrams::default(),
             queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
@@ -151,6 +155,7 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Datagram(datagram) => datagram.header.time,
             Record::Share(share, _) => share.header.time,
             Record::Touch(touch) => touch.header.time,
             Record::Direct(direct) => direct.header.time,
@@ -163,6 +168,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Datagram(datagram) => self.datagram(&datagram, out),
             Record::Share(share, name) => self.share(&share, &name, out),
             Record::Touch(touch) => {
                 let who = self.procs.intern(&touch.task, self.limits.processes);
@@ -187,6 +193,11 @@ impl Correlator {
             self.make_room(out);
             let Correlator { connections, streams, locals, .. } = self;
             return connections.opened(record, name, streams, locals, &mut context!(self, out));
+        }
+        if mechanism == Mechanism::Udp {
+            self.make_room(out);
+            self.datagrams.opened(record, name, &mut context!(self, out));
+            return Some(());
         }
         match mechanism.shape() {
             Shape::Stream => {
@@ -240,6 +251,11 @@ impl Correlator {
             let (fixed, call) = (*fixed, Call::new(op, who));
             let Correlator { connections, streams, .. } = self;
             connections.call(&fixed, call, streams, &mut context!(self, out));
+            return Some(());
+        }
+        if mechanism == Mechanism::Udp {
+            let Correlator { datagrams, locals, .. } = self;
+            datagrams.push(op, who, locals, &mut context!(self, out));
             return Some(());
         }
         match mechanism.shape() {
@@ -343,6 +359,13 @@ impl Correlator {
         Some(())
     }
 
+    fn datagram(&mut self, record: &wire::Datagram, out: &mut Vec<Event>) -> Option<()> {
+        self.make_room(out);
+        let who = (record.enter != 0).then(|| self.procs.intern(&record.task, self.limits.processes));
+        let Correlator { datagrams, locals, .. } = self;
+        datagrams.seen(record, who, locals, &mut context!(self, out))
+    }
+
     fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
         let who = self.procs.intern(&record.task, self.limits.processes);
         self.shared.push(record, name, &who, &mut context!(self, out))
@@ -387,6 +410,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.datagrams.tick(false, &mut self.locals, &mut context);
         self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
@@ -407,6 +431,7 @@ impl Correlator {
             counter.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.datagrams.finish(&mut self.locals, &mut context);
         self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
@@ -439,6 +464,7 @@ impl Correlator {
             + self.counters.len()
             + self.messages.len()
             + self.connections.len()
+            + self.datagrams.len()
             + self.queues.len();
         if keys < self.limits.streams {
             return;
@@ -447,7 +473,9 @@ impl Correlator {
         let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
         let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
-        let mut ages: Vec<(u64, wire::Key)> = streams.chain(counters).chain(queues).chain(halves).collect();
+        let sockets = self.datagrams.ages().map(|(key, used)| (used, key));
+        let mut ages: Vec<(u64, wire::Key)> =
+            streams.chain(counters).chain(queues).chain(halves).chain(sockets).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -464,6 +492,7 @@ impl Correlator {
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
                 self.messages.forget(key, &mut context);
+                self.datagrams.forget(key, &mut context);
                 self.queues.forget(key, &mut context);
                 self.forgotten.push(key);
             }
