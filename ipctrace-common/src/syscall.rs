@@ -101,6 +101,8 @@ classes! {
     ProcessVmWritev = 58;
     /// `(pidfd, fd, flags)`: pidfd_getfd.
     PidfdGetfd = 59;
+    /// open, openat, openat2: the opening of /dev/ptmx makes a terminal.
+    Open = 60;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

@@ -11,7 +11,7 @@ use ipctrace_common::syscall::Special;
 use crate::kernel::Result;
 use crate::queue;
 use crate::syscall::argument;
-use crate::{eventfd, handoff, process_vm};
+use crate::{eventfd, handoff, process_vm, pty};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -80,7 +80,7 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {
             process_vm::process_vm_entered(tid);
         }
-        Some(Special::PidfdGetfd) => {}
+        Some(Special::PidfdGetfd | Special::Open) => {}
         None => {}
     }
     0
@@ -110,6 +110,9 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
         }
         Some(Special::ProcessVmWritev) => {
             process_vm::process_vm_exited(tid, process_vm::WRITE, returned);
+        }
+        Some(Special::Open) => {
+            pty::opened(returned);
         }
         Some(Special::PidfdGetfd) => {
             handoff::taken_over(returned);

@@ -10,6 +10,7 @@ pub mod members;
 mod pipe;
 mod posix_mq;
 mod process_vm;
+mod pty;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -52,6 +53,7 @@ pub const DEMOS: &[Demo] = &[
     fd_passing::DEMO,
     eventfd::DEMO,
     process_vm::DEMO,
+    pty::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,

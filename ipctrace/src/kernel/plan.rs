@@ -53,6 +53,15 @@ const OWN: &[(&str, u32)] = &[
     ("rb_node.", POSIX_MQ),
     ("file.f_op", EVENTFD),
     ("eventfd_ctx.", EVENTFD),
+    ("inode.i_rdev", PTY),
+    ("tty_file_private.", PTY),
+    ("tty_driver.", PTY),
+    ("tty_struct.driver", PTY),
+    ("tty_struct.link", PTY),
+    ("tty_struct.index", PTY),
+    ("tty_struct.termios", PTY),
+    ("tty_struct.disc_data", PTY),
+    ("n_tty_data.", PTY),
     ("task_struct.thread_pid", PROCESS_VM),
     ("task_struct.pid_links", PROCESS_VM),
     // Since Linux 6.9; without it, pidfds are as they were before.
@@ -65,6 +74,7 @@ const OWN: &[(&str, u32)] = &[
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PTY: u32 = Mechanism::Pty.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 /// The mechanisms that need the offset at `path`.

@@ -64,6 +64,10 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
+    (libc::SYS_openat, Special::Open, PTY),
+    (libc::SYS_openat2, Special::Open, PTY),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Special::Open, PTY),
     (libc::SYS_process_vm_readv, Special::ProcessVmReadv, PROCESS_VM),
     (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
     // A hand-over is shown whatever the object.
@@ -77,6 +81,7 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
 
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
+const PTY: u32 = Mechanism::Pty.bit();
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 = Mechanism::UnixStream.bit()
@@ -85,7 +90,7 @@ const SOCKETS: u32 = Mechanism::UnixStream.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
-const FILES: u32 = BYTES | EVENTFD;
+const FILES: u32 = BYTES | EVENTFD | PTY;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
 pub fn table(mechanisms: u32) -> [u8; TABLE] {
