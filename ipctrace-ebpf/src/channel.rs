@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag};
+use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
@@ -27,6 +27,90 @@ pub(crate) struct Books {
     pub(crate) sequence: u64,
     /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
     pub(crate) inode: u64,
+    /// Who is in a call now, sending and receiving.
+    pub(crate) present: [Present; 2],
+}
+
+/// Who is in a call on one side of a channel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Present {
+    /// How many calls.
+    calls: u64,
+    /// The first process that made one.
+    first: u32,
+    /// 1 if another has made one too.
+    several: u32,
+}
+
+impl Present {
+    const NOBODY: Present = Present { calls: 0, first: 0, several: 0 };
+}
+
+/// The call on this side begins. Pipes need no such account: positions tell more.
+#[inline(always)]
+pub(crate) fn arrive(side: &mut Side, tgid: u32) {
+    side.present = 0;
+    if side.mechanism == 0 || side.key.id == 0 || pipe::is_pipe(side.mechanism) {
+        return;
+    }
+    let Some(books) = books(&side.key) else {
+        return;
+    };
+    side.present = 1;
+    // SAFETY: a valid pointer into the map; the index is 0 or 1. Two calls that set `first` at once are seen as several by
+    // the next of either.
+    unsafe {
+        let present = &raw mut (*books).present[usize::from(side.receive & 1)];
+        let first = core::ptr::read_volatile(&raw const (*present).first);
+        if first == 0 {
+            core::ptr::write_volatile(&raw mut (*present).first, tgid);
+        } else if first != tgid {
+            core::ptr::write_volatile(&raw mut (*present).several, 1);
+        }
+        let others = add(&raw mut (*present).calls, 1);
+        if others != 0 && core::ptr::read_volatile(&raw const (*present).several) != 0 {
+            side.flags |= op_flag::OVERLAPS;
+        }
+    }
+}
+
+/// The call in flight of thread `tid` ends. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn left(tid: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    leave(&mut call.sides[0]);
+    leave(&mut call.sides[1]);
+    0
+}
+
+/// The call on this side ends.
+#[inline(always)]
+fn leave(side: &mut Side) {
+    if side.present == 0 {
+        return;
+    }
+    side.present = 0;
+    let Some(books) = books(&side.key) else {
+        return;
+    };
+    // SAFETY: as in `arrive`.
+    unsafe {
+        let present = &raw mut (*books).present[usize::from(side.receive & 1)];
+        let before = add(&raw mut (*present).calls, u64::MAX);
+        // The books may have been opened anew meanwhile: what did not arrive there does not leave.
+        if before == 0 {
+            add(&raw mut (*present).calls, 1);
+        }
+        if before > 1 && core::ptr::read_volatile(&raw const (*present).several) != 0 {
+            side.flags |= op_flag::OVERLAPS;
+        }
+    }
 }
 
 /// Channels seen so far. User space removes those that it has forgotten.
@@ -161,7 +245,11 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     }
     // Books of another socket that was at the same address, if there are any.
     let _ = CHANNELS.remove(side.key);
-    match CHANNELS.insert(side.key, Books { sent: 0, taken: 0, queued, inode, sequence }, BPF_NOEXIST) {
+    match CHANNELS.insert(
+        side.key,
+        Books { sent: 0, taken: 0, queued, inode, sequence, present: [Present::NOBODY; 2] },
+        BPF_NOEXIST,
+    ) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(false),

@@ -129,6 +129,9 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     call.active = 1;
     channel::open(tid, call, 0, 0);
     channel::open(tid, call, 1, 0);
+    let tgid = (task::pid_tgid() >> 32) as u32;
+    channel::arrive(&mut call.sides[0], tgid);
+    channel::arrive(&mut call.sides[1], tgid);
     Ok(())
 }
 
@@ -179,12 +182,15 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         }
         return 0;
     };
-    if returned >= 0 {
-        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-        exited(tid, unsafe { &mut *call }, returned as u64);
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *call };
+    if call.sides[0].present | call.sides[1].present != 0 {
+        channel::left(tid);
     }
-    // SAFETY: as above.
-    unsafe { (*call).active = 0 };
+    if returned >= 0 {
+        exited(tid, call, returned as u64);
+    }
+    call.active = 0;
     0
 }
 

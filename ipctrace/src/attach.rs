@@ -23,7 +23,7 @@ pub struct Attached {
     losses: PerCpuArray<MapData, u64>,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
-    channels: KernelMap<MapData, KernelKey, [u64; 5]>,
+    channels: KernelMap<MapData, KernelKey, [u64; 9]>,
     reported: HashMap<Cause, u64>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod oracle;
 pub mod scenarios;
 pub mod trace;
 

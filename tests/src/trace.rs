@@ -73,6 +73,17 @@ impl Trace {
         Ok(Trace { child, file })
     }
 
+    /// The mechanisms that are on, as its first line says.
+    ///
+    /// # Errors
+    /// If that is no `hello`.
+    pub fn mechanisms(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(self.file.path())?;
+        let hello: Value = serde_json::from_str(text.lines().next().context("no first line")?)?;
+        let mechanisms = hello["mechanisms"].as_object().context("hello without mechanisms")?;
+        Ok(mechanisms.iter().filter(|(_, state)| *state == "on").map(|(name, _)| name.clone()).collect())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)

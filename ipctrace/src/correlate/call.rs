@@ -26,6 +26,8 @@ pub(super) struct Call {
     pub(super) before: Option<u64>,
     /// What it saw of the object's position, if it has any: when it could first move, and when it was done.
     pub(super) seen: Option<(u64, u64)>,
+    /// A call of another process may have been under way on this side when it began or ended.
+    pub(super) overlaps: bool,
     /// How it moves a pipe's position.
     pub(super) advance: Advance,
     /// Calls it stands for.
@@ -53,6 +55,7 @@ impl Call {
             before: has(op_flag::SEQUENCED).then_some(op.before),
             seen: (has(op_flag::POSITIONS) && low <= op.pos_exit).then_some((low, op.pos_exit)),
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
+            overlaps: has(op_flag::OVERLAPS),
             messages: u64::from(op.messages.max(1)),
             payload,
             arrival: 0,
@@ -73,6 +76,7 @@ impl Call {
             bytes,
             before: Some(0),
             seen: None,
+            overlaps: false,
             advance: Advance::Opaque,
             messages: 1,
             payload: Bytes::new(),

@@ -14,7 +14,7 @@ use crate::decode;
 use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 
 use super::call::Recent;
-use super::context::Context;
+use super::context::{Context, LINGER};
 use super::naming::{self, Naming};
 
 /// A message that was sent and not yet received.
@@ -28,6 +28,8 @@ struct Sent {
     /// The sending socket.
     sock: u64,
     sender_inode: u64,
+    /// It may be the one that was taken for another, equal one; or another was sent at the same time, which may be that.
+    doubt: bool,
     /// Where it was sent to, if that is a name.
     address: Option<Vec<u8>>,
     payload: Bytes,
@@ -48,6 +50,8 @@ struct Taken {
     /// How many were received from the queue before, if the books have it.
     before: Option<u64>,
     payload: Bytes,
+    /// Another process was receiving when the call began or ended.
+    overlaps: bool,
     /// When the record came.
     since: u64,
 }
@@ -75,6 +79,9 @@ struct Queue {
     /// End of the latest send that was received.
     latest: u64,
     receivers: Recent,
+    senders: Recent,
+    /// Several processes send, or several receive.
+    crowd: bool,
     used: u64,
 }
 
@@ -93,6 +100,8 @@ impl Queue {
             waiting: VecDeque::new(),
             latest: 0,
             receivers: Recent::default(),
+            senders: Recent::default(),
+            crowd: false,
             used: now,
         }
     }
@@ -171,10 +180,13 @@ impl Messages {
                 sender_inode: op.sender_inode,
                 before: has(op_flag::SEQUENCED).then_some(op.before),
                 payload: record.payload.clone(),
+                overlaps: has(op_flag::OVERLAPS),
                 since: context.now,
             };
             let queue = self.queue(mechanism, key, context.now);
             queue.naming.meet(0, op.receiver_inode);
+            queue.crowd |= queue.receivers.others(taken.who.identity())
+                || queue.waiting.iter().any(|other| other.who.identity() != taken.who.identity());
             queue.waiting.push_back(taken);
             if !self.waiting.contains(&key) {
                 self.waiting.push(key);
@@ -190,6 +202,7 @@ impl Messages {
             bytes: op.bytes,
             sock: op.sender_sock,
             sender_inode: op.sender_inode,
+            doubt: has(op_flag::OVERLAPS),
             address: naming::unix_address(&record.address),
             payload: record.payload.clone(),
         };
@@ -198,6 +211,8 @@ impl Messages {
         } else {
             let queue = self.queue(mechanism, op.key, context.now);
             queue.naming.meet(0, op.receiver_inode);
+            queue.crowd |= queue.senders.others(sent.who.identity());
+            queue.senders.note(sent.who.identity(), time);
             &mut queue.sent
         };
         // Records of two CPUs may have changed places.
@@ -238,7 +253,11 @@ impl Messages {
         }
         let mut waiting = std::mem::take(&mut queue.waiting);
         while let Some(taken) = waiting.pop_front() {
-            if !self.receive(key, &taken, force, context) {
+            let kept = self.queues.get(&key).map(|queue| &queue.waiting);
+            let overlaps =
+                |other: &Taken| other.who.identity() != taken.who.identity() && other.enter <= taken.time;
+            let rivalled = waiting.iter().chain(kept.into_iter().flatten()).any(overlaps);
+            if !self.receive(key, &taken, rivalled, force, context) {
                 if let Some(queue) = self.queues.get_mut(&key) {
                     queue.waiting.push_back(taken);
                 }
@@ -252,7 +271,16 @@ impl Messages {
     }
 
     /// Writes a receive if its send is known, or will not come. False: it waits.
-    fn receive(&mut self, key: Key, taken: &Taken, force: bool, context: &mut Context<'_>) -> bool {
+    ///
+    /// `rivalled`: another process was receiving at the same time.
+    fn receive(
+        &mut self,
+        key: Key,
+        taken: &Taken,
+        rivalled: bool,
+        force: bool,
+        context: &mut Context<'_>,
+    ) -> bool {
         let Some(queue) = self.queues.get_mut(&key) else { return true };
         let early = match (queue.queued, taken.before) {
             (Some(queued), Some(before)) if before < queued => {
@@ -265,8 +293,13 @@ impl Messages {
             _ => false,
         };
         let found = if early { None } else { find(queue, &self.addressed, taken) };
-        let overlapped = queue.receivers.overlaps(taken.who.identity(), taken.enter);
+        let overlapped =
+            rivalled || taken.overlaps || queue.receivers.overlaps(taken.who.identity(), taken.enter);
         match found {
+            // Another call, of a sender or a receiver, may have been under way, and its record is still to come.
+            Some(_) if queue.crowd && !force && context.now.saturating_sub(taken.time) < LINGER => {
+                return false;
+            }
             Some(found) => {
                 let sends = if found.addressed {
                     taken.from.and_then(|sock| self.addressed.get_mut(&sock))
@@ -280,7 +313,14 @@ impl Messages {
                 let rivals = sends_of_others(queue, &sent);
                 queue.latest = queue.latest.max(sent.time);
                 queue.naming.meet(sent.sender_inode, 0);
-                let exact = found.exact && !(overlapped && rivals);
+                let exact = found.exact && !sent.doubt && !(overlapped && rivals);
+                if !exact {
+                    // Which of them is left is as much in doubt as which was taken.
+                    let addressed = self.addressed.get_mut(&sent.sock).into_iter().flatten();
+                    for other in queue.sent.iter_mut().chain(addressed) {
+                        other.doubt |= other.sock == sent.sock && other.bytes == sent.bytes;
+                    }
+                }
                 write(queue, End::Known(Arc::clone(&sent.who)), Some(&sent), taken, exact, context);
             }
             None if early || force || context.overdue(taken.since) => {

@@ -183,7 +183,7 @@ impl Put {
         if crowd && !mode.force && context.now.saturating_sub(front.time) < LINGER {
             return false;
         }
-        let exact = !crowd || !overlapped(&self.calls.ready, &self.recent);
+        let exact = !front.overlaps && (!crowd || !overlapped(&self.calls.ready, &self.recent));
         if !exact && let Some(front) = self.calls.ready.front() {
             ranges.doubt(front.process(), front.enter);
         }

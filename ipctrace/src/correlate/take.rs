@@ -188,7 +188,8 @@ impl Take {
         if crowd && !mode.force && context.now.saturating_sub(time) < LINGER {
             return Few::One(None);
         }
-        let exact = !crowd || !overlapped(ready, &self.recent);
+        let overlaps = ready.front().is_some_and(|call| call.overlaps);
+        let exact = !overlaps && (!crowd || !overlapped(ready, &self.recent));
         self.first(exact, false)
     }
 

@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("__oracle", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
+        return ipctrace_tests::oracle::act(rest);
+    }
     let [name, report] = arguments.as_slice() else {
         anyhow::bail!("usage: actor NAME REPORT");
     };

@@ -1,0 +1,80 @@
+//! A workload made from a seed that knows its own truth, and its comparison with a trace.
+//!
+//! Every process puts its own mark on every byte that it writes, so each reader knows exactly whom it heard from. What the
+//! processes counted is held against the trace of the whole host: every byte, every message, every signal.
+
+mod account;
+mod channels;
+mod compare;
+mod player;
+mod receive;
+mod send;
+mod shared;
+mod signals;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+pub use compare::{Score, compare};
+
+use crate::scenarios::actor;
+use crate::trace::{Scratch, Trace, said};
+
+/// Mechanisms that the workload can use; those that are off are left out.
+pub const MECHANISMS: &[&str] =
+    &["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "tcp", "udp", "posix_mq", "sysv_msg"];
+
+/// Plays one seed under a trace of the whole host and compares.
+///
+/// # Errors
+/// If the workload or the tracer fails, or with the differences.
+pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
+    let trace = Trace::start(options)?;
+    let on = trace.mechanisms()?;
+    let report = Scratch::new(".oracle");
+    let played = play_apart(seed, operations, &on, report.path());
+    let lines = trace.stop()?;
+    played?;
+    let truth = account::read(report.path())?;
+    compare(&truth, &lines).with_context(|| format!("seed {seed} with {operations} operations"))
+}
+
+/// Plays a seed in processes of its own and waits for them.
+///
+/// # Errors
+/// If they fail.
+pub fn play_apart(seed: u64, operations: u64, mechanisms: &[String], report: &Path) -> Result<()> {
+    let used: Vec<&str> =
+        MECHANISMS.iter().copied().filter(|name| mechanisms.iter().any(|on| on == name)).collect();
+    ensure!(!used.is_empty(), "no mechanism of the workload is on");
+    let output = Command::new(actor()?)
+        .args(["__oracle", &seed.to_string(), &operations.to_string(), &used.join(",")])
+        .arg(report)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "seed {seed}: the workload ended with {}: {}",
+        output.status,
+        said(&output)
+    );
+    Ok(())
+}
+
+/// What the actor does when it is called for the workload.
+///
+/// # Errors
+/// If a system call fails that must not.
+pub fn act(arguments: &[String]) -> Result<()> {
+    match arguments {
+        [seed, operations, mechanisms, report] => {
+            player::begin(seed.parse()?, operations.parse()?, mechanisms, Path::new(report))
+        }
+        [state] => player::go_on(state),
+        _ => anyhow::bail!("usage: actor __oracle SEED OPERATIONS MECHANISMS REPORT"),
+    }
+}

@@ -1,0 +1,214 @@
+//! Holds the trace to what the members counted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+
+use anyhow::{Result, bail, ensure};
+use serde_json::Value;
+
+use super::account::Line;
+
+/// Bytes and messages.
+type Amount = (u64, u64);
+
+/// Channel, sender, receiver: marks, or why there is none.
+type Row = (String, String, String);
+
+/// What a run amounted to.
+#[derive(Clone, Debug, Default)]
+pub struct Score {
+    /// Operations that moved something.
+    pub operations: u64,
+    /// Members that took part.
+    pub members: usize,
+    /// Bytes by mechanism.
+    pub bytes: BTreeMap<String, u64>,
+    /// Of those the bytes of transfers that say `"exact": false`.
+    pub inexact: u64,
+    /// Signals sent.
+    pub signals: u64,
+}
+
+/// Compares.
+///
+/// # Errors
+/// With every difference: a byte credited to the wrong member, one that is missing or too many, a wrong name, a signal.
+pub fn compare(truth: &[Line], lines: &[Value]) -> Result<Score> {
+    let end = lines.last().map(|line| &line["lost"]);
+    ensure!(
+        end.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty),
+        "the tracer lost something: {end:?}"
+    );
+    let mut score = Score::default();
+    let mut differences = String::new();
+    let members = Members::of(truth);
+    score.members = members.marks.len();
+    let lanes: HashMap<&str, (&str, bool)> = truth
+        .iter()
+        .filter_map(|line| match line {
+            Line::Lane { mechanism, id, messages } => Some((id.as_str(), (mechanism.as_str(), *messages))),
+            Line::Member { .. }
+            | Line::Sent { .. }
+            | Line::Got { .. }
+            | Line::Signalled { .. }
+            | Line::Handled { .. }
+            | Line::Done { .. } => None,
+        })
+        .collect();
+    let (mut sent, mut done) = (BTreeMap::<(String, u8), Amount>::new(), BTreeMap::<Row, Amount>::new());
+    for line in truth {
+        match line {
+            Line::Sent { lane, mark, bytes, messages } => {
+                let sum = sent.entry((lane.clone(), *mark)).or_default();
+                sum.0 += bytes;
+                sum.1 += messages;
+            }
+            Line::Got { lane, from, by, bytes, messages } => {
+                let sum = done.entry((lane.clone(), from.to_string(), by.to_string())).or_default();
+                sum.0 += bytes;
+                sum.1 += messages;
+            }
+            Line::Done { operations } => score.operations += operations,
+            Line::Lane { .. } | Line::Member { .. } | Line::Signalled { .. } | Line::Handled { .. } => {}
+        }
+    }
+    // What was sent and nobody received is unread.
+    for ((lane, mark), (bytes, _)) in &sent {
+        let got = |row: &(&Row, &Amount)| row.0.0 == *lane && row.0.1 == mark.to_string();
+        let heard: u64 = done.iter().filter(got).map(|(_, amount)| amount.0).sum();
+        ensure!(
+            heard <= *bytes,
+            "the workload contradicts itself: {lane}: {mark} sent {bytes}, {heard} heard"
+        );
+        if heard < *bytes {
+            done.insert((lane.clone(), mark.to_string(), "unread".to_owned()), (bytes - heard, 0));
+        }
+    }
+    let (mut all, mut certain) = (BTreeMap::<Row, Amount>::new(), BTreeMap::<Row, Amount>::new());
+    for line in lines.iter().filter(|line| line["type"] == "transfer") {
+        let id = line["channel"]["id"].as_str().unwrap_or_default();
+        let Some((mechanism, separate)) = lanes.get(id) else { continue };
+        if line["mechanism"] != *mechanism {
+            let _ = writeln!(differences, "  {id} is a {mechanism}: {line}");
+        }
+        let row = (id.to_owned(), members.end(line, "sender"), members.end(line, "receiver"));
+        let bytes = line["bytes"].as_u64().unwrap_or(0);
+        let whole = *separate && line["truncated"] != true && row.2 != "unread";
+        let messages = if whole { line["messages"].as_u64().unwrap_or(0) } else { 0 };
+        let exact = line["exact"] == true;
+        *score.bytes.entry((*mechanism).to_owned()).or_default() += bytes;
+        score.inexact += if exact { 0 } else { bytes };
+        for sums in [Some(&mut all), exact.then_some(&mut certain)].into_iter().flatten() {
+            let sum = sums.entry(row.clone()).or_default();
+            sum.0 += bytes;
+            sum.1 += messages;
+        }
+    }
+    for (row, amount) in &certain {
+        let truth = done.get(row).copied().unwrap_or_default();
+        if amount.0 > truth.0 || amount.1 > truth.1 {
+            let _ = writeln!(differences, "  {row:?}: called exact {amount:?}, but done {truth:?}");
+        }
+    }
+    for (name, side) in [("sender", 1), ("receiver", 2)] {
+        let (done, traced) = (by_side(&done, side), by_side(&all, side));
+        for row in done.keys().chain(traced.keys()).collect::<std::collections::BTreeSet<_>>() {
+            let (done, traced) = (done.get(row), traced.get(row));
+            if done != traced {
+                let _ = writeln!(differences, "  {name} {row:?}: done {done:?}, traced {traced:?}");
+            }
+        }
+    }
+    signals(truth, lines, &mut score, &mut differences);
+    ensure!(score.operations > 0, "the workload did nothing: there is nothing to compare");
+    if differences.is_empty() {
+        return Ok(score);
+    }
+    bail!("the trace differs from what was done (bytes, messages):\n{differences}");
+}
+
+/// Sums by channel and one end.
+fn by_side(rows: &BTreeMap<Row, Amount>, side: usize) -> BTreeMap<(String, String), Amount> {
+    let mut sums = BTreeMap::<(String, String), Amount>::new();
+    for ((lane, from, to), amount) in rows {
+        let end = if side == 1 { from } else { to };
+        let sum = sums.entry((lane.clone(), end.clone())).or_default();
+        sum.0 += amount.0;
+        // Of a sender's messages some are unread, which the members do not count one by one.
+        sum.1 += if side == 1 { 0 } else { amount.1 };
+    }
+    sums
+}
+
+/// The members by process and name.
+struct Members {
+    marks: HashMap<(u64, String), u8>,
+}
+
+impl Members {
+    fn of(truth: &[Line]) -> Members {
+        let marks = truth.iter().filter_map(|line| match line {
+            Line::Member { mark, pid, name } => Some(((u64::from(*pid), name.clone()), *mark)),
+            Line::Lane { .. }
+            | Line::Sent { .. }
+            | Line::Got { .. }
+            | Line::Signalled { .. }
+            | Line::Handled { .. }
+            | Line::Done { .. } => None,
+        });
+        Members { marks: marks.collect() }
+    }
+
+    /// One end of a line: a mark, or what stands there in place of a member.
+    fn end(&self, line: &Value, side: &str) -> String {
+        let process = &line[side];
+        if process.is_null() {
+            return line[format!("{side}_why")].as_str().unwrap_or("null without a reason").to_owned();
+        }
+        let pid = process["pid"].as_u64().unwrap_or(0);
+        let comm = process["comm"].as_str().unwrap_or_default().to_owned();
+        match self.marks.get(&(pid, comm.clone())) {
+            Some(mark) => mark.to_string(),
+            None => format!("{comm}[{pid}]"),
+        }
+    }
+}
+
+/// Every signal that was sent has one outcome, and handlers saw as many as were delivered.
+fn signals(truth: &[Line], lines: &[Value], score: &mut Score, differences: &mut String) {
+    type Way = (u32, u32, i32);
+    let mut expected = BTreeMap::<Way, (u64, u64)>::new();
+    for line in truth {
+        match line {
+            Line::Signalled { from, to, signal, count } => {
+                expected.entry((*from, *to, *signal)).or_default().0 += count;
+                score.signals += count;
+            }
+            Line::Handled { from, by, signal, count } => {
+                expected.entry((*from, *by, *signal)).or_default().1 += count;
+            }
+            Line::Lane { .. }
+            | Line::Member { .. }
+            | Line::Sent { .. }
+            | Line::Got { .. }
+            | Line::Done { .. } => {}
+        }
+    }
+    let mut traced = BTreeMap::<Way, (u64, u64)>::new();
+    for line in lines.iter().filter(|line| line["type"] == "signal") {
+        let pid = |side: &str| line[side]["pid"].as_u64().unwrap_or(0) as u32;
+        let way = (pid("sender"), pid("receiver"), line["number"].as_i64().unwrap_or(0) as i32);
+        if expected.contains_key(&way) {
+            let sum = traced.entry(way).or_default();
+            sum.0 += 1;
+            sum.1 += u64::from(line["outcome"] == "delivered");
+        }
+    }
+    for (way, expected) in &expected {
+        let traced = traced.get(way).copied().unwrap_or_default();
+        if *expected != traced {
+            let _ =
+                writeln!(differences, "  signal {way:?}: (sent, handled) {expected:?}, traced {traced:?}");
+        }
+    }
+}
