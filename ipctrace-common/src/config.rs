@@ -234,6 +234,32 @@ offsets! {
     siginfo_value = "kernel_siginfo._sifields._rt._sigval";
     /// Handler of a signal.
     sigaction_handler = "k_sigaction.sa.sa_handler";
+    /// Address space.
+    task_mm = "task_struct.mm";
+    /// Mount namespace.
+    nsproxy_mnt_ns = "nsproxy.mnt_ns";
+    /// Size of a segment.
+    shm_size = "shmid_kernel.shm_segsz";
+    /// Task that made a segment.
+    shm_creator = "shmid_kernel.shm_creator";
+    /// Number of a mount namespace.
+    mnt_ns_inum = "mnt_namespace.ns.inum";
+    /// Size of a file.
+    inode_size = "inode.i_size";
+    /// Begin of a mapping.
+    vma_start = "vm_area_struct.vm_start";
+    /// What may be done with a mapping.
+    vma_flags = "vm_area_struct.vm_flags";
+    /// Where in its file a mapping begins, pages.
+    vma_pgoff = "vm_area_struct.vm_pgoff";
+    /// End of a mapping.
+    vma_end = "vm_area_struct.vm_end";
+    /// File of a mapping.
+    vma_file = "vm_area_struct.vm_file";
+    /// Id of an attached System V segment.
+    shm_file_id = "shm_file_data.id";
+    /// IPC namespace of an attached System V segment.
+    shm_file_ns = "shm_file_data.ns";
     /// Functions of an open file.
     file_op = "file.f_op";
     /// Units in an event counter.
@@ -286,6 +312,22 @@ offsets! {
     pid_namespace_idr = "pid_namespace.idr.idr_rt.xa_head";
     /// What a file system knows of an inode.
     inode_private = "inode.i_private";
+    /// `PF_` flags of a thread.
+    task_flags = "task_struct.flags";
+    /// Signals pending for the thread.
+    task_pending = "task_struct.pending.signal";
+    /// Signals pending for the process.
+    signal_shared_pending = "signal_struct.shared_pending.signal";
+    /// Number that tells users of one inode apart.
+    inode_generation = "inode.i_generation";
+    /// Names of an inode.
+    inode_dentries = "inode.i_dentry";
+    /// Place of a name among those of its inode.
+    dentry_alias = "dentry.d_u.d_alias";
+    /// Hash and length of a name.
+    dentry_hash_len = "dentry.d_name.hash_len";
+    /// Place of a name in the cache of names: not set once it is deleted.
+    dentry_hash = "dentry.d_hash.pprev";
 }
 
 /// The registers that carry a system call's number and arguments, as offsets in `struct pt_regs`.
@@ -318,8 +360,12 @@ pub struct Config {
     pub pipe_buffer_size: u32,
     /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
     pub has_loop: u32,
+    /// Bits of an address within a page.
+    pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
+    pub has_find_vma: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
@@ -336,7 +382,9 @@ impl Config {
         payload: 0,
         pipe_buffer_size: 0,
         has_loop: 0,
+        page_shift: 0,
         verbose: 0,
+        has_find_vma: 0,
         uring: Uring::OFF,
         run: 0,
     };

@@ -1,6 +1,6 @@
 //! Where programs are attached. One table: the loader, `doctor` and the test against the kernel's BTF read it.
 
-use crate::mechanism::Mechanism;
+use crate::mechanism::{Mechanism, Shape};
 
 macro_rules! hooks {
     ($($(#[$doc:meta])* $variant:ident, $program:literal, $tracepoint:literal, $needs:expr, $purpose:literal;)*) => {
@@ -43,8 +43,12 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::ProcessVm.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::PosixMq.bit()
-    | Mechanism::SysvMsg.bit();
+    | Mechanism::SysvMsg.bit()
+    | SHARED;
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const SIGNAL: u32 = Mechanism::Signal.bit();
+/// Mechanisms by which one task wakes another.
+const WAKE: u32 = Mechanism::of_shape(Shape::Wake);
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
 hooks! {
@@ -55,7 +59,7 @@ hooks! {
     /// New processes.
     ProcessFork, "process_fork", "sched_process_fork", 0, "new processes and their parents";
     /// What system calls returned.
-    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL, "what system calls returned";
+    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
     /// What went out through sockets.
@@ -68,8 +72,14 @@ hooks! {
     UringOverflow, "uring_overflow", "io_uring_cqe_overflow", 0, "the same where the ring has no room for it";
     /// The order of calls that waited for one pipe's lock.
     ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
+    /// Who wakes whom.
+    SchedWaking, "sched_waking", "sched_waking", WAKE, "who wakes whom";
     /// What system calls are about to work on.
-    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL, "the object behind a descriptor at the time of the call";
+    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
+    /// First touches of pages.
+    PageFaultUser, "page_fault_user", "page_fault_user", 0, "who first writes and who first reads a page of shared memory";
+    /// The same by the kernel on behalf of a process.
+    PageFaultKernel, "page_fault_kernel", "page_fault_kernel", 0, "the same where the kernel does it in a system call";
     /// Begins of requests through rings.
     UringSubmit, "uring_submit", "io_uring_submit_req", 0, "requests through io_uring";
     /// The same, by the name that it has on older kernels.
@@ -78,4 +88,15 @@ hooks! {
     SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.
     SignalGenerate, "signal_generate", "signal_generate", SIGNAL, "signals that are sent";
+}
+
+impl Hook {
+    /// The set of mechanisms that have a use for this hook, though some do without it.
+    pub const fn serves(self) -> u32 {
+        match (self.needed_by(), self) {
+            (0, Hook::PageFaultUser | Hook::PageFaultKernel) => SHARED,
+            (0, _) => u32::MAX,
+            (needed, _) => needed,
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod mechanism;
 pub mod run;
 pub mod syscall;
 pub mod uring;
+pub mod waiting;
 pub mod wire;
 
 pub use config::Config;

@@ -89,6 +89,14 @@ classes! {
     Mprotect = 47;
     /// `(name, flags)`: memfd_create.
     MemfdCreate = 48;
+    /// `(path)`: unlink.
+    Unlink = 49;
+    /// `(dirfd, path, flags)`: unlinkat.
+    Unlinkat = 50;
+    /// `(dirfd, path, flags, mode)`: openat.
+    Openat = 51;
+    /// `(path, flags, mode)`: open.
+    Open = 54;
     /// `(id, ops, count, timeout)`: semop, semtimedop.
     Semop = 52;
     /// `(uaddr, op, val, timeout, uaddr2, val3)`: futex.
@@ -101,8 +109,18 @@ classes! {
     ProcessVmWritev = 58;
     /// `(pidfd, fd, flags)`: pidfd_getfd.
     PidfdGetfd = 59;
-    /// open, openat, openat2: the opening of /dev/ptmx makes a terminal.
-    Open = 60;
+    /// `(uaddr, mask, count, flags)`: futex_wake.
+    FutexWake = 60;
+    /// `(uaddr, value, mask, flags, timeout, clock)`: futex_wait.
+    FutexWait = 61;
+    /// `(futex_waitv[2], flags, wake, requeue)`: futex_requeue.
+    FutexRequeue = 62;
+    /// `(id, index, command, value)`: semctl.
+    Semctl = 63;
+    /// `(futex_waitv[], count, flags, timeout, clock)`: futex_waitv.
+    FutexWaitv = 64;
+    /// `(dirfd, path, how, size)`: openat2.
+    Openat2 = 65;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

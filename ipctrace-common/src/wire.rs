@@ -32,8 +32,14 @@ kinds! {
     Process = 4;
     /// [`Handoff`]: a descriptor sent or received.
     Handoff = 5;
+    /// [`Share`]: a change in who shares memory.
+    Share = 6;
+    /// [`Touch`]: a page of shared memory touched for the first time.
+    Touch = 10;
     /// [`Direct`]: bytes copied from one process to another in one call.
     Direct = 8;
+    /// [`Wake`]: a wait that another process ended.
+    Wake = 7;
 }
 
 /// Begins every record.
@@ -77,7 +83,8 @@ pub struct Task {
 /// Names one queue of bytes or messages, in one direction.
 ///
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an
-/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells.
+/// address is used again after the socket is gone, which [`Op::receiver_inode`] tells. Files with futexes in them:
+/// `(address of the struct inode, device)`. System V semaphores: `(id, inode of the IPC namespace)`.
 ///
 /// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
 /// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
@@ -178,6 +185,11 @@ pub mod channel_flag {
     pub const SEMAPHORE: u16 = 1 << 0;
     /// `task` has just made it, and put in what is in it.
     pub const MADE: u16 = 1 << 1;
+    /// A file with futexes in it: the name is that of a file without a path (memfd, shared anonymous memory, System V
+    /// shared memory).
+    pub const PSEUDO: u16 = 1 << 3;
+    /// A file with futexes in it that has no name any more: this was its last.
+    pub const DELETED: u16 = 1 << 4;
 }
 
 /// One call's effect on one channel: what it put in or took out.
@@ -236,8 +248,8 @@ pub struct Op {
 
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
-/// Followed by `name_len` bytes of name: the path of a FIFO, the `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an
-/// internet socket.
+/// Followed by `name_len` bytes of name: the path of a FIFO or of a file with futexes in it (see [`channel_flag`]), the
+/// `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an internet socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
@@ -351,8 +363,8 @@ pub struct Process {
     pub parent: Task,
     /// wait(2) status, at exit.
     pub exit_code: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// 1 if it has no memory of its own but that of its parent (`CLONE_VM`), at fork.
+    pub same_memory: u32,
 }
 
 /// A descriptor passed over a unix socket, or taken with pidfd_getfd(2).
@@ -387,6 +399,78 @@ pub struct Handoff {
     pub object_mechanism: u32,
 }
 
+/// `flags` of a [`Share`].
+pub mod share_event {
+    /// It was mapped when tracing began.
+    pub const SEEN: u16 = 1;
+    /// Shared memory was mapped: mmap, shmat.
+    pub const MAP: u16 = 2;
+    /// Addresses from `start` on are no longer what they were; `len` 0 stands for the whole segment attached there (shmdt).
+    pub const UNMAP: u16 = 3;
+    /// A mapping got another length, or went from `start` to `to`.
+    pub const MOVE: u16 = 4;
+    /// Access to a mapping changed to `writable`.
+    pub const PROTECT: u16 = 5;
+    /// The object was made.
+    pub const CREATE: u16 = 6;
+    /// The object, or its name (`key` is 0 then), was removed.
+    pub const REMOVE: u16 = 7;
+}
+
+/// A change in who shares memory.
+///
+/// Followed by `name_len` bytes of name: the path of a file as in [`Channel`], the name in memory of what has no path
+/// (`memfd:NAME`, `SYSV000004d2`), the path given to unlink(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Share {
+    /// `mechanism`: files are all `SharedFile`, their path tells which of them are POSIX shared memory. `flags` is a
+    /// [`share_event`]. `time`: of an UNMAP the begin of the call, else its end.
+    pub header: Header,
+    /// Who did it, or has it mapped.
+    pub task: Task,
+    /// The object: `(inode, device)`, or `(id, IPC namespace)` of a System V segment. 0 where only addresses are known.
+    pub key: Key,
+    /// Begin of the addresses.
+    pub start: u64,
+    /// How many.
+    pub len: u64,
+    /// Where in the object they begin, bytes.
+    pub offset: u64,
+    /// MOVE: where the mapping is now.
+    pub to: u64,
+    /// MOVE: how long.
+    pub to_len: u64,
+    /// Size of the object, bytes.
+    pub size: u64,
+    /// Mount namespace of the task.
+    pub mounts: u64,
+    /// Magic number of the object's file system.
+    pub magic: u32,
+    /// 1 if the addresses may be written to.
+    pub writable: u32,
+    /// MOVE: 1 if the old addresses stay mapped. CREATE: 1 if it is certain that the call made the object.
+    pub flag: u32,
+    /// Length of the name that follows.
+    pub name_len: u32,
+}
+
+/// A page of shared memory that a process had not touched before, as far as the page tables know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Touch {
+    /// Nothing special.
+    pub header: Header,
+    /// Who.
+    pub task: Task,
+    /// Which address.
+    pub address: u64,
+    /// 1 for writing, 0 for reading.
+    pub write: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
 /// Bytes that one process copied from or to another's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -401,7 +485,41 @@ pub struct Direct {
     pub bytes: u64,
 }
 
+/// `flags` of a [`Wake`].
+pub mod wake_flag {
+    /// The waker was seen: `waker` and `woken` are valid.
+    pub const WAKER: u16 = 1 << 0;
+    /// `detail` of a semaphore is valid: the key of its set.
+    pub const KEY: u16 = 1 << 1;
+    /// The key is one of System V shared memory, whose inode number is its id.
+    pub const SYSV_SHM: u16 = 1 << 2;
+}
+
+/// A wait on a futex or a semaphore that another task ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Wake {
+    /// `mechanism` is futex or sysv_sem; `time` is the end of the wait; `flags` are [`wake_flag`]s.
+    pub header: Header,
+    /// Who was woken.
+    pub task: Task,
+    /// Who did it, as it was then.
+    pub waker: Task,
+    /// Where: see [`Key`].
+    pub key: Key,
+    /// Futexes: inode number of the file.
+    pub inode: u64,
+    /// Futexes: offset in the file. Semaphores: the key of the set.
+    pub detail: u64,
+    /// Begin of the wait; 0 if it began before tracing did.
+    pub enter: u64,
+    /// When the waker woke the task.
+    pub woken: u64,
+}
+
 const _: () = {
+    assert!(size_of::<Share>() == 160);
+    assert!(size_of::<Touch>() == 88);
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Task>() == 48);
     assert!(size_of::<Op>() == 200);
@@ -411,6 +529,7 @@ const _: () = {
     assert!(size_of::<Process>() == 128);
     assert!(size_of::<Handoff>() == 200);
     assert!(size_of::<Direct>() == 128);
+    assert!(size_of::<Wake>() == 168);
 };
 
 /// Longest name in a [`Channel`]: a path.

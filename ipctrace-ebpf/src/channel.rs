@@ -440,18 +440,63 @@ impl Climb {
     }
 }
 
+/// Tells user space the name of a file, which has no books: its path, or its bare name where `mount` is 0.
+///
+/// # Errors
+/// If the name could not be read.
+#[inline(always)]
+pub(crate) fn tell_file(mechanism: Mechanism, flags: u16, key: Key, dentry: u64, mount: u64) -> Result<()> {
+    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+    // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit, which alone come here, do not interrupt
+    // each other on one CPU.
+    let record = unsafe { &mut *desk };
+    let name_len = if mount == 0 {
+        let name: u64 = read(dentry, offset!(dentry_name))?;
+        // SAFETY: the place is longer than that; the helper checks the source.
+        let copied =
+            unsafe { bpf_probe_read_kernel_str(record.name.as_mut_ptr().cast(), 256, name as *const _) };
+        if copied < 0 {
+            return Err(Cause::ReadFailed);
+        }
+        copied as usize
+    } else {
+        climb(dentry, mount, &mut record.name)
+    };
+    // SAFETY: both places are fields of a valid record.
+    unsafe {
+        ring::begin(&raw mut record.fixed.header, Kind::Channel, mechanism as u8, flags, ring::now());
+        task::describe_current(&raw mut record.fixed.task);
+    }
+    record.fixed.key = key;
+    record.fixed.queued = u64::MAX;
+    record.fixed.write_pos = 0;
+    record.fixed.read_pos = 0;
+    record.fixed.receiver_inode = 0;
+    record.fixed.reserved = 0;
+    let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
+    record.fixed.name_len = name_len as u32;
+    let len = size_of::<wire::Channel>() + name_len;
+    // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
+    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
+    Ok(())
+}
+
 /// The path of an open file from the root of its mount namespace, last component first, each ended by NUL. Gives its
 /// length; 0 if it could not be found whole.
 ///
 /// User space turns it around. Walking dentries rather than asking /proc later finds the name of a file whose process is
 /// gone already. `prepend_path`, fs/d_path.c.
+#[inline(always)]
+pub(crate) fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+    match (read::<u64>(file, offset!(file_mnt)), read::<u64>(file, offset!(file_dentry))) {
+        (Ok(mount), Ok(dentry)) => climb(dentry, mount, place),
+        (Err(_), _) | (_, Err(_)) => 0,
+    }
+}
+
+/// The same of a name in a mount.
 #[inline(never)]
-fn path(file: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    let (Ok(mount), Ok(dentry)) =
-        (read::<u64>(file, offset!(file_mnt)), read::<u64>(file, offset!(file_dentry)))
-    else {
-        return 0;
-    };
+fn climb(dentry: u64, mount: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
     let mut climb = Climb {
         dentry,
         mount: mount - offset!(mount_mnt) as u64,

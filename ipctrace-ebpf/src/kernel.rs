@@ -64,3 +64,20 @@ pub(crate) unsafe fn add(counter: *mut u64, amount: u64) -> u64 {
         )
     }
 }
+
+/// Writes `new` if there is `old`; gives what there was.
+///
+/// # Safety
+/// `place` must be valid and aligned.
+#[inline(always)]
+pub(crate) unsafe fn exchange(place: *mut u64, old: u64, new: u64) -> u64 {
+    // SAFETY: as the caller argues; as for `add`.
+    unsafe {
+        core::intrinsics::atomic_cxchg::<
+            u64,
+            { core::intrinsics::AtomicOrdering::SeqCst },
+            { core::intrinsics::AtomicOrdering::SeqCst },
+        >(place, old, new)
+        .0
+    }
+}

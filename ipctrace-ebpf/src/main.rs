@@ -13,11 +13,13 @@ mod config;
 mod emit;
 mod eventfd;
 mod floor;
+mod futex;
 mod handoff;
 mod inet;
 mod inflight;
 mod kernel;
 mod lock;
+mod memory;
 mod message;
 mod object;
 mod payload;
@@ -31,17 +33,21 @@ mod queue;
 mod repeat;
 mod ring;
 mod run;
+mod segment;
 mod signal;
 mod skb;
 mod special;
 mod straddle;
 mod syscall;
+mod sysv;
 mod sysv_msg;
+mod sysv_sem;
 mod task;
 mod unix;
 mod uring;
 mod uring_done;
 mod uring_socket;
+mod wake;
 
 /// Helpers that read kernel memory are for GPL-compatible programs.
 #[unsafe(link_section = "license")]

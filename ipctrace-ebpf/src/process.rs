@@ -6,7 +6,7 @@ use ipctrace_common::wire::{self, Kind, process_event};
 
 use crate::config::offset;
 use crate::kernel::read;
-use crate::{inflight, ring, run, task};
+use crate::{inflight, memory, ring, run, task, wake};
 
 /// hook: tp_btf/sched_process_fork `void (struct task_struct *parent, struct task_struct *child)` — include/trace/events/sched.h
 ///
@@ -18,6 +18,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     if read(child, offset!(task_tgid)) != Ok(pid) {
         return 0;
     }
+    let same_memory = memory::forked(child, pid);
     let Some(mut entry) = ring::reserve::<wire::Process>() else {
         return 0;
     };
@@ -28,7 +29,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
         task::describe(child, &raw mut (*record).task);
         task::describe_current(&raw mut (*record).parent);
         (*record).exit_code = 0;
-        (*record).reserved = 0;
+        (*record).same_memory = u32::from(same_memory);
     }
     ring::submit(entry);
     0
@@ -37,6 +38,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
 /// hook: tp_btf/sched_process_exec `void (struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)` — include/trace/events/sched.h
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
+    memory::left();
     report(process_event::EXEC, 0);
     0
 }
@@ -49,12 +51,14 @@ pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
     let tid = task::pid_tgid() as u32;
     run::end_run(tid);
     inflight::forget(tid);
+    wake::end(tid);
     let current = task::current() as u64;
     let shared: u64 = read(current, offset!(task_signal)).unwrap_or(0);
     // do_exit counts down before it comes here.
     if read::<u32>(shared, offset!(signal_live)) != Ok(0) {
         return 0;
     }
+    memory::left();
     let code: u32 = read(shared, offset!(signal_group_exit_code)).unwrap_or(0);
     let own: u32 = read(current, offset!(task_exit_code)).unwrap_or(0);
     report(process_event::EXIT, if code == 0 { own } else { code });
@@ -74,7 +78,7 @@ fn report(event: u16, exit_code: u32) {
         task::describe_current(&raw mut (*record).task);
         (*record).parent = task::NOBODY;
         (*record).exit_code = exit_code;
-        (*record).reserved = 0;
+        (*record).same_memory = 0;
     }
     ring::submit(entry);
 }

@@ -9,9 +9,8 @@ use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
-use crate::queue;
 use crate::syscall::argument;
-use crate::{eventfd, handoff, process_vm, pty};
+use crate::{eventfd, futex, handoff, memory, process_vm, pty, queue, sysv_sem};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -67,20 +66,35 @@ pub(crate) unsafe fn exit(regs: *const u8, tid: u32, special: u8, returned: i64)
 #[inline(never)]
 pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
     match Special::from_wire(special as u8) {
+        Some(Special::Munmap | Special::Shmdt | Special::Shmctl) => {
+            memory::memory_entered(tid, special);
+        }
+        Some(Special::Shmget | Special::Shmat) => {}
+        Some(Special::Mmap | Special::Mremap | Special::Mprotect) => {}
+        Some(
+            Special::MemfdCreate | Special::Unlink | Special::Unlinkat | Special::Openat | Special::Open,
+        ) => {}
         Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
             queue::queue_entered(tid, special);
         }
         Some(Special::Msgctl) => {}
-        Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
-        Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
-        Some(Special::MemfdCreate) => {}
-        Some(Special::Semop) => {}
-        Some(Special::Futex) => {}
+        Some(Special::Semop | Special::Semctl) => {
+            sysv_sem::semaphore_entered(tid, special);
+        }
+        Some(
+            Special::Futex
+            | Special::FutexWaitv
+            | Special::FutexWake
+            | Special::FutexWait
+            | Special::FutexRequeue,
+        ) => {
+            futex::futex_entered(tid, special);
+        }
         Some(Special::Eventfd) => {}
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {
             process_vm::process_vm_entered(tid);
         }
-        Some(Special::PidfdGetfd | Special::Open) => {}
+        Some(Special::PidfdGetfd | Special::Openat2) => {}
         None => {}
     }
     0
@@ -91,17 +105,38 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
 #[inline(never)]
 pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
     match Special::from_wire(special as u8) {
+        Some(
+            Special::Shmget
+            | Special::Shmat
+            | Special::Shmctl
+            | Special::Mmap
+            | Special::Mremap
+            | Special::Mprotect
+            | Special::MemfdCreate
+            | Special::Unlink
+            | Special::Unlinkat,
+        ) => {
+            memory::memory_exited(tid, special, returned);
+        }
+        Some(Special::Munmap | Special::Shmdt) => {}
         Some(Special::MqSend | Special::MqReceive | Special::Msgsnd | Special::Msgrcv) => {
             queue::queue_exited(tid, special, returned);
         }
         Some(Special::Msgctl) => {
             queue::queue_controlled(returned);
         }
-        Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl) => {}
-        Some(Special::Mmap | Special::Munmap | Special::Mremap | Special::Mprotect) => {}
-        Some(Special::MemfdCreate) => {}
-        Some(Special::Semop) => {}
-        Some(Special::Futex) => {}
+        Some(Special::Semop | Special::Semctl) => {
+            sysv_sem::semaphore_exited(tid, returned);
+        }
+        Some(
+            Special::Futex
+            | Special::FutexWaitv
+            | Special::FutexWake
+            | Special::FutexWait
+            | Special::FutexRequeue,
+        ) => {
+            futex::futex_exited(tid, special, returned);
+        }
         Some(Special::Eventfd) => {
             eventfd::eventfd_made(returned);
         }
@@ -111,7 +146,11 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
         Some(Special::ProcessVmWritev) => {
             process_vm::process_vm_exited(tid, process_vm::WRITE, returned);
         }
-        Some(Special::Open) => {
+        Some(Special::Openat | Special::Open) => {
+            memory::memory_exited(tid, special, returned);
+            pty::opened(returned);
+        }
+        Some(Special::Openat2) => {
             pty::opened(returned);
         }
         Some(Special::PidfdGetfd) => {

@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found};
-use crate::{channel, eventfd, handoff, inet, pty, ring, signal, special, straddle, task};
+use crate::{channel, eventfd, futex, handoff, inet, pty, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -37,7 +37,8 @@ pub(crate) unsafe fn argument(regs: *const u8, index: usize) -> u64 {
 #[btf_tracepoint(function = "sys_enter")]
 pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     let class = config::class(ctx.arg::<u64>(1));
-    if class == 0 {
+    // SAFETY: `regs` is the tracepoint's first argument.
+    if class == 0 || unsafe { futex::is_private(ctx.arg(0), class) } {
         return 0;
     }
     let ids = task::pid_tgid();
@@ -160,7 +161,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let number: u64 =
         unsafe { load(regs, core::ptr::read_volatile(&raw const (*registers()).number) as usize) };
     let class = config::class(number);
-    if class == 0 {
+    // SAFETY: as above.
+    if class == 0 || unsafe { futex::is_private(regs, class) } {
         return 0;
     }
     let ids = task::pid_tgid();

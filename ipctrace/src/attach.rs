@@ -1,19 +1,21 @@
 //! Loads the programs into the kernel and attaches them, as a [`Plan`] says.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::BtfTracePoint;
+use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
-use ipctrace_common::{Cause, Hook, Mechanism};
+use ipctrace_common::{Cause, Hook, Mechanism, waiting};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
 use crate::object::OBJECT;
 use crate::runs::Runs;
+use crate::straddlers::Straddlers;
 
 /// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
 pub struct Attached {
@@ -24,6 +26,8 @@ pub struct Attached {
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
     channels: KernelMap<MapData, KernelKey, [u64; 9]>,
+    /// Mechanisms that are on.
+    mechanisms: u32,
     reported: HashMap<Cause, u64>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -70,7 +74,17 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     if plan.config.mechanisms & Mechanism::Eventfd.bit() != 0 {
         show_an_eventfd(&ebpf)?;
     }
-    Ok(Attached { ebpf, ring, losses, runs, channels, reported: HashMap::new(), log, failed })
+    Ok(Attached {
+        ebpf,
+        ring,
+        losses,
+        runs,
+        channels,
+        mechanisms: plan.config.mechanisms,
+        reported: HashMap::new(),
+        log,
+        failed,
+    })
 }
 
 /// Makes an eventfd before the eyes of the programs, which learn from it how eventfds differ from other files.
@@ -144,11 +158,40 @@ impl Attached {
         }
     }
 
-    /// Tells the programs that these threads sit in calls that began before the hooks were there.
+    /// Has the programs tell of all memory that is shared already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn shared_memory(&mut self) -> Result<()> {
+        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut("memory_seen")
+            .context("the eBPF object has no program memory_seen")?
+            .try_into()?;
+        program.load("task_vma", &btf).context("loading the program memory_seen")?;
+        let link = program.attach().context("attaching the program memory_seen")?;
+        let mut file = program.take_link(link)?.into_file()?;
+        // It runs while it is read, and writes nothing; after a million mappings it wants to be asked again.
+        loop {
+            match file.read(&mut [0; 16]) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("running the program memory_seen"),
+            }
+        }
+        program.unload()?;
+        Ok(())
+    }
+
+    /// Tells the programs of threads that sit in calls that began before the hooks were there.
     ///
     /// # Errors
     /// If the maps cannot be written.
-    pub fn straddlers(&mut self, threads: &[u32]) -> Result<()> {
+    pub fn straddlers(&mut self, found: &Straddlers) -> Result<()> {
+        self.waiting(&found.waiting)?;
+        let threads = &found.moving;
         if threads.is_empty() {
             return Ok(());
         }
@@ -163,6 +206,28 @@ impl Attached {
         )?;
         flag.set(0, 1, 0)?;
         Ok(())
+    }
+}
+
+impl Attached {
+    /// Enters waits among those that the programs have seen begin.
+    fn waiting(&mut self, threads: &[(u32, Mechanism)]) -> Result<()> {
+        /// Flag of bpf_map_update_elem: fail if the key is there.
+        const BPF_NOEXIST: u64 = 1;
+        let mut map: KernelMap<_, u32, [u8; waiting::SIZE]> = KernelMap::try_from(
+            self.ebpf.map_mut("WAKE_CALLS").context("the eBPF object has no map WAKE_CALLS")?,
+        )?;
+        let mut count = 0;
+        for (thread, mechanism) in
+            threads.iter().filter(|(_, mechanism)| self.mechanisms & mechanism.bit() != 0)
+        {
+            // One that is there has begun another wait meanwhile.
+            count += u64::from(map.insert(thread, waiting::begun_before(*mechanism), BPF_NOEXIST).is_ok());
+        }
+        let mut counter: Array<_, u64> = Array::try_from(
+            self.ebpf.map_mut("WAKE_COUNT").context("the eBPF object has no map WAKE_COUNT")?,
+        )?;
+        Ok(counter.set(1, count, 0)?)
     }
 }
 

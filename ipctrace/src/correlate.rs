@@ -21,10 +21,12 @@ mod put;
 mod queue;
 mod range;
 mod sequence;
+mod shared;
 mod signal;
 mod stream;
 mod take;
 mod terminal;
+mod wake;
 
 #[cfg(test)]
 mod arbitrary;
@@ -37,11 +39,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, channel_flag, op_flag, process_event};
+use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
-use crate::model::{Event, Lost};
+use crate::model::{Event, Flow, Lost};
 
 use address::Locals;
 use call::Call;
@@ -52,9 +54,11 @@ use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
 use queue::Queues;
+use shared::Shared;
 use signal::Signals;
 use stream::Stream;
 use terminal::Terminal;
+use wake::Wakes;
 
 /// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct Correlator {
     queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
+    shared: Shared,
+    wakes: Wakes,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -133,6 +139,8 @@ impl Correlator {
             queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
+            shared: Shared::default(),
+            wakes: Wakes::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -148,7 +156,10 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Share(share, _) => share.header.time,
+            Record::Touch(touch) => touch.header.time,
             Record::Direct(direct) => direct.header.time,
+            Record::Wake(wake) => wake.header.time,
         };
         self.now = self.now.max(time);
         let understood = match record {
@@ -157,7 +168,14 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Share(share, name) => self.share(&share, &name, out),
+            Record::Touch(touch) => {
+                let who = self.procs.intern(&touch.task, self.limits.processes);
+                self.shared.touch(&touch, &who, &mut context!(self, out));
+                Some(())
+            }
             Record::Direct(direct) => self.direct(&direct, out),
+            Record::Wake(wake) => self.wake(&wake, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -216,7 +234,11 @@ impl Correlator {
                 terminal.opened(record, &mut context!(self, out));
                 Some(())
             }
-            Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
+            Shape::Wake => {
+                self.wakes.named(record, name, self.limits.streams);
+                Some(())
+            }
+            Shape::Shared | Shape::Direct | Shape::Signal => None,
         }
     }
 
@@ -294,8 +316,19 @@ impl Correlator {
 
     fn process(&mut self, record: &wire::Process, out: &mut Vec<Event>) -> Option<()> {
         match record.header.flags {
-            process_event::FORK | process_event::EXEC => {}
+            process_event::FORK => {
+                let child = self.procs.intern(&record.task, self.limits.processes);
+                let (parent, same) = (record.parent.tgid, record.same_memory != 0);
+                self.shared.forked(parent, &child, same, record.header.time, &mut context!(self, out));
+            }
+            process_event::EXEC => {
+                // Its name is that of the new program already.
+                self.shared.left(record.task.tgid, None, record.header.time, &mut context!(self, out));
+            }
             process_event::EXIT => {
+                let who = self.procs.intern(&record.task, self.limits.processes);
+                let time = record.header.time;
+                self.shared.left(record.task.tgid, Some(&who), time, &mut context!(self, out));
                 self.procs.forget(record.task.tid);
                 self.signals.exited(record.task.tgid, &mut context!(self, out));
             }
@@ -315,6 +348,14 @@ impl Correlator {
         Some(())
     }
 
+    fn wake(&mut self, record: &wire::Wake, out: &mut Vec<Event>) -> Option<()> {
+        let woken = self.procs.intern(&record.task, self.limits.processes);
+        let waker = (record.header.flags & wake_flag::WAKER != 0)
+            .then(|| self.procs.intern(&record.waker, self.limits.processes));
+        out.push(Event::Wake(self.wakes.event(record, waker, woken, self.limits.streams)?));
+        Some(())
+    }
+
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
         if record.header.flags & op_flag::GETFD != 0 {
             let taker = self.procs.intern(&record.task, self.limits.processes);
@@ -330,6 +371,22 @@ impl Correlator {
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
         Some(())
+    }
+
+    fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
+        let who = self.procs.intern(&record.task, self.limits.processes);
+        self.shared.push(record, name, &who, &mut context!(self, out))
+    }
+
+    /// Ids of System V objects in this IPC namespace (its number) are shown without it.
+    pub fn at_home(&mut self, namespace: u64) {
+        self.shared.at_home(namespace);
+    }
+
+    /// What no event shows: for each piece of shared memory the pairs of a process that can write and another that has it
+    /// mapped, with the size of the memory, up to `now`.
+    pub fn pairs(&self, now: u64) -> Vec<Flow> {
+        self.shared.pairs(now)
     }
 
     /// The kernel reported `count` losses of this cause since the last call; `now` is ns since boot.

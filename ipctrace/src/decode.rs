@@ -21,8 +21,14 @@ pub enum Record {
     Process(Box<wire::Process>),
     /// A descriptor passed.
     Handoff(Box<wire::Handoff>),
+    /// A change in who shares memory, and the name that came with it (empty: none): a path, or what the kernel calls it.
+    Share(Box<wire::Share>, Bytes),
+    /// A page of shared memory touched for the first time.
+    Touch(Box<wire::Touch>),
     /// Bytes copied between two processes in one call.
     Direct(Box<wire::Direct>),
+    /// A wait that another process ended.
+    Wake(Box<wire::Wake>),
 }
 
 /// A call's effect on a channel.
@@ -62,8 +68,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Channel => {
             let (fixed, rest) = fixed::<wire::Channel>(bytes)?;
             let (name, _) = tail(rest, fixed.name_len)?;
-            let is_path = Mechanism::from_wire(fixed.header.mechanism) == Some(Mechanism::Fifo);
-            Record::Channel(fixed, if is_path { path(&name) } else { name })
+            Record::Channel(fixed, if is_path(&fixed) { path(&name) } else { name })
         }
         Kind::Op => {
             let (fixed, rest) = fixed::<wire::Op>(bytes)?;
@@ -75,6 +80,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
         Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
+        Kind::Share => {
+            let (fixed, rest) = fixed::<wire::Share>(bytes)?;
+            let (name, _) = tail(rest, fixed.name_len)?;
+            let is_path = Mechanism::from_wire(fixed.header.mechanism) == Some(Mechanism::SharedFile);
+            Record::Share(Box::new(fixed), if is_path { path(&name) } else { name })
+        }
+        Kind::Touch => Record::Touch(Box::new(fixed(bytes)?.0)),
+        Kind::Wake => Record::Wake(Box::new(fixed(bytes)?.0)),
     })
 }
 
@@ -89,6 +102,15 @@ fn tail(bytes: &[u8], len: u32) -> Result<(Bytes, &[u8]), Malformed> {
     let (tail, rest) =
         bytes.split_at_checked(len).ok_or(Malformed::Short { found: bytes.len(), needed: len })?;
     Ok((if len == 0 { Bytes::new() } else { Bytes::copy_from_slice(tail) }, rest))
+}
+
+/// Whether a channel's name is a path, which comes in components.
+fn is_path(channel: &wire::Channel) -> bool {
+    match Mechanism::from_wire(channel.header.mechanism) {
+        Some(Mechanism::Fifo) => true,
+        Some(Mechanism::Futex) => channel.header.flags & wire::channel_flag::PSEUDO == 0,
+        Some(_) | None => false,
+    }
 }
 
 /// A path from its components, which come from the kernel last first, each ended by NUL.

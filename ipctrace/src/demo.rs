@@ -5,8 +5,10 @@ pub mod compare;
 mod eventfd;
 mod fd_passing;
 mod fifo;
+mod futex;
 mod io_uring;
 pub mod members;
+mod memory;
 mod pipe;
 mod posix_mq;
 mod process_vm;
@@ -14,6 +16,7 @@ mod pty;
 mod signals;
 pub mod stage;
 mod sysv_msg;
+mod sysv_sem;
 mod tcp;
 pub mod truth;
 mod unix_dgram;
@@ -51,6 +54,11 @@ pub const DEMOS: &[Demo] = &[
     unix_seqpacket::DEMO,
     tcp::DEMO,
     fd_passing::DEMO,
+    memory::SYSV_SHM,
+    memory::POSIX_SHM,
+    memory::MEMFD,
+    memory::SHARED_FILE,
+    memory::SHARED_ANON,
     eventfd::DEMO,
     process_vm::DEMO,
     pty::DEMO,
@@ -58,6 +66,8 @@ pub const DEMOS: &[Demo] = &[
     io_uring::DEMO,
     posix_mq::DEMO,
     sysv_msg::DEMO,
+    sysv_sem::DEMO,
+    futex::DEMO,
 ];
 
 /// The demo of that name.

@@ -81,7 +81,12 @@ impl Feedback {
             Record::Channel(channel, _) if self.is_our_screen(&channel.key, channel.receiver_inode) => true,
             Record::Channel(channel, _) => self.is_ours(&channel.key),
             Record::Handoff(handoff) => self.is_ours(&handoff.key),
-            Record::Signal(_) | Record::Process(_) | Record::Direct(_) => false,
+            Record::Signal(_)
+            | Record::Process(_)
+            | Record::Share(..)
+            | Record::Touch(_)
+            | Record::Direct(_)
+            | Record::Wake(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden

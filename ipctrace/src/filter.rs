@@ -116,6 +116,10 @@ impl Filter {
             Event::Share(share) => {
                 self.mechanism(share.mechanism) && self.processes([Some(&share.process), None])
             }
+            Event::Evidence(evidence) => {
+                self.mechanism(evidence.mechanism)
+                    && self.processes([Some(&evidence.sender), Some(&evidence.receiver)])
+            }
             Event::Wake(wake) => self.mechanism(wake.mechanism) && self.ends([&wake.sender, &wake.receiver]),
             Event::Handoff(handoff) => {
                 // By pidfd_getfd(2) it goes over no mechanism: it is shown unless some were asked for.

@@ -111,7 +111,8 @@ impl Flows {
 
     /// Adds an event to its flow.
     ///
-    /// Hand-overs are counted as the message that carried them; shared memory has no events of its use.
+    /// Hand-overs are counted as the message that carried them. Of shared memory the events do not tell how much it carries:
+    /// see [`Correlator::pairs`](crate::correlate::Correlator::pairs).
     pub fn add(&mut self, event: &Event) {
         match event {
             Event::Transfer(transfer) => self.count(&Part {
@@ -148,7 +149,7 @@ impl Flows {
                 bytes: 0,
                 latency: wake.latency,
             }),
-            Event::Share(_) | Event::Handoff(_) | Event::Lost(_) => {}
+            Event::Share(_) | Event::Evidence(_) | Event::Handoff(_) | Event::Lost(_) => {}
         }
     }
 

@@ -251,6 +251,28 @@ pub struct Handoff {
     pub object: Arc<Channel>,
 }
 
+/// One process wrote to a page of shared memory, and another read it for the first time afterwards: evidence that bytes went
+/// from the one to the other, not how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// When it was read.
+    pub time: u64,
+    /// What kind of memory.
+    pub mechanism: Mechanism,
+    /// Which.
+    pub channel: Arc<Channel>,
+    /// Who wrote.
+    pub sender: Arc<Proc>,
+    /// Who read.
+    pub receiver: Arc<Proc>,
+    /// Where the page begins in the object, bytes.
+    pub page: u64,
+    /// From the writer's first touch to the reader's, ns.
+    pub latency: u64,
+    /// False where several processes wrote to the page before: what was read may be another's.
+    pub exact: bool,
+}
+
 /// Something was not seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
@@ -275,6 +297,8 @@ pub enum Event {
     Wake(Wake),
     /// See [`Handoff`].
     Handoff(Handoff),
+    /// See [`Evidence`].
+    Evidence(Evidence),
     /// See [`Lost`].
     Lost(Lost),
 }

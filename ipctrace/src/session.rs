@@ -242,9 +242,11 @@ impl Session {
             self.show(false)?;
         }
         let time = tracer::now();
-        let Parts { renderer, output, .. } = &mut self.parts;
+        let Parts { renderer, output, filter, tracer, .. } = &mut self.parts;
         if summary {
-            let flows = self.flows.sorted();
+            let mut flows = self.flows.sorted();
+            // Pairs are of all that was traced; of events only those that passed are in a flow.
+            flows.extend(tracer.pairs().into_iter().filter(|pair| filter.flow(pair)));
             renderer.flows(time, &flows, output).or_else(ignore_gone)?;
         }
         io::Write::flush(output).or_else(ignore_gone)?;

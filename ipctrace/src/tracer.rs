@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipctrace_common::Cause;
 use ipctrace_common::wire::process_event;
+use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::addresses;
@@ -14,7 +14,7 @@ use crate::correlate::{Correlator, Limits};
 use crate::decode::{self, Record};
 use crate::feedback::Feedback;
 use crate::kernel::Plan;
-use crate::model::Event;
+use crate::model::{Event, Flow};
 use crate::straddlers;
 
 /// How often the kernel's loss counters are read, and the correlator is told that time has passed.
@@ -80,7 +80,13 @@ impl Tracer {
     pub fn start(plan: &Plan, feedback: Feedback) -> Result<Tracer> {
         let mut attached = attach::attach(plan, RING_BYTES)?;
         attached.straddlers(&straddlers::find())?;
-        let correlator = Correlator::new(Limits::default());
+        if plan.config.mechanisms & Mechanism::of_shape(Shape::Shared) != 0
+            && let Err(error) = attached.shared_memory()
+        {
+            log::warn!("memory that is shared already is not known: {error:#}");
+        }
+        let mut correlator = Correlator::new(Limits::default());
+        correlator.at_home(own_namespace("ipc").unwrap_or(0));
         let intake = Intake { correlator, feedback, forks: Vec::new() };
         Ok(Tracer { attached, intake, ticked: now(), evicted: 0, gathered: 0 })
     }
@@ -156,6 +162,13 @@ impl Tracer {
         self.intake.forks.drain(..)
     }
 
+    /// Who could write to shared memory that another had mapped: see [`Correlator::pairs`].
+    pub fn pairs(&self) -> Vec<Flow> {
+        let mut pairs = self.intake.correlator.pairs(now());
+        pairs.sort_by(|one, two| (one.first, &one.channel.id).cmp(&(two.first, &two.channel.id)));
+        pairs
+    }
+
     /// Records left out because our own output made them.
     pub fn hidden(&self) -> u64 {
         self.intake.feedback.hidden()
@@ -165,6 +178,13 @@ impl Tracer {
     pub fn failed_hooks(&self) -> &[(ipctrace_common::Hook, String)] {
         &self.attached.failed
     }
+}
+
+/// The number of our own namespace of some kind: `ipc:[4026531839]` in /proc/self/ns/ipc.
+fn own_namespace(kind: &str) -> Option<u64> {
+    let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+    let text = link.to_str()?.strip_prefix(kind)?.strip_prefix(":[")?;
+    text.strip_suffix(']')?.parse().ok()
 }
 
 /// The fork that a record tells of, if it does.

@@ -32,8 +32,14 @@ struct Totals {
     ends: u64,
     /// Descriptors passed.
     handoffs: u64,
+    /// Doings with shared memory.
+    shares: u64,
+    /// Pages that one process wrote and another read.
+    pages: u64,
     /// Units of counters that arrived.
     units: u64,
+    /// Waits that another process ended.
+    wakes: u64,
     /// Channels that bytes arrived over.
     channels: usize,
 }
@@ -59,6 +65,9 @@ impl Totals {
                 Truth::Signal { from, .. } if is_process(from) => totals.signals += 1,
                 Truth::Signal { .. } => totals.ends += 1,
                 Truth::Handoff { .. } => totals.handoffs += 1,
+                Truth::Share { .. } => totals.shares += 1,
+                Truth::Evidence { pages, .. } => totals.pages += pages,
+                Truth::Wake { .. } => totals.wakes += 1,
                 Truth::Member { .. } | Truth::Sent { .. } | Truth::Named { .. } => {}
             }
         }
@@ -142,8 +151,10 @@ fn every_end_is_known(truth: &[Truth]) -> Result<()> {
             }
             Truth::Signal { from, to, .. }
             | Truth::Handoff { from, to, .. }
-            | Truth::Units { from, to, .. } => known(from) && known(to),
-            Truth::Sent { by, .. } => known(by),
+            | Truth::Evidence { from, to, .. }
+            | Truth::Units { from, to, .. }
+            | Truth::Wake { from, to, .. } => known(from) && known(to),
+            Truth::Sent { by, .. } | Truth::Share { by, .. } => known(by),
             Truth::Member { .. } | Truth::Named { .. } => true,
         };
         ensure!(known, "an end is not known: {line:?}");
@@ -222,6 +233,52 @@ fn signals() -> Result<()> {
 }
 
 #[test]
+fn shared_memory() -> Result<()> {
+    let cast = ["stage", "writer", "reader"];
+    for (name, shares, pages) in [
+        ("sysv_shm", 6, 1),
+        ("posix_shm", 6, 1),
+        ("memfd", 5, 1),
+        ("shared_file", 4, 1),
+        ("shared_anon", 7, 2),
+    ] {
+        holds(name, &cast, &Totals { shares, pages, ends: 2, ..Totals::default() })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tcp() -> Result<()> {
+    // Three requests and answers, and two shares of one connection.
+    let bytes = 3 * (500 + 30_000) + 2 * 2000;
+    let design = Totals { bytes, ends: 9, channels: 7, ..Totals::default() };
+    let cast = ["client-0", "client-1", "client-2", "left", "listener", "reader", "right", "stage"];
+    holds("tcp", &[&cast[..], &["worker-0", "worker-1"]].concat(), &design)
+}
+
+#[test]
+fn io_uring() -> Result<()> {
+    // Three writers of 100 times 70 bytes, all of which is sent on, and three messages.
+    let bytes = 2 * 3 * 100 * 70 + 3101;
+    let design = Totals { bytes, messages: 3, ends: 5, channels: 3, ..Totals::default() };
+    holds("io_uring", &["stage", "plain", "ring", "polled-ring", "ring-reader", "receiver"], &design)
+}
+
+#[test]
+fn sysv_sem() -> Result<()> {
+    // Four rounds of three runners.
+    let design = Totals { ends: 3, wakes: 12, ..Totals::default() };
+    holds("sysv_sem", &["stage", "runner-a", "runner-b", "runner-c"], &design)
+}
+
+#[test]
+fn futex() -> Result<()> {
+    // Semaphore, mutex, condition variable, bare futex.
+    let design = Totals { ends: 2, wakes: 4, ..Totals::default() };
+    holds("futex", &["stage", "sleeper", "waker"], &design)
+}
+
+#[test]
 fn posix_mq() -> Result<()> {
     // Each priority is a channel here.
     let design = Totals { bytes: 193, messages: 7, signals: 1, ends: 3, channels: 5, ..Totals::default() };
@@ -245,6 +302,11 @@ fn every_demo_has_a_test() {
         "unix_seqpacket",
         "tcp",
         "fd_passing",
+        "sysv_shm",
+        "posix_shm",
+        "memfd",
+        "shared_file",
+        "shared_anon",
         "eventfd",
         "process_vm",
         "pty",
@@ -252,6 +314,8 @@ fn every_demo_has_a_test() {
         "io_uring",
         "posix_mq",
         "sysv_msg",
+        "sysv_sem",
+        "futex",
     ];
     assert_eq!(DEMOS.iter().map(|demo| demo.name).collect::<Vec<_>>(), tested);
 }

@@ -11,8 +11,23 @@ use serde_json::Value;
 /// A kind of thing between two ends: mechanism or `signal` or `handoff`, detail, from, to.
 type Row = (String, String, String, String);
 
-/// Bytes (units of counters), and messages where they are kept apart.
-type Amount = (u64, u64);
+/// How much of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    bytes: u64,
+    /// Where they are kept apart.
+    messages: u64,
+    /// How long wake-ups were waited for, ns: at least and at most.
+    waited: (u64, u64),
+}
+
+impl Amount {
+    /// Whether that much was traced.
+    fn is(&self, traced: &Amount) -> bool {
+        (self.bytes, self.messages) == (traced.bytes, traced.messages)
+            && (self.waited.0..=self.waited.1).contains(&traced.waited.0)
+    }
+}
 
 /// The processes of a workload: pid to name.
 pub type Members = HashMap<u64, String>;
@@ -28,7 +43,10 @@ pub fn members(truth: &[Truth]) -> Members {
             | Truth::Units { .. }
             | Truth::Named { .. }
             | Truth::Signal { .. }
-            | Truth::Handoff { .. } => None,
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. }
+            | Truth::Wake { .. } => None,
         })
         .collect()
 }
@@ -52,8 +70,16 @@ pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
     let rows: std::collections::BTreeSet<&Row> = done.keys().chain(traced.keys()).collect();
     for row in rows {
         let (done, traced) = (done.get(row), traced.get(row));
-        if done != traced {
-            let _ = writeln!(differences, "  {row:?}: done {done:?}, traced {traced:?} (bytes, messages)");
+        if !done.zip(traced).is_some_and(|(done, traced)| done.is(traced)) {
+            let _ = writeln!(differences, "  {row:?}: done {done:?}, traced {traced:?}");
+        }
+    }
+    for name in truth {
+        if let Truth::Named { channel, name } = name {
+            let named = lines.iter().filter(|line| line["channel"]["id"] == channel.as_str());
+            for line in named.filter(|line| line["channel"]["name"] != name.as_str()) {
+                let _ = writeln!(differences, "  {channel} is named {name}: {line}");
+            }
         }
     }
     if differences.is_empty() {
@@ -89,13 +115,26 @@ fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
             Truth::Signal { signal, from, to, outcome, value } => {
                 (("signal".to_owned(), format!("{signal} {outcome} {value:?}"), who(from), who(to)), 0, 1)
             }
+            Truth::Share { channel, by, action, access, bytes } => {
+                (("share".to_owned(), channel.clone(), who(by), format!("{action} {access}")), *bytes, 1)
+            }
+            Truth::Evidence { channel, from, to, pages } => {
+                (("evidence".to_owned(), channel.clone(), who(from), who(to)), 0, *pages)
+            }
             Truth::Handoff { from, to, object } => {
                 (("handoff".to_owned(), object.clone(), who(from), who(to)), 0, 1)
             }
+            Truth::Wake { mechanism, channel, from, to, waited } => {
+                let row = (mechanism.clone(), channel.clone().unwrap_or_default(), who(from), who(to));
+                let sum = rows.entry(row.clone()).or_default();
+                let (least, most) = waited.unwrap_or((0, u64::MAX));
+                sum.waited = (sum.waited.0.saturating_add(least), sum.waited.1.saturating_add(most));
+                (row, 0, 1)
+            }
         };
         let sum = rows.entry(row).or_default();
-        sum.0 += bytes;
-        sum.1 += messages;
+        sum.bytes += bytes;
+        sum.messages += messages;
     }
     rows
 }
@@ -114,6 +153,23 @@ fn end(line: &Value, side: &str, members: &Members) -> Result<String> {
     Ok(pid.to_string())
 }
 
+/// What a `share` line says, if it is of a channel that is known.
+fn shared(line: &Value, members: &Members, known: &[&String]) -> Result<Option<Row>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let id = text(&line["channel"]["id"]);
+    if !known.iter().any(|known| **known == id) {
+        return Ok(None);
+    }
+    let action = text(&line["action"]);
+    // What a process has from its parent it has before it has a name of its own.
+    let process = if action == "attach" {
+        line["process"]["pid"].as_u64().unwrap_or(0).to_string()
+    } else {
+        end(line, "process", members)?
+    };
+    Ok(Some(("share".to_owned(), id, process, format!("{action} {}", text(&line["access"])))))
+}
+
 /// A channel with the priority or type of the message that went over it, if it is a queue.
 fn queued(line: &Value, id: &str) -> Option<String> {
     let priority = line["priority"].as_u64().and_then(|priority| u32::try_from(priority).ok());
@@ -127,7 +183,29 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
     for line in lines {
         let kind = line["type"].as_str().unwrap_or_default();
         let detail = match kind {
-            "transfer" => {
+            "share" => {
+                if let Some(row) = shared(line, members, known)? {
+                    let sum = rows.entry(row).or_default();
+                    sum.bytes += line["bytes"].as_u64().unwrap_or(0);
+                    sum.messages += 1;
+                }
+                continue;
+            }
+            "evidence" => {
+                let id = line["channel"]["id"].as_str().unwrap_or_default();
+                if !known.iter().any(|known| *known == id) {
+                    continue;
+                }
+                let row = (
+                    "evidence".to_owned(),
+                    id.to_owned(),
+                    end(line, "sender", members)?,
+                    end(line, "receiver", members)?,
+                );
+                rows.entry(row).or_default().messages += 1;
+                continue;
+            }
+            "transfer" | "wake" => {
                 let id = line["channel"]["id"].as_str().unwrap_or_default();
                 let is_known = |it: &String| known.contains(&it);
                 queued(line, id).filter(is_known).or(Some(id.to_owned()).filter(is_known)).unwrap_or_default()
@@ -156,8 +234,12 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
         );
         let counted = if mechanism == "eventfd" { "value" } else { "bytes" };
         let sum = rows.entry((mechanism, detail, from, to)).or_default();
-        sum.0 += line[counted].as_u64().unwrap_or(0);
-        sum.1 += match kind {
+        sum.bytes += line[counted].as_u64().unwrap_or(0);
+        if kind == "wake" {
+            let waited = line["latency_ns"].as_u64().unwrap_or(0);
+            sum.waited = (sum.waited.0 + waited, sum.waited.1 + waited);
+        }
+        sum.messages += match kind {
             "transfer" if separate => line["messages"].as_u64().unwrap_or(0),
             "transfer" => 0,
             _ => 1,

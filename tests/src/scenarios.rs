@@ -4,6 +4,8 @@ mod descriptors;
 mod elsewhere;
 mod ends;
 mod eventfd;
+mod futex;
+mod memory;
 mod messages;
 mod names;
 mod namespaces;
@@ -13,6 +15,7 @@ mod pty;
 mod signals;
 mod streams;
 mod sysv_msg;
+mod sysv_sem;
 mod tcp;
 mod uring;
 
@@ -21,8 +24,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use ipctrace::demo::truth::Truth;
 use ipctrace::demo::{Stage, truth};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::check::check;
 use crate::pause_until;
@@ -42,7 +47,9 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     descriptors::SCENARIOS,
     elsewhere::SCENARIOS,
     ends::SCENARIOS,
+    memory::SCENARIOS,
     eventfd::SCENARIOS,
+    futex::SCENARIOS,
     messages::SCENARIOS,
     names::SCENARIOS,
     process_vm::SCENARIOS,
@@ -52,11 +59,13 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     streams::SCENARIOS,
     uring::SCENARIOS,
     sysv_msg::SCENARIOS,
+    sysv_sem::SCENARIOS,
     tcp::SCENARIOS,
 ];
 
 /// Those that begin before tracing does: [`verify_in_the_middle`].
-pub const IN_THE_MIDDLE: &[&[Scenario]] = &[posix_mq::IN_THE_MIDDLE, sysv_msg::IN_THE_MIDDLE];
+pub const IN_THE_MIDDLE: &[&[Scenario]] =
+    &[memory::IN_THE_MIDDLE, posix_mq::IN_THE_MIDDLE, sysv_msg::IN_THE_MIDDLE];
 
 /// Names the files by which a scenario tells that tracing may begin, and is told that it has.
 const MIDDLE: &str = "IPCTRACE_MIDDLE";
@@ -132,6 +141,14 @@ pub fn verify(name: &str) -> Result<()> {
 /// # Errors
 /// With every difference.
 pub fn verify_in_the_middle(name: &str) -> Result<()> {
+    trace_in_the_middle(name, &[]).map(|_| ())
+}
+
+/// The same with options of the tracer; gives what the scenario says and what was traced, for more questions.
+///
+/// # Errors
+/// With every difference.
+pub fn trace_in_the_middle(name: &str, options: &[&str]) -> Result<(Vec<Truth>, Vec<Value>)> {
     let report = Scratch::new(".report");
     let ready = Scratch::new(".ready");
     let files = ready.path().clone();
@@ -146,7 +163,7 @@ pub fn verify_in_the_middle(name: &str) -> Result<()> {
     let begun = pause_until("the scenario is ready for tracing", || {
         Ok(files.exists() || playing.try_wait()?.is_some())
     });
-    let trace = Trace::start(&[])?;
+    let trace = Trace::start(options)?;
     let go = files.with_extension("go");
     fs::write(&go, [])?;
     let actor = playing.wait_with_output()?;
@@ -154,5 +171,7 @@ pub fn verify_in_the_middle(name: &str) -> Result<()> {
     let lines = trace.stop()?;
     begun?;
     ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
-    check(&truth::read(report.path())?, &lines).with_context(|| format!("scenario {name}"))
+    let truth = truth::read(report.path())?;
+    check(&truth, &lines).with_context(|| format!("scenario {name}"))?;
+    Ok((truth, lines))
 }

@@ -41,6 +41,17 @@ cases! {
     read_before_the_server_accepts
     sendmmsg_and_recvmmsg
     one_sender_many_receivers
+    segment_of_three_processes
+    children_have_what_their_parent_has
+    a_new_program_leaves_the_memory
+    memory_by_name
+    memory_by_descriptor
+    mappings_in_pieces
+    a_file_two_have_mapped
+    several_writers_of_a_page
+    equal_ids_in_two_ipc_namespaces
+    one_name_in_two_mount_namespaces
+    a_borrowed_address_space
     many_senders_one_receiver
     peeked_and_cut_short
     messages_by_read_and_write
@@ -93,6 +104,21 @@ cases! {
     sysv_msg_removed
     sysv_msg_id_used_again
     sysv_msg_namespaces
+    semaphores_between_three
+    semaphore_waits_that_fail
+    semaphore_set_by_semctl
+    semaphore_undone_by_the_dead
+    semaphores_of_two_namespaces
+    futex_wakes_two_waiters
+    futex_waits_that_fail
+    futexes_private_to_a_process
+    futex_waiters_moved_to_another
+    futex_one_of_many
+    futex_of_a_dead_owner
+    futex_in_files_and_memory
+    mutex_with_priority_inheritance
+    semaphore_of_posix_in_shared_memory
+    mutex_and_condition_of_two_processes
     tcp_prefork_server
     tcp_connected_by_the_parent
     tcp_many_connections_of_one_pair

@@ -51,6 +51,7 @@ fn spell(types: &Btf, id: u32) -> Result<String> {
     let name = types.resolve_name(named)?;
     Ok(match name.as_str() {
         "long int" => "long".to_owned(),
+        "long unsigned int" => "unsigned long".to_owned(),
         _ if matches!(found, Type::Struct(_) | Type::Fwd(_)) => format!("struct {name}"),
         _ => name,
     })

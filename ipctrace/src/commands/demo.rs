@@ -5,6 +5,7 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
+use ipctrace_common::{Mechanism, Shape};
 use tokio::process::Command;
 
 use super::{EXIT_DIFFERENT, View, Wish, begin, run};
@@ -61,7 +62,13 @@ impl Drop for Scratch {
 async fn play(demo: &Demo) -> Result<compare::Report> {
     let file = std::env::temp_dir().join(format!("ipctrace-demo-{}-{}", std::process::id(), demo.name));
     let scratch = Scratch(file);
-    let selection = options::selection(Show::default())?;
+    let mut selection = options::selection(Show::default())?;
+    // The processes of demos keep order by shared memory: not worth showing unless it is what they show.
+    selection.mechanisms = Mechanism::ALL
+        .iter()
+        .copied()
+        .filter(|mechanism| mechanism.shape() != Shape::Shared || demo.mechanisms.contains(mechanism))
+        .collect();
     let reporting = options::reporting(Report { format: Format::Text, ..Report::default() })?;
     let mut signals = run::Signals::new()?;
     let mut session =

@@ -198,7 +198,12 @@ mod tests {
     fn handoffs(records: impl IntoIterator<Item = Record>) -> Vec<Handoff> {
         let handoff = |event| match event {
             Event::Handoff(handoff) => Some(handoff),
-            Event::Transfer(_) | Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Lost(_) => None,
+            Event::Transfer(_)
+            | Event::Signal(_)
+            | Event::Share(_)
+            | Event::Wake(_)
+            | Event::Evidence(_)
+            | Event::Lost(_) => None,
         };
         correlate(records).into_iter().filter_map(handoff).collect()
     }

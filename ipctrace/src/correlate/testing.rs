@@ -97,7 +97,12 @@ pub(super) fn transfers(events: &[Event]) -> Vec<&Transfer> {
         .iter()
         .filter_map(|event| match event {
             Event::Transfer(transfer) => Some(transfer),
-            Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Handoff(_) | Event::Lost(_) => None,
+            Event::Signal(_)
+            | Event::Share(_)
+            | Event::Wake(_)
+            | Event::Handoff(_)
+            | Event::Evidence(_)
+            | Event::Lost(_) => None,
         })
         .collect()
 }

@@ -73,6 +73,13 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     }
                 }
             }
+            Truth::Member { .. }
+            | Truth::Named { .. }
+            | Truth::Signal { .. }
+            | Truth::Share { .. }
+            | Truth::Evidence { .. }
+            | Truth::Handoff { .. }
+            | Truth::Wake { .. } => {}
             Truth::Units { from, to, value, .. } => {
                 let balance = balances.entry((Mechanism::Eventfd.name(), members.who(from))).or_default();
                 match to {
@@ -80,7 +87,6 @@ pub fn imbalances(truth: &[Truth]) -> Vec<String> {
                     Party::None(_) => balance.unread += value,
                 }
             }
-            Truth::Member { .. } | Truth::Named { .. } | Truth::Signal { .. } | Truth::Handoff { .. } => {}
         }
     }
     balances

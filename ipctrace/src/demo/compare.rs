@@ -11,7 +11,7 @@ use super::balance::imbalances;
 use super::members::{Members, Who};
 use super::stage::{queued_with_priority, queued_with_type};
 use super::truth::Truth;
-use crate::model::{Channel, End, Event, Transfer};
+use crate::model::{Channel, End, Event, Proc, Share, ShareAction, Transfer};
 use crate::render::signal_name;
 
 /// What is compared: one kind of thing between two ends.
@@ -35,11 +35,40 @@ struct Amount {
     units: u64,
 }
 
+/// How long the wake-ups of one row were waited for in all, ns.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    least: u64,
+    most: u64,
+    traced: u64,
+}
+
+impl Waits {
+    /// One more, of which the processes know at most how long it was.
+    fn expect(&mut self, waited: Option<(u64, u64)>) {
+        let (least, most) = waited.unwrap_or((0, u64::MAX));
+        self.least = self.least.saturating_add(least);
+        self.most = self.most.saturating_add(most);
+    }
+
+    fn agree(&self) -> bool {
+        (self.least..=self.most).contains(&self.traced)
+    }
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "waited between {} and {} ns, traced {} ns", self.least, self.most, self.traced)
+    }
+}
+
 /// The comparison of one workload.
 #[derive(Debug)]
 pub struct Report {
     rows: BTreeMap<Row, (Amount, Amount)>,
     members: Members,
+    /// How long wake-ups were waited for.
+    waits: BTreeMap<Row, Waits>,
     /// Something was lost, so that nothing can be said of what is missing.
     lost: u64,
     /// Differences that no row shows.
@@ -49,7 +78,8 @@ pub struct Report {
 /// Compares. Of the events those count that have a process of the workload at an end.
 pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
     let members = Members::of(truth);
-    let mut report = Report { rows: BTreeMap::new(), members, lost: 0, others: imbalances(truth) };
+    let mut report =
+        Report { rows: BTreeMap::new(), members, waits: BTreeMap::new(), lost: 0, others: imbalances(truth) };
     // Where the workload says which channel, the trace is held to it; elsewhere the channels of a pair are one row.
     let mut known = BTreeSet::new();
     let mut names = HashMap::new();
@@ -77,6 +107,29 @@ pub fn compare(truth: &[Truth], events: &[Event]) -> Report {
                 let row = Row { kind: "signal".to_owned(), detail, from: who(from), to: who(to) };
                 report.done(row, 0, 1);
             }
+            Truth::Share { channel, by, action, access, bytes } => {
+                known.insert(channel.as_str());
+                let row = Row {
+                    kind: "share".to_owned(),
+                    detail: channel.clone(),
+                    from: who(by),
+                    to: Who::None(format!("{action} {access}")),
+                };
+                report.done(row, *bytes, 1);
+            }
+            Truth::Evidence { channel, from, to, pages } => {
+                known.insert(channel.as_str());
+                let (from, to) = (who(from), who(to));
+                let row = Row { kind: "evidence".to_owned(), detail: channel.clone(), from, to };
+                report.done(row, 0, *pages);
+            }
+            Truth::Wake { mechanism, channel, from, to, waited } => {
+                known.extend(channel.as_deref());
+                let detail = channel.clone().unwrap_or_default();
+                let row = Row { kind: mechanism.clone(), detail, from: who(from), to: who(to) };
+                report.waits.entry(row.clone()).or_default().expect(*waited);
+                report.done(row, 0, 1);
+            }
             Truth::Handoff { from, to, object } => {
                 let detail = object.clone();
                 let row = Row { kind: "handoff".to_owned(), detail, from: who(from), to: who(to) };
@@ -97,7 +150,9 @@ fn misnamed(names: &HashMap<&str, &str>, events: &[Event]) -> BTreeSet<String> {
         .iter()
         .filter_map(|event| match event {
             Event::Transfer(transfer) => Some(&transfer.channel),
-            Event::Signal(_) | Event::Share(_) | Event::Wake(_) | Event::Handoff(_) | Event::Lost(_) => None,
+            Event::Wake(wake) => Some(&wake.channel),
+            Event::Share(share) => Some(&share.channel),
+            Event::Signal(_) | Event::Handoff(_) | Event::Evidence(_) | Event::Lost(_) => None,
         })
         .filter_map(|channel| {
             let name = *names.get(channel.id.as_str())?;
@@ -134,6 +189,16 @@ impl Report {
         }
     }
 
+    /// Who did something to shared memory. What a process has from its parent it has before it has a name of its own.
+    fn actor(&self, share: &Share) -> Who {
+        match share.action {
+            ShareAction::Attach => Who::Pid(share.process.pid),
+            ShareAction::Create | ShareAction::Detach | ShareAction::Remove => {
+                self.members.called(share.process.pid, &share.process.comm)
+            }
+        }
+    }
+
     fn traced(&mut self, event: &Event, known: &BTreeSet<&str>) {
         let mut units = 0;
         let (row, bytes, messages) = match event {
@@ -165,7 +230,43 @@ impl Report {
                 self.lost += lost.count;
                 return;
             }
-            Event::Share(_) | Event::Wake(_) => return,
+            Event::Wake(wake) => {
+                let row = Row {
+                    kind: wake.mechanism.name().to_owned(),
+                    detail: if known.contains(wake.channel.id.as_str()) {
+                        wake.channel.id.clone()
+                    } else {
+                        String::new()
+                    },
+                    from: self.ended(&wake.sender),
+                    to: self.ended(&wake.receiver),
+                };
+                if let Some(waits) = self.waits.get_mut(&row) {
+                    waits.traced = waits.traced.saturating_add(wake.latency.unwrap_or(0));
+                }
+                (row, 0, 1)
+            }
+            Event::Share(share) if known.contains(share.channel.id.as_str()) => {
+                let access = if share.writable { "rw" } else { "r" };
+                let row = Row {
+                    kind: "share".to_owned(),
+                    detail: share.channel.id.clone(),
+                    from: self.actor(share),
+                    to: Who::None(format!("{} {access}", share.action.name())),
+                };
+                (row, share.bytes, 1)
+            }
+            Event::Evidence(evidence) if known.contains(evidence.channel.id.as_str()) => {
+                let called = |process: &Proc| self.members.called(process.pid, &process.comm);
+                let row = Row {
+                    kind: "evidence".to_owned(),
+                    detail: evidence.channel.id.clone(),
+                    from: called(&evidence.sender),
+                    to: called(&evidence.receiver),
+                };
+                (row, 0, 1)
+            }
+            Event::Share(_) | Event::Evidence(_) => return,
         };
         let ours = |who: &Who| self.members.contains(who);
         // Whoever started the workload waits for it: that is not part of it.
@@ -220,6 +321,10 @@ impl Report {
         differences.extend(unequal.map(|(row, (done, traced))| {
             let (from, to) = (self.members.describe(&row.from), self.members.describe(&row.to));
             format!("{} {} {from} -> {to}: done {done}, traced {traced}", row.kind, row.detail)
+        }));
+        differences.extend(self.waits.iter().filter(|(_, waits)| !waits.agree()).map(|(row, waits)| {
+            let (from, to) = (self.members.describe(&row.from), self.members.describe(&row.to));
+            format!("{} {} {from} -> {to}: {waits}", row.kind, row.detail)
         }));
         differences.extend_from_slice(&self.others);
         differences

@@ -3,8 +3,10 @@
 mod channel;
 mod descriptor;
 mod folder;
+mod memory;
 mod queue;
 mod ring;
+mod wait;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -21,8 +23,10 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 pub use channel::{eventfd_id, fifo_id, inode, pipe_id, socket_id};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
+pub use memory::{Memory, PAGE, Segment, file_id};
 pub use queue::{PosixQueue, SysvQueue, queued_with_priority, queued_with_type};
 pub use ring::Ring;
+pub use wait::{AT_FUTEXES, AT_SEMAPHORES, Semaphores, futex_wait, futex_wake, shared, sits_in};
 
 use super::truth::{Party, Truth};
 

@@ -93,6 +93,30 @@ pub enum Truth {
         /// Value of sigqueue.
         value: Option<u64>,
     },
+    /// A process did something to shared memory. The trace is held to all that happens to a channel that is named so.
+    Share {
+        /// The channel's id.
+        channel: String,
+        /// Who did.
+        by: Party,
+        /// What, as the interface names it.
+        action: String,
+        /// `rw` or `r`.
+        access: String,
+        /// The size of the object then.
+        bytes: u64,
+    },
+    /// A process wrote to pages that another read first afterwards.
+    Evidence {
+        /// The channel's id.
+        channel: String,
+        /// Who wrote.
+        from: Party,
+        /// Who read.
+        to: Party,
+        /// How many pages.
+        pages: u64,
+    },
     /// A descriptor was passed.
     Handoff {
         /// By whom.
@@ -101,6 +125,20 @@ pub enum Truth {
         to: Party,
         /// The id of what was passed, or how it begins.
         object: String,
+    },
+    /// A process that waited was woken by another.
+    Wake {
+        /// Over what.
+        mechanism: String,
+        /// The channel's id, where the process knows it.
+        channel: Option<String>,
+        /// The waker.
+        from: Party,
+        /// The woken.
+        to: Party,
+        /// How long it waited, ns: at least what the waker let it wait, at most what it measured itself. `None` where
+        /// nobody knows.
+        waited: Option<(u64, u64)>,
     },
 }
 

@@ -23,6 +23,8 @@ pub struct Facts {
     pub pipe_buffer_size: Option<u32>,
     /// Whether programs may call bpf_loop.
     pub has_loop: bool,
+    /// Whether programs may call bpf_find_vma.
+    pub has_find_vma: bool,
     /// Where system call arguments are; `None` if the type information does not say.
     pub registers: Option<Registers>,
     /// How requests through io_uring look.
@@ -72,6 +74,7 @@ impl Facts {
         self.pipe_buffer_size = btf::size(types, "pipe_buffer");
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
         self.uring = uring::Facts::read(types);
+        self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
         self.registers = registers(types);
         self.tracepoints =
             Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();

@@ -2,7 +2,7 @@
 
 use ipctrace_common::config::{Config, Offsets};
 use ipctrace_common::uring::Uring;
-use ipctrace_common::{Hook, Mechanism};
+use ipctrace_common::{Hook, Mechanism, Shape};
 
 use super::{Facts, uring};
 
@@ -39,12 +39,19 @@ pub enum Refusal {
 /// Structures that only some mechanisms look into (a set of [`Mechanism::bit`]), by how their paths begin: a kernel without
 /// them does without these mechanisms. The others all need.
 const OWN: &[(&str, u32)] = &[
-    ("task_struct.nsproxy", SYSV_MSG),
-    ("nsproxy.", SYSV_MSG),
-    ("ipc_", SYSV_MSG),
-    ("sizeof ipc_ids", SYSV_MSG),
-    ("xa_node.", SYSV_MSG | PROCESS_VM),
-    ("kern_ipc_perm.", SYSV_MSG),
+    ("task_struct.nsproxy", SYSV_MSG | SYSV_SEM | SHARED),
+    ("nsproxy.mnt_ns", SHARED),
+    ("nsproxy.", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("ipc_", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("sizeof ipc_ids", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("xa_node.", SYSV_MSG | SYSV_SEM | SYSV_SHM | PROCESS_VM),
+    ("kern_ipc_perm.", SYSV_MSG | SYSV_SEM | SYSV_SHM),
+    ("shmid_kernel.", SYSV_SHM),
+    ("shm_file_data.", SYSV_SHM),
+    ("mnt_namespace.", SHARED),
+    ("vm_area_struct.", FUTEX | SHARED),
+    ("task_struct.mm", SHARED),
+    ("inode.i_size", SHARED),
     ("msg_queue.", SYSV_MSG),
     ("msg_msg.", SYSV_MSG | POSIX_MQ),
     ("sizeof msg_msg", SYSV_MSG | POSIX_MQ),
@@ -70,8 +77,20 @@ const OWN: &[(&str, u32)] = &[
     ("pid.", PROCESS_VM),
     ("upid.", PROCESS_VM),
     ("pid_namespace.", PROCESS_VM),
+    ("task_struct.flags", SYSV_SEM | FUTEX),
+    ("task_struct.pending", SYSV_SEM | FUTEX),
+    ("signal_struct.shared_pending", SYSV_SEM | FUTEX),
+    ("inode.i_generation", FUTEX),
+    ("inode.i_dentry", FUTEX),
+    ("dentry.d_u.", FUTEX),
+    ("dentry.d_name.hash_len", FUTEX),
+    ("dentry.d_hash.", FUTEX),
 ];
+const SYSV_SEM: u32 = Mechanism::SysvSem.bit();
+const FUTEX: u32 = Mechanism::Futex.bit();
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PTY: u32 = Mechanism::Pty.bit();
@@ -132,8 +151,8 @@ impl Plan {
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
+            .filter(|hook| hook.serves() & on != 0)
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
-            .filter(|hook| hook.needed_by() == 0 || hook.needed_by() & on != 0)
             .collect();
         let config = Config {
             offsets,
@@ -143,7 +162,9 @@ impl Plan {
             payload,
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             has_loop: u32::from(facts.has_loop),
+            page_shift: page_size().trailing_zeros(),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            has_find_vma: u32::from(facts.has_find_vma),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             run: RUN,
         };
@@ -170,6 +191,9 @@ impl Plan {
         if let Some((path, _)) = Offsets::PATHS.iter().find(|(path, _)| missing(path)) {
             return Err(format!("this kernel has no {path}"));
         }
+        if (mechanism.shape() == Shape::Shared || mechanism == Mechanism::Futex) && !facts.has_find_vma {
+            return Err("this kernel has no helper bpf_find_vma (Linux 5.17)".to_owned());
+        }
         if facts.registers.is_none() || facts.pipe_buffer_size.is_none() {
             return Err("the kernel's type information is incomplete".to_owned());
         }
@@ -178,6 +202,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Size of a page of memory on this machine.
+fn page_size() -> u64 {
+    // SAFETY: a call that takes a number and looks at nothing of ours.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
 }
 
 #[cfg(test)]
@@ -197,6 +227,7 @@ mod tests {
                 .collect(),
             pipe_buffer_size: Some(40),
             has_loop: true,
+            has_find_vma: true,
             registers: Some(Registers::default()),
             uring: uring::Facts::default(),
             tracepoints: Hook::ALL.to_vec(),
@@ -255,6 +286,19 @@ mod tests {
         let plan = plan(&facts).expect("the rest can be traced");
         assert!(state(&plan, Mechanism::Eventfd).is_err_and(|why| why.contains("eventfd_ctx.id")));
         assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn what_one_mechanism_alone_needs_costs_it_alone() {
+        let mut facts = facts();
+        facts.has_find_vma = false;
+        facts.offsets.remove("kern_ipc_perm.key");
+        let plan = plan(&facts).expect("the rest can be traced");
+        assert!(state(&plan, Mechanism::Futex).is_err_and(|why| why.contains("bpf_find_vma")));
+        assert!(state(&plan, Mechanism::SysvSem).is_err_and(|why| why.contains("kern_ipc_perm.key")));
+        assert_eq!(state(&plan, Mechanism::Pipe), Ok(()));
+        facts.offsets.remove("file.f_inode");
+        assert!(self::plan(&facts).is_err(), "nothing goes without it");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! System call numbers and registers: all that differs between architectures.
 
-use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::{Class, Special, TABLE};
+use ipctrace_common::{Mechanism, Shape};
 use libc::c_long;
 
 /// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
@@ -61,13 +61,27 @@ const CALLS: &[(c_long, Class, u32)] = &[
 
 /// The calls that are dealt with by one mechanism's own module, and which mechanisms have a use for them.
 const SPECIALS: &[(c_long, Special, u32)] = &[
+    (libc::SYS_shmget, Special::Shmget, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmat, Special::Shmat, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmdt, Special::Shmdt, Mechanism::SysvShm.bit()),
+    (libc::SYS_shmctl, Special::Shmctl, Mechanism::SysvShm.bit()),
+    (libc::SYS_mmap, Special::Mmap, SHARED),
+    (libc::SYS_munmap, Special::Munmap, SHARED),
+    (libc::SYS_mremap, Special::Mremap, SHARED),
+    (libc::SYS_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_pkey_mprotect, Special::Mprotect, SHARED),
+    (libc::SYS_memfd_create, Special::MemfdCreate, Mechanism::Memfd.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, Special::Unlink, Mechanism::PosixShm.bit()),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit() | PTY),
+    (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit() | PTY),
+    (libc::SYS_unlinkat, Special::Unlinkat, Mechanism::PosixShm.bit()),
     (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
-    (libc::SYS_openat, Special::Open, PTY),
-    (libc::SYS_openat2, Special::Open, PTY),
-    #[cfg(target_arch = "x86_64")]
-    (libc::SYS_open, Special::Open, PTY),
+    // The opening of /dev/ptmx makes a terminal.
+    (libc::SYS_openat2, Special::Openat2, PTY),
     (libc::SYS_process_vm_readv, Special::ProcessVmReadv, PROCESS_VM),
     (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
     // A hand-over is shown whatever the object.
@@ -77,11 +91,25 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     (libc::SYS_msgsnd, Special::Msgsnd, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgrcv, Special::Msgrcv, Mechanism::SysvMsg.bit()),
     (libc::SYS_msgctl, Special::Msgctl, Mechanism::SysvMsg.bit()),
+    (libc::SYS_semop, Special::Semop, Mechanism::SysvSem.bit()),
+    (libc::SYS_semtimedop, Special::Semop, Mechanism::SysvSem.bit()),
+    (libc::SYS_semctl, Special::Semctl, Mechanism::SysvSem.bit()),
+    (libc::SYS_futex, Special::Futex, Mechanism::Futex.bit()),
+    (libc::SYS_futex_waitv, Special::FutexWaitv, Mechanism::Futex.bit()),
+    (SYS_FUTEX_WAKE, Special::FutexWake, Mechanism::Futex.bit()),
+    (SYS_FUTEX_WAIT, Special::FutexWait, Mechanism::Futex.bit()),
+    (SYS_FUTEX_REQUEUE, Special::FutexRequeue, Mechanism::Futex.bit()),
 ];
 
+const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 const PTY: u32 = Mechanism::Pty.bit();
+
+/// Calls of Linux 6.7, of the same number everywhere, that the C library's headers do not all have yet.
+const SYS_FUTEX_WAKE: c_long = 454;
+const SYS_FUTEX_WAIT: c_long = 455;
+const SYS_FUTEX_REQUEUE: c_long = 456;
 
 const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 const SOCKETS: u32 = Mechanism::UnixStream.bit()
@@ -105,6 +133,29 @@ pub fn table(mechanisms: u32) -> [u8; TABLE] {
         }
     }
     table
+}
+
+/// What a thread in system call `number` with these arguments waits at, if it waits for another task to wake it.
+pub fn waits_at(number: i64, arguments: [u64; 6]) -> Option<Mechanism> {
+    /// All of a futex operation that is not the operation.
+    const FLAGS: i32 = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
+    let operation = arguments[1] as i32;
+    match number {
+        libc::SYS_semop | libc::SYS_semtimedop => Some(Mechanism::SysvSem),
+        libc::SYS_futex if operation & libc::FUTEX_PRIVATE_FLAG == 0 => {
+            let waits = matches!(
+                operation & !FLAGS,
+                libc::FUTEX_WAIT
+                    | libc::FUTEX_WAIT_BITSET
+                    | libc::FUTEX_LOCK_PI
+                    | libc::FUTEX_WAIT_REQUEUE_PI
+                    | libc::FUTEX_LOCK_PI2
+            );
+            waits.then_some(Mechanism::Futex)
+        }
+        libc::SYS_futex_waitv | SYS_FUTEX_WAIT => Some(Mechanism::Futex),
+        _ => None,
+    }
 }
 
 /// Whether a thread in system call `number` may be moving data.

@@ -7,8 +7,8 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::cgroup::Cgroups;
 use crate::model::{
-    Channel, End, Event, Flow, Handoff, Latency, Lost, Outcome, Proc, Share, ShareAction, Signal, Transfer,
-    Wake, Why,
+    Channel, End, Event, Evidence, Flow, Handoff, Latency, Lost, Outcome, Proc, Share, ShareAction, Signal,
+    Transfer, Wake, Why,
 };
 use crate::render::Clock;
 
@@ -165,6 +165,16 @@ pub(crate) fn events() -> Vec<Event> {
             latency: Some(1_234_567),
         }),
         Event::Handoff(handoff()),
+        Event::Evidence(Evidence {
+            time: 4_500_000_000,
+            mechanism: Mechanism::PosixShm,
+            channel: channel("posix_shm:/frames", Some("/dev/shm/frames")),
+            sender: Arc::new(process(300, b"camera")),
+            receiver: Arc::new(process(301, b"viewer")),
+            page: 0x3000,
+            latency: 42_000,
+            exact: true,
+        }),
         Event::Lost(Lost { time: 5_000_000_000, cause: Cause::RingFull, count: 128 }),
     ]
 }

@@ -77,6 +77,10 @@ impl Renderer for Json {
                 let time = self.stamps.stamp(handoff.time);
                 push_line(line, charset, &schema::Handoff::new(handoff, time, cgroups))
             }
+            Event::Evidence(evidence) => {
+                let time = self.stamps.stamp(evidence.time);
+                push_line(line, charset, &schema::Evidence::new(evidence, time, cgroups))
+            }
             Event::Lost(lost) => {
                 let time = self.stamps.stamp(lost.time);
                 push_line(line, charset, &schema::Lost::new(lost, time))

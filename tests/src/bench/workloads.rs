@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use ipctrace::demo::stage;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{pipe, read, write};
 
@@ -20,6 +22,10 @@ pub enum Workload {
     PipePingPong,
     /// The same over a unix stream socket.
     UnixPingPong,
+    /// The same by futexes in shared memory.
+    FutexPingPong,
+    /// Wake-ups at a futex that is private to the process, and at which nobody waits: the call is no IPC.
+    FutexPrivate,
     /// A system call that does next to nothing and is no IPC.
     Getpid,
     /// Reads of one byte from /dev/zero: the call is traced, its object is no channel.
@@ -33,6 +39,8 @@ impl Workload {
         Workload::PipeLarge,
         Workload::PipePingPong,
         Workload::UnixPingPong,
+        Workload::FutexPingPong,
+        Workload::FutexPrivate,
         Workload::Getpid,
         Workload::DevZero,
     ];
@@ -44,6 +52,8 @@ impl Workload {
             Workload::PipeLarge => "pipe-64KiB",
             Workload::PipePingPong => "pipe-ping-pong",
             Workload::UnixPingPong => "unix-ping-pong",
+            Workload::FutexPingPong => "futex-ping-pong",
+            Workload::FutexPrivate => "futex-private",
             Workload::Getpid => "getpid",
             Workload::DevZero => "dev-zero",
         }
@@ -54,8 +64,8 @@ impl Workload {
         match self {
             Workload::PipeSmall => 400_000.0,
             Workload::PipeLarge => 20_000.0,
-            Workload::PipePingPong | Workload::UnixPingPong => 60_000.0,
-            Workload::Getpid => 3_000_000.0,
+            Workload::PipePingPong | Workload::UnixPingPong | Workload::FutexPingPong => 60_000.0,
+            Workload::Getpid | Workload::FutexPrivate => 3_000_000.0,
             Workload::DevZero => 1_500_000.0,
         }
     }
@@ -94,6 +104,15 @@ impl Workload {
                 let (ours, theirs) =
                     socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
                 ping_pong(operations, (ours.try_clone()?, ours), (theirs.try_clone()?, theirs))
+            }
+            Workload::FutexPingPong => futex_ping_pong(operations),
+            Workload::FutexPrivate => {
+                let futex = AtomicU32::new(0);
+                let start = Instant::now();
+                for _ in 0..operations {
+                    stage::futex_wake(&futex, 1, libc::FUTEX_PRIVATE_FLAG)?;
+                }
+                Ok(start.elapsed())
             }
             Workload::Getpid => {
                 let start = Instant::now();
@@ -150,6 +169,39 @@ fn ping_pong(operations: u64, ours: (OwnedFd, OwnedFd), theirs: (OwnedFd, OwnedF
     for _ in 0..operations {
         write(&ours.1, &[1])?;
         read(&ours.0, &mut [0])?;
+    }
+    let elapsed = start.elapsed();
+    reap(child)?;
+    Ok(elapsed)
+}
+
+/// Two processes that let each other go on in turn.
+fn futex_ping_pong(operations: u64) -> Result<Duration> {
+    // SAFETY: zeroed memory that is never unmapped; shared between processes as atomics may be.
+    let [there, back] = unsafe { stage::shared::<[AtomicU32; 2]>()?.as_ref() };
+    let wait_for = |futex: &AtomicU32, turn: u32| loop {
+        match futex.load(Ordering::SeqCst) {
+            now if now == turn => break,
+            // That it is no longer so is what is waited for.
+            now => drop(stage::futex_wait(futex, now, 0)),
+        }
+    };
+    let pass = |futex: &AtomicU32, turn: u32| {
+        futex.store(turn, Ordering::SeqCst);
+        stage::futex_wake(futex, 1, 0)
+    };
+    let turns = 1..=operations as u32;
+    let child = fork(|| {
+        for turn in turns.clone() {
+            wait_for(there, turn);
+            pass(back, turn)?;
+        }
+        Ok(())
+    })?;
+    let start = Instant::now();
+    for turn in turns.clone() {
+        pass(there, turn)?;
+        wait_for(back, turn);
     }
     let elapsed = start.elapsed();
     reap(child)?;

@@ -115,7 +115,10 @@ fn messages_from_before_the_start_have_no_sender() {
         | Record::Signal(_)
         | Record::Process(_)
         | Record::Handoff(_)
-        | Record::Direct(_)) => other,
+        | Record::Share(..)
+        | Record::Touch(_)
+        | Record::Direct(_)
+        | Record::Wake(_)) => other,
     };
     let events = correlate([channel(DGRAM, 2, 1, b""), send(2, 10, 50, (3, 4), 5), books(0), books(1)]);
     assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
@@ -155,7 +158,10 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
             | Record::Signal(_)
             | Record::Process(_)
             | Record::Handoff(_)
-            | Record::Direct(_)) => other,
+            | Record::Share(..)
+            | Record::Touch(_)
+            | Record::Direct(_)
+            | Record::Wake(_)) => other,
         });
     let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
     opened.header.time = 15;

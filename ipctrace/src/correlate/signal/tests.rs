@@ -44,7 +44,12 @@ fn signals(records: impl IntoIterator<Item = wire::Signal>) -> Vec<Signal> {
 fn of(events: Vec<Event>) -> Vec<Signal> {
     let signal = |event| match event {
         Event::Signal(signal) => Some(signal),
-        Event::Transfer(_) | Event::Share(_) | Event::Wake(_) | Event::Handoff(_) | Event::Lost(_) => None,
+        Event::Transfer(_)
+        | Event::Share(_)
+        | Event::Wake(_)
+        | Event::Handoff(_)
+        | Event::Evidence(_)
+        | Event::Lost(_) => None,
     };
     events.into_iter().filter_map(signal).collect()
 }

@@ -121,7 +121,13 @@ fn a_socket_at_an_address_used_again_is_another() {
             Record::Op(op)
         }
         Record::Channel(channel, name) => Record::Channel(wire::Channel { receiver_inode, ..channel }, name),
-        Record::Signal(_) | Record::Process(_) | Record::Handoff(_) | Record::Direct(_) => record,
+        Record::Signal(_)
+        | Record::Process(_)
+        | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
+        | Record::Direct(_)
+        | Record::Wake(_) => record,
     };
     let events = correlate([
         with(unix(0), 0, 0),

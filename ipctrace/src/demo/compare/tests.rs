@@ -289,3 +289,36 @@ fn the_table_marks_what_differs() {
     assert!(line.contains("200 B") && line.contains("199 B") && line.contains(" NO "), "{wrong}");
     assert_eq!(wrong.matches(" NO ").count(), 1, "{wrong}");
 }
+
+#[test]
+fn who_woke_whom_and_how_late_is_compared() {
+    const SET: &str = "sysv_sem:3";
+    let wake = |sender, latency| {
+        Event::Wake(crate::model::Wake {
+            time: 9_000,
+            mechanism: Mechanism::SysvSem,
+            channel: fixture::channel(SET, None),
+            sender,
+            receiver: End::Known(reader()),
+            latency,
+        })
+    };
+    let mut truth = truth();
+    truth.push(Truth::Wake {
+        mechanism: "sysv_sem".to_owned(),
+        channel: Some(SET.to_owned()),
+        from: Party::Pid(10),
+        to: Party::Pid(12),
+        waited: Some((500, 700)),
+    });
+    let found = |event: Option<Event>| {
+        let mut trace = Trace::right();
+        trace.others.extend(event);
+        compare(&truth, &trace.events()).differences()
+    };
+    assert_eq!(found(Some(wake(a(), Some(600)))), [""; 0]);
+    assert!(found(Some(wake(a(), Some(701))))[0].contains("traced 701 ns"));
+    assert!(found(Some(wake(a(), None)))[0].contains("traced 0 ns"));
+    assert!(found(Some(wake(b(), Some(600)))).iter().any(|line| line.contains("writer-b[11] -> reader[12]")));
+    assert!(found(None)[0].contains("done 1x, traced -"));
+}

@@ -242,6 +242,36 @@ impl<'a> Handoff<'a> {
     }
 }
 
+/// A page of shared memory written by one process and read by another.
+#[derive(Serialize)]
+pub(super) struct Evidence<'a> {
+    r#type: &'static str,
+    time: Stamp,
+    mechanism: &'static str,
+    channel: Channel<'a>,
+    sender: Process<'a>,
+    receiver: Process<'a>,
+    page: u64,
+    latency_ns: u64,
+    exact: bool,
+}
+
+impl<'a> Evidence<'a> {
+    pub(super) fn new(evidence: &'a model::Evidence, time: Stamp, cgroups: &dyn Cgroups) -> Evidence<'a> {
+        Evidence {
+            r#type: "evidence",
+            time,
+            mechanism: evidence.mechanism.name(),
+            channel: Channel::new(&evidence.channel),
+            sender: Process::new(&evidence.sender, cgroups),
+            receiver: Process::new(&evidence.receiver, cgroups),
+            page: evidence.page,
+            latency_ns: evidence.latency,
+            exact: evidence.exact,
+        }
+    }
+}
+
 /// All that went from one process to another over one channel.
 #[derive(Serialize)]
 pub(super) struct Flow<'a> {

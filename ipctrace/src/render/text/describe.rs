@@ -1,7 +1,8 @@
 //! What a line says of each kind of event.
 
 use crate::model::{
-    Channel, End, Event, Handoff, Lost, Outcome, Proc, Share, ShareAction, Signal, Transfer, Wake, Why,
+    Channel, End, Event, Evidence, Handoff, Lost, Outcome, Proc, Share, ShareAction, Signal, Transfer, Wake,
+    Why,
 };
 use crate::render::escape::{Charset, push_name, push_plain, push_quoted};
 use crate::render::{code_name, signal_name, units};
@@ -34,6 +35,7 @@ pub(super) fn describe(event: &Event, charset: Charset) -> Row {
         Event::Share(share) => words.share(share),
         Event::Wake(wake) => words.wake(wake),
         Event::Handoff(handoff) => words.handoff(handoff),
+        Event::Evidence(evidence) => words.evidence(evidence),
         Event::Lost(lost) => words.lost(lost),
     }
 }
@@ -157,6 +159,22 @@ impl Words {
             channel: self.channel(&handoff.channel),
             amount: Piece::own(Tint::Dim, "fd"),
             latency: blank(),
+            rest,
+        }
+    }
+
+    fn evidence(&self, evidence: &Evidence) -> Row {
+        let mut rest = vec![Piece::own(Tint::Dim, format!("page at {:#x}", evidence.page))];
+        rest.extend(self.name(&evidence.channel));
+        Row {
+            time: evidence.time,
+            mechanism: Piece::own(Tint::Mechanism, evidence.mechanism.name()),
+            sender: self.process(&evidence.sender),
+            arrow: self.arrow(evidence.exact),
+            receiver: self.process(&evidence.receiver),
+            channel: self.channel(&evidence.channel),
+            amount: Piece::own(Tint::Dim, "evidence"),
+            latency: self.latency(Some(evidence.latency)),
             rest,
         }
     }

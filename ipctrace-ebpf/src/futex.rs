@@ -1,0 +1,371 @@
+//! Futexes in shared memory: kernel/futex. Those that are private to a process never come here: [`is_private`].
+
+use aya_ebpf::bindings::task_struct;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::bpf_find_vma;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::LruHashMap;
+use ipctrace_common::syscall::Special;
+use ipctrace_common::wire::{Key, channel_flag, wake_flag};
+use ipctrace_common::{Cause, Mechanism};
+
+use crate::config::{has_find_vma, offset, page_shift};
+use crate::kernel::{Result, load, read, read_user};
+use crate::repeat::{Repeat, repeat};
+use crate::wake::{self, Ended, Place, role};
+use crate::{channel, ring, special, task};
+
+/// `FUTEX_PRIVATE_FLAG`, and with `FUTEX_CLOCK_REALTIME` all that is not the operation: include/uapi/linux/futex.h.
+const PRIVATE: u32 = 128;
+const FLAGS: u32 = 128 | 256;
+/// `VM_SHARED`, include/linux/mm.h.
+const VM_SHARED: u64 = 0x8;
+/// Size of `struct futex_waitv` and where its address and flags are, include/uapi/linux/futex.h.
+const WAITV: u64 = 24;
+const WAITV_ADDRESS: usize = 8;
+const WAITV_FLAGS: usize = 16;
+
+/// What a futex operation does.
+mod op {
+    pub(super) const WAIT: u32 = 0;
+    pub(super) const WAKE: u32 = 1;
+    pub(super) const REQUEUE: u32 = 3;
+    pub(super) const CMP_REQUEUE: u32 = 4;
+    pub(super) const WAKE_OP: u32 = 5;
+    pub(super) const LOCK_PI: u32 = 6;
+    pub(super) const UNLOCK_PI: u32 = 7;
+    pub(super) const WAIT_BITSET: u32 = 9;
+    pub(super) const WAKE_BITSET: u32 = 10;
+    pub(super) const WAIT_REQUEUE_PI: u32 = 11;
+    pub(super) const CMP_REQUEUE_PI: u32 = 12;
+    pub(super) const LOCK_PI2: u32 = 13;
+}
+
+/// Whether a call is one of futex(2) on a futex that no other process can have.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+pub(crate) unsafe fn is_private(regs: *const u8, special: u8) -> bool {
+    // SAFETY: as the caller argues.
+    special == Special::Futex as u8 && unsafe { crate::syscall::argument(regs, 1) } as u32 & PRIVATE != 0
+}
+
+/// Where waiters were moved to by a call that requeues, by where they waited.
+#[map]
+static REQUEUED: LruHashMap<Place, Place> = LruHashMap::with_max_entries(1024, 0);
+
+/// Where the waiters of a place were moved to, if they were.
+#[inline(always)]
+pub(crate) fn moved(place: &Place) -> Option<Place> {
+    // SAFETY: the value is copied; one that is written at the same moment is compared and found to be another.
+    REQUEUED.get_ptr(place).map(|to| unsafe { *to })
+}
+
+/// A futex in shared memory.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Found {
+    /// Its address.
+    address: u64,
+    /// `struct file` that is mapped there; 0 if none is, or if it is not shared.
+    file: u64,
+    /// The file's inode.
+    inode: u64,
+    /// Offset in the file.
+    offset: u64,
+}
+
+/// What bpf_find_vma calls, with the mapping's lock held.
+extern "C" fn mapping(_task: *mut c_void, vma: *const u8, found: *mut Found) -> i64 {
+    // SAFETY: the helper passes a mapping, whose type the verifier knows, and the caller's state; the offsets are those of
+    // this kernel.
+    unsafe {
+        let flags: u64 = load(vma, offset!(vma_flags));
+        // A number, where a load would give a pointer that may not go into a function that is verified by itself.
+        let file: u64 = read(vma as u64, offset!(vma_file)).unwrap_or(0);
+        if flags & VM_SHARED != 0 && file != 0 {
+            let start: u64 = load(vma, offset!(vma_start));
+            let pages: u64 = load(vma, offset!(vma_pgoff));
+            (*found).file = file;
+            (*found).inode = read(file, offset!(file_inode)).unwrap_or(0);
+            (*found).offset = (*found).address.wrapping_sub(start) + (pages << page_shift());
+        }
+    }
+    0
+}
+
+/// The shared memory at an address of the current process; `file` is 0 if there is none.
+///
+/// # Errors
+/// If another thread is changing the process's mappings at this moment.
+#[inline(always)]
+fn resolve(address: u64) -> Result<Found> {
+    let mut found = Found { address, file: 0, inode: 0, offset: u64::MAX };
+    if address == 0 || has_find_vma() == 0 {
+        return Ok(found);
+    }
+    // SAFETY: the current task; `mapping` has the signature that the helper calls, and the state outlives the call.
+    let status = unsafe {
+        let callback: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
+        bpf_find_vma(
+            task::current().cast::<task_struct>().cast_mut(),
+            address,
+            callback as *mut c_void,
+            (&raw mut found).cast(),
+            0,
+        )
+    };
+    // -ENOENT: nothing is mapped there, as the call will find.
+    if status != 0 && status != -2 { Err(Cause::ReadFailed) } else { Ok(found) }
+}
+
+impl Found {
+    #[inline(always)]
+    fn place(&self) -> Place {
+        if self.inode == 0 { Place::NONE } else { Place { object: self.inode, detail: self.offset } }
+    }
+}
+
+/// What a call is about to do, and to which addresses.
+struct Intent {
+    roles: u8,
+    addresses: [u64; 2],
+    requeues: bool,
+}
+
+impl Intent {
+    #[inline(always)]
+    fn of(special: u32) -> Result<Option<Intent>> {
+        let [first, second, _, fourth, fifth, _] = special::arguments()?;
+        let waits = |addresses| Intent { roles: role::WAITS, addresses, requeues: false };
+        let wakes = |addresses, requeues| Intent { roles: role::WAKES, addresses, requeues };
+        let intent = match Special::from_wire(special as u8) {
+            Some(Special::Futex) => match second as u32 & !FLAGS {
+                op::WAIT | op::WAIT_BITSET | op::LOCK_PI | op::LOCK_PI2 => waits([first, 0]),
+                op::WAIT_REQUEUE_PI => waits([first, fifth]),
+                op::WAKE | op::WAKE_BITSET | op::UNLOCK_PI => wakes([first, 0], false),
+                op::WAKE_OP => wakes([first, fifth], false),
+                op::REQUEUE | op::CMP_REQUEUE | op::CMP_REQUEUE_PI => wakes([first, fifth], true),
+                _ => return Ok(None),
+            },
+            Some(Special::FutexWait) if fourth as u32 & PRIVATE == 0 => waits([first, 0]),
+            Some(Special::FutexWake) if fourth as u32 & PRIVATE == 0 => wakes([first, 0], false),
+            Some(Special::FutexRequeue) => wakes([waitv(first, 0)?, waitv(first, 1)?], true),
+            // Which of many it waits at is known when it ends.
+            Some(Special::FutexWaitv) => Intent { roles: role::WAITS | role::OPEN, ..waits([0, 0]) },
+            _ => return Ok(None),
+        };
+        Ok(Some(intent))
+    }
+}
+
+/// The address of a `struct futex_waitv`; 0 if it is private to the process.
+#[inline(always)]
+fn waitv(array: u64, index: u64) -> Result<u64> {
+    let entry = array.wrapping_add(index.wrapping_mul(WAITV));
+    let flags: u32 = read_user(entry, WAITV_FLAGS)?;
+    if flags & PRIVATE != 0 { Ok(0) } else { read_user(entry, WAITV_ADDRESS) }
+}
+
+/// A call on futexes begins. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn futex_entered(tid: u32, special: u32) -> i32 {
+    if let Err(cause) = try_entered(tid, special) {
+        ring::count(cause);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_entered(tid: u32, special: u32) -> Result<()> {
+    let Some(intent) = Intent::of(special)? else {
+        return Ok(());
+    };
+    let mut roles = intent.roles;
+    let mut places = [Place::NONE; 2];
+    for index in 0..2 {
+        match resolve(intent.addresses[index]) {
+            Ok(found) => places[index] = found.place(),
+            // Looked for again when the call ends.
+            Err(_) => roles |= role::OPEN,
+        }
+    }
+    if roles & role::OPEN == 0 && places[0].object | places[1].object == 0 {
+        return Ok(());
+    }
+    if intent.requeues && places[0].object != 0 && places[1].object != 0 {
+        let _ = REQUEUED.insert(places[0], places[1], 0);
+    }
+    wake::begin(tid, Mechanism::Futex, roles, places)
+}
+
+/// It ends. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn futex_exited(tid: u32, special: u32, returned: i64) -> i32 {
+    let Some(call) = wake::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &*call };
+    if call.roles & role::WAITS != 0
+        && returned >= 0
+        && let Err(cause) = woken(call, special, returned as u64)
+    {
+        ring::count(cause);
+    }
+    wake::end(tid);
+    0
+}
+
+/// Tells of a wait that ended well.
+#[inline(always)]
+fn woken(call: &wake::Call, special: u32, returned: u64) -> Result<()> {
+    let [first, operation, ..] = special::arguments()?;
+    if !wake::has_waker(call) {
+        // Success of a plain wait means that somebody woke; locks are also taken without a wait.
+        let locks = special == Special::Futex as u32
+            && !matches!(operation as u32 & !FLAGS, op::WAIT | op::WAIT_BITSET);
+        // What woke those that waited when tracing began was perhaps before it.
+        if locks || call.enter == 0 {
+            return Ok(());
+        }
+    }
+    let address = if special == Special::FutexWaitv as u32 { waitv(first, returned)? } else { first };
+    let found = match (resolve(address), wake::place(call)) {
+        (Ok(found), _) => found,
+        (Err(_), Some(place)) => Found { address, file: 0, inode: place.object, offset: place.detail },
+        // A thread waits for the end of another: such futexes lie in memory that is not shared.
+        (Err(_), None) if wake::is_within_process(call) => return Ok(()),
+        (Err(cause), None) => return Err(cause),
+    };
+    if found.inode == 0 {
+        return Ok(());
+    }
+    let known = wake::has_waker(call) && (call.roles & role::OPEN == 0 || wake::proven(call, &found.place()));
+    let number: u64 = read(found.inode, offset!(inode_ino))?;
+    let device: u32 = read(read(found.inode, offset!(inode_sb))?, offset!(sb_dev))?;
+    let key = Key { id: found.inode, space: u64::from(device) };
+    let flags = if found.file != 0 {
+        futex_file(found.file, found.inode, key.space) as u16
+    } else {
+        called_before(found.inode, number)?
+    };
+    let ended = Ended { key, inode: number, detail: found.offset, flags };
+    wake::tell(call, &ended, known);
+    Ok(())
+}
+
+/// What a file was called when it was told of, by the address of its inode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Called {
+    dentry: u64,
+    name: u64,
+    generation: u32,
+    flags: u16,
+    wake_flags: u16,
+    number: u64,
+}
+
+/// Files that user space knows the name of.
+#[map]
+static FUTEX_FILES: LruHashMap<u64, Called> = LruHashMap::with_max_entries(16_384, 0);
+
+/// [`wake_flag`]s of a file that user space knows the name of.
+///
+/// # Errors
+/// If it does not.
+#[inline(always)]
+fn called_before(inode: u64, number: u64) -> Result<u16> {
+    match FUTEX_FILES.get_ptr(inode) {
+        // SAFETY: the value is copied at once; one that is written at the same moment is of the same file.
+        Some(known) if unsafe { (*known).number } == number => Ok(unsafe { (*known).wake_flags }),
+        Some(_) | None => Err(Cause::ReadFailed),
+    }
+}
+
+/// Tells user space what a file is called, unless it knows; gives [`wake_flag`]s. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn futex_file(file: u64, inode: u64, device: u64) -> i32 {
+    match try_file(file, inode, device) {
+        Ok(flags) => i32::from(flags),
+        Err(cause) => {
+            // It will have no name.
+            ring::count(cause);
+            0
+        }
+    }
+}
+
+#[inline(always)]
+fn try_file(file: u64, inode: u64, device: u64) -> Result<u16> {
+    let opened: u64 = read(file, offset!(file_dentry))?;
+    let mut mount: u64 = read(file, offset!(file_mnt))?;
+    let mut aliases = Aliases { next: 0, dentry: opened };
+    let mut flags = 0;
+    let mut shm = 0;
+    if read::<u64>(opened, offset!(dentry_parent))? == opened {
+        flags = channel_flag::PSEUDO;
+        mount = 0;
+        let name: u64 = read(opened, offset!(dentry_name))?;
+        if &read::<[u8; 4]>(name, 0)? == b"SYSV" {
+            shm = wake_flag::SYSV_SHM;
+        }
+    } else if read::<u64>(opened, offset!(dentry_hash))? == 0 {
+        // It was opened by a name that is no more; it may have another.
+        aliases.next = read(inode, offset!(inode_dentries))?;
+        repeat(&mut aliases);
+        if aliases.dentry == opened {
+            flags = channel_flag::DELETED;
+        }
+    }
+    let called = Called {
+        dentry: aliases.dentry,
+        name: read(aliases.dentry, offset!(dentry_hash_len))?,
+        generation: read(inode, offset!(inode_generation))?,
+        flags,
+        wake_flags: shm,
+        number: read(inode, offset!(inode_ino))?,
+    };
+    // SAFETY: the value is copied at once; one that is written at the same moment differs, and the name is told again.
+    if FUTEX_FILES.get_ptr(inode).is_none_or(|known| unsafe { *known } != called) {
+        let key = Key { id: inode, space: device };
+        channel::tell_file(Mechanism::Futex, flags, key, aliases.dentry, mount)?;
+        // It may be told twice, but not be used before it is told.
+        let _ = FUTEX_FILES.insert(inode, called, 0);
+    }
+    Ok(shm)
+}
+
+/// Looks through the names of an inode for one that is not deleted.
+struct Aliases {
+    next: u64,
+    dentry: u64,
+}
+
+impl Repeat for Aliases {
+    const LIMIT: u32 = 64;
+    const PLAIN_LIMIT: u32 = 8;
+
+    #[inline(always)]
+    fn turn(&mut self, _index: u32) -> bool {
+        if self.next == 0 {
+            return true;
+        }
+        let dentry = self.next - offset!(dentry_alias) as u64;
+        match read::<u64>(dentry, offset!(dentry_hash)) {
+            Ok(0) => {}
+            Ok(_) => {
+                self.dentry = dentry;
+                return true;
+            }
+            Err(_) => return true,
+        }
+        self.next = read(self.next, 0).unwrap_or(0);
+        false
+    }
+}

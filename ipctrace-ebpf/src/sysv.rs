@@ -1,0 +1,65 @@
+//! Where System V objects are found: ipc/util.c.
+
+use crate::config::offset;
+use crate::kernel::{Result, load, read};
+use crate::task;
+
+/// `IPC_SEM_IDS`, ipc/util.h.
+pub(crate) const SEM: u64 = 0;
+/// `IPC_MSG_IDS`, ipc/util.h.
+pub(crate) const MSG: u64 = 1;
+/// Bits of an identifier that are the place in the table: `IPCMNI_SHIFT`, and `IPCMNI_EXTEND_SHIFT` on kernels that were
+/// started with `ipcmni_extend`.
+const INDEX_BITS: [u32; 2] = [15, 24];
+/// `XA_CHUNK_MASK`, include/linux/xarray.h.
+const SLOT: u64 = 63;
+/// Levels of a table of 24 bits.
+const LEVELS: u32 = 4;
+
+/// The `struct ipc_namespace` of the current task.
+#[inline(always)]
+pub(crate) fn namespace() -> *const u8 {
+    // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.nsproxy is a pointer to
+    // nsproxy, its ipc_ns one to ipc_namespace. A task that is ending has none: the kernel reads zero then.
+    unsafe {
+        let proxy: *const u8 = load(task::current(), offset!(task_nsproxy));
+        load(proxy, offset!(nsproxy_ipc))
+    }
+}
+
+/// The object of that kind and identifier in the current task's namespace; 0 if it is not found.
+#[inline(always)]
+pub(crate) fn find(kind: u64, id: u32) -> u64 {
+    for bits in INDEX_BITS {
+        let object = sysv_slot(kind, u64::from(id & ((1 << bits) - 1)));
+        if object != 0 && read::<u32>(object, offset!(ipc_perm_id)) == Ok(id) {
+            return object;
+        }
+    }
+    0
+}
+
+/// What stands at a place of a table; 0 if nothing does. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sysv_slot(kind: u64, index: u64) -> u64 {
+    look_up(kind & 3, index).unwrap_or(0)
+}
+
+/// The same: `idr_find`, lib/idr.c, lib/radix-tree.c.
+#[inline(always)]
+fn look_up(kind: u64, index: u64) -> Result<u64> {
+    let ids = namespace() as u64 + offset!(ipc_ids) as u64 + kind * offset!(ipc_ids_size) as u64;
+    let mut entry: u64 = read(ids, offset!(ipc_ids_root))?;
+    for _ in 0..LEVELS {
+        // xa_is_node()
+        if entry & 3 != 2 || entry <= 4096 {
+            break;
+        }
+        let node = entry - 2;
+        let shift: u8 = read(node, offset!(xa_node_shift))?;
+        let slot = index >> (shift & 63) & SLOT;
+        entry = read(node + slot * 8, offset!(xa_node_slots))?;
+    }
+    Ok(if entry & 3 == 0 { entry } else { 0 })
+}

@@ -1,0 +1,130 @@
+//! One process makes another run again. The kernel's record has both; what is left to do is to name the object.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ipctrace_common::wire::{self, channel_flag, wake_flag};
+use ipctrace_common::{Mechanism, Shape};
+
+use crate::model::{Channel, End, Proc, Wake, Why};
+
+use super::naming::file;
+
+/// Inode of the first IPC namespace (`PROC_IPC_INIT_INO`, include/linux/proc_ns.h), in which ids need no addition.
+const FIRST_NAMESPACE: u64 = 0xefff_ffff;
+/// What /proc appends to the path of a file that has been removed.
+const DELETED: &[u8] = b" (deleted)";
+
+/// What tells two places to wait at apart: mechanism, object, and where in it.
+type Place = (Mechanism, wire::Key, u64);
+
+/// Files and semaphores that processes wait at.
+#[derive(Debug, Default)]
+pub(super) struct Wakes {
+    /// Names of files with futexes in them.
+    names: HashMap<wire::Key, Option<Vec<u8>>>,
+    /// Channels in use.
+    channels: HashMap<Place, Arc<Channel>>,
+}
+
+impl Wakes {
+    /// A file with futexes in it has that name. No more than `limit` are kept.
+    pub(super) fn named(&mut self, record: &wire::Channel, name: &Bytes, limit: usize) {
+        if self.names.len() >= limit {
+            self.names.clear();
+        }
+        let name = file_name(record.header.flags, name);
+        if self.names.get(&record.key) != Some(&name) {
+            self.names.insert(record.key, name);
+            self.channels.retain(|(_, key, _), _| *key != record.key);
+        }
+    }
+
+    /// What happened. `waker` is `None` if it was not seen. `None`: the record claims what cannot be.
+    pub(super) fn event(
+        &mut self,
+        record: &wire::Wake,
+        waker: Option<Arc<Proc>>,
+        woken: Arc<Proc>,
+        limit: usize,
+    ) -> Option<Wake> {
+        let mechanism = Mechanism::from_wire(record.header.mechanism)?;
+        if mechanism.shape() != Shape::Wake {
+            return None;
+        }
+        let time = record.header.time;
+        let latency = match record.enter {
+            0 => None,
+            enter => Some(time.checked_sub(enter)?),
+        };
+        Some(Wake {
+            time,
+            mechanism,
+            channel: self.channel(mechanism, record, limit),
+            sender: waker.map_or(End::Unknown(Why::Lost), End::Known),
+            receiver: End::Known(woken),
+            latency,
+        })
+    }
+
+    fn channel(&mut self, mechanism: Mechanism, record: &wire::Wake, limit: usize) -> Arc<Channel> {
+        if self.channels.len() >= limit {
+            self.channels.clear();
+        }
+        let names = &self.names;
+        let channel = self.channels.entry((mechanism, record.key, record.detail)).or_insert_with(|| {
+            Arc::new(if mechanism == Mechanism::SysvSem {
+                Channel { id: semaphore_id(&record.key), name: semaphore_name(record) }
+            } else {
+                Channel { id: futex_id(record), name: names.get(&record.key).cloned().flatten() }
+            })
+        });
+        Arc::clone(channel)
+    }
+}
+
+/// `sysv_sem:3` as ipcs shows it; ids of other IPC namespaces than the first are told apart by its inode.
+fn semaphore_id(key: &wire::Key) -> String {
+    match key.space {
+        FIRST_NAMESPACE => format!("sysv_sem:{}", key.id),
+        other => format!("sysv_sem:{}@ipc:[{other}]", key.id),
+    }
+}
+
+/// The key that processes find the set by; private ones have none.
+fn semaphore_name(record: &wire::Wake) -> Option<Vec<u8>> {
+    let known = record.header.flags & wake_flag::KEY != 0 && record.detail != 0;
+    known.then(|| format!("{:#x}", record.detail as u32).into_bytes())
+}
+
+/// The file as lsof shows it, and where in it.
+fn futex_id(record: &wire::Wake) -> String {
+    let file = if record.header.flags & wake_flag::SYSV_SHM != 0 {
+        format!("futex:[sysv_shm:{}]", record.inode)
+    } else {
+        file("futex", record.key.space, record.inode)
+    };
+    format!("{file}+{:#x}", record.detail)
+}
+
+/// A path as /proc shows it, `memfd:name`, or none for memory without a name.
+fn file_name(flags: u16, name: &[u8]) -> Option<Vec<u8>> {
+    let pseudo = flags & channel_flag::PSEUDO != 0;
+    let name = super::intern::until_nul(name);
+    match name {
+        [] => None,
+        // Shared anonymous memory: the kernel's names for it say nothing.
+        b"dev/zero" | b"anon_hugepage" if pseudo => None,
+        // System V shared memory: `SYSV` and the key in eight digits, as ipcs has it; 0 is none.
+        [b'S', b'Y', b'S', b'V', key @ ..] if pseudo => {
+            let key = u32::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok()?;
+            (key != 0).then(|| format!("{key:#x}").into_bytes())
+        }
+        name if !pseudo && flags & channel_flag::DELETED != 0 => Some([name, DELETED].concat()),
+        name => Some(name.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
