@@ -172,6 +172,16 @@ offsets! {
     tcp_copied_seq = "tcp_sock.copied_seq";
     /// Sequence number of the next byte expected from the peer.
     tcp_rcv_nxt = "tcp_sock.rcv_nxt";
+    /// Where a UDP socket's receivers move its queue to.
+    udp_reader_queue = "udp_sock.reader_queue";
+    /// Last buffer of a queue; the one before another.
+    skb_prev = "sk_buff.prev";
+    /// Memory of a buffer.
+    skb_head = "sk_buff.head";
+    /// Where the header of the network layer begins in it.
+    skb_network_header = "sk_buff.network_header";
+    /// Where the header of the transport layer begins in it.
+    skb_transport_header = "sk_buff.transport_header";
     /// Next buffer in a queue.
     skb_next = "sk_buff.next";
     /// Length of a buffer.

@@ -42,11 +42,13 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::Pty.bit()
     | Mechanism::ProcessVm.bit()
     | Mechanism::Tcp.bit()
+    | UDP
     | Mechanism::PosixMq.bit()
     | Mechanism::SysvMsg.bit()
     | SHARED;
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const SIGNAL: u32 = Mechanism::Signal.bit();
+const UDP: u32 = Mechanism::Udp.bit();
 /// Mechanisms by which one task wakes another.
 const WAKE: u32 = Mechanism::of_shape(Shape::Wake);
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
@@ -62,6 +64,10 @@ hooks! {
     SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
+    /// Datagrams of internet sockets that reach the queue of their receiver.
+    SkDataReady, "sk_data_ready", "sk_data_ready", UDP, "UDP datagrams that reach their receiver's socket";
+    /// Datagrams of internet sockets that leave their sender.
+    NetDevQueue, "net_dev_queue", "net_dev_queue", UDP, "UDP datagrams that leave their sender's socket";
     /// What went out through sockets.
     SockSend, "sock_send", "sock_send_length", 0, "sends through io_uring, at the socket";
     /// What came in through sockets.

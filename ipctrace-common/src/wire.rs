@@ -32,6 +32,8 @@ kinds! {
     Process = 4;
     /// [`Handoff`]: a descriptor sent or received.
     Handoff = 5;
+    /// [`Datagram`]: a datagram of an internet socket on its way.
+    Datagram = 11;
     /// [`Share`]: a change in who shares memory.
     Share = 6;
     /// [`Touch`]: a page of shared memory touched for the first time.
@@ -133,9 +135,9 @@ impl Key {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ends {
-    /// Its own address; an IPv4 address as IPv6 maps it (`::ffff:a.b.c.d`). Zeros if it is bound to none.
+    /// Its own address; an IPv4 address as IPv6 maps it (`::ffff:a.b.c.d`). The unspecified one if it is bound to none.
     pub local: [u8; 16],
-    /// The address that it is connected to, likewise. Zeros if it is to none.
+    /// The address that it is connected to, likewise.
     pub remote: [u8; 16],
     /// Its own port.
     pub local_port: u16,
@@ -214,7 +216,8 @@ pub struct Op {
     /// messages for messages, calls for counters and terminals. A gap between records is a loss.
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
-    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`).
+    /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`). TCP: sequence
+    /// number. Receivers of UDP, without the flag: [`Datagram::data`] of what was next in the queue, 0 if it was empty.
     pub pos_enter: u64,
     /// The same once the lock was held.
     pub pos_locked: u64,
@@ -399,6 +402,49 @@ pub struct Handoff {
     pub object_mechanism: u32,
 }
 
+/// `flags` of a [`Datagram`].
+pub mod datagram {
+    /// It left the socket that sent it.
+    pub const SENT: u16 = 1;
+    /// It was put into the queue of the socket that is to receive it.
+    pub const ARRIVED: u16 = 2;
+    /// It was in that queue when the socket was first seen.
+    pub const QUEUED: u16 = 3;
+}
+
+/// A datagram of an internet socket at one point of its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Datagram {
+    /// `flags` is one of [`datagram`].
+    pub header: Header,
+    /// The current task; the sender if `enter` is not 0.
+    pub task: Task,
+    /// Address of the `struct sock`: the sender's if it was sent, else the receiver's.
+    pub sock: u64,
+    /// Inode of that socket; 0 if it has none.
+    pub inode: u64,
+    /// Beginning of the call in which it was sent, as in its [`Op`]; 0 if it left outside of the sender's call.
+    pub enter: u64,
+    /// Address of the data, which stays the same from socket to socket, and is used again later. 0 if the datagram was
+    /// gone before it could be looked at: nothing below is known then.
+    pub data: u64,
+    /// Where it comes from, as in [`Ends`].
+    pub from: [u8; 16],
+    /// Where it goes.
+    pub to: [u8; 16],
+    /// Port that it comes from.
+    pub from_port: u16,
+    /// Port that it goes to.
+    pub to_port: u16,
+    /// Length of the message.
+    pub len: u32,
+    /// Inode of the socket's network namespace.
+    pub netns: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
 /// `flags` of a [`Share`].
 pub mod share_event {
     /// It was mapped when tracing began.
@@ -518,6 +564,7 @@ pub struct Wake {
 }
 
 const _: () = {
+    assert!(size_of::<Datagram>() == 152);
     assert!(size_of::<Share>() == 160);
     assert!(size_of::<Touch>() == 88);
     assert!(size_of::<Header>() == 24);

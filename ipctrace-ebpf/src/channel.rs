@@ -11,7 +11,7 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, unix};
+use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -278,6 +278,9 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     let len = size_of::<wire::Channel>() + name_len;
     // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
     ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
+    if side.mechanism == Mechanism::Udp as u8 {
+        udp::tell_queued(side.object);
+    }
     Ok(true)
 }
 
@@ -302,9 +305,10 @@ pub(crate) fn queued(side: &Side) -> u64 {
         Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
         Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
         Some(Mechanism::Tcp) => inet::queued(side),
+        // Each is told of by itself: `udp::tell_queued`.
+        Some(Mechanism::Udp) => 0,
         Some(
-            Mechanism::Udp
-            | Mechanism::SysvShm
+            Mechanism::SysvShm
             | Mechanism::PosixShm
             | Mechanism::Memfd
             | Mechanism::SharedFile

@@ -176,7 +176,7 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
     } else if pipe::is_pipe(side.mechanism) {
         pipe::position(side.object, receive).unwrap_or(0)
     } else {
-        inet::sequence(side.object, receive).map_or(0, u64::from)
+        inet::inet_position(side.object, u32::from(receive))
     };
     Ended { before: before.unwrap_or(0), position, flags, time: ring::now() }
 }

@@ -11,7 +11,7 @@ use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read};
 use crate::object::is_on;
-use crate::{channel, ring};
+use crate::{channel, emit, ring, udp};
 
 const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
@@ -33,7 +33,8 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     if space == 0 {
         return Ok(());
     }
-    side.mechanism = if space & UDP == 0 { Mechanism::Tcp as u8 } else { Mechanism::Udp as u8 };
+    // Udp is Tcp + 1: without a branch the verifier has one path to follow.
+    side.mechanism = Mechanism::Tcp as u8 + (space >> UDP.trailing_zeros() & 1) as u8;
     side.object = sock;
     side.own_inode = read(inode, offset!(inode_ino))?;
     side.peer = 0;
@@ -41,8 +42,11 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.pos_enter = 0;
     side.pos_locked = 0;
     side.key = key(sock, space, side.receive != 0);
+    if space & UDP != 0 && side.receive != 0 {
+        side.pos_enter = udp::queue_front(sock);
+    }
     if space & (UDP | ALONE) == 0 {
-        side.pos_enter = u64::from(sequence(sock, side.receive != 0)?);
+        side.pos_enter = inet_position(sock, u32::from(side.receive));
         side.flags |= op_flag::POSITIONS;
     }
     Ok(())
@@ -51,7 +55,8 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
 /// The key of one direction.
 #[inline(always)]
 fn key(sock: u64, space: u64, receive: bool) -> Key {
-    if space & ALONE != 0 {
+    // Of datagrams that are sent the records of the datagrams themselves tell.
+    if space & ALONE != 0 || (space & UDP != 0 && !receive) {
         return Key { id: 0, space: 0 };
     }
     Key { id: sock, space: (space & !UDP) | if receive { Key::RECEIVES } else { 0 } }
@@ -110,12 +115,11 @@ pub(crate) fn ends(sock: u64, ends: &mut Ends) -> Result<()> {
     Ok(())
 }
 
-/// An IPv4 address as IPv6 maps it; zeros stay zeros.
+/// An IPv4 address as IPv6 maps it.
 #[inline(always)]
 pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
-    let mark = if a | b | c | d == 0 { 0 } else { 0xff };
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mark, mark, a, b, c, d]
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// Writes the ends of a socket where the name of a channel goes, and gives their length.
@@ -139,6 +143,13 @@ pub(crate) fn sequence(sock: u64, receive: bool) -> Result<u32> {
     if receive { read(sock, offset!(tcp_copied_seq)) } else { read(sock, offset!(tcp_write_seq)) }
 }
 
+/// [`sequence`], or 0. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inet_position(sock: u64, receive: u32) -> u64 {
+    sequence(sock, receive != 0).map_or(0, u64::from)
+}
+
 /// Bytes that have arrived and wait for a receiver; nothing for the other direction.
 #[inline(always)]
 pub(crate) fn queued(side: &Side) -> u64 {
@@ -151,20 +162,20 @@ pub(crate) fn queued(side: &Side) -> u64 {
     }
 }
 
-/// A call on a socket that was not connected when it began (a connection that was being made, `MSG_FASTOPEN`): if it is
-/// now, the call belongs to that connection.
+/// What is left to do where there is nothing to tell of a side: perhaps there is now.
 #[inline(always)]
-pub(crate) fn connected_meanwhile(tid: u32, call: &InFlight, index: usize, bytes: u64) {
+pub(crate) fn late(tid: u32, call: &InFlight, index: usize) {
     let side = &call.sides[index];
-    if side.mechanism == Mechanism::Tcp as u8 && side.key.id == 0 && bytes != 0 {
-        inet_connected(tid, index as u32, bytes);
+    if side.mechanism == Mechanism::Tcp as u8 && side.key.id == 0 && call.moved.bytes != 0 {
+        connected_meanwhile(tid, index as u32);
     }
 }
 
-/// The slow half of [`connected_meanwhile`]. The verifier looks at it by itself.
+/// Tells of a call on a socket that was not connected when it began (a connection that was being made, `MSG_FASTOPEN`):
+/// the call belongs to the connection that it is now. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn inet_connected(tid: u32, index: u32, bytes: u64) -> i32 {
+pub extern "C" fn connected_meanwhile(tid: u32, index: u32) -> i32 {
     let Some(call) = inflight::get(tid) else {
         return 0;
     };
@@ -178,6 +189,7 @@ pub extern "C" fn inet_connected(tid: u32, index: u32, bytes: u64) -> i32 {
         return 0;
     }
     side.key = key(side.object, space, side.receive != 0);
-    channel::open(tid, call, index, bytes);
+    channel::open(tid, call, index, call.moved.bytes);
+    emit::emit_slowly(tid, index as u32);
     0
 }

@@ -43,6 +43,7 @@ mod sysv;
 mod sysv_msg;
 mod sysv_sem;
 mod task;
+mod udp;
 mod unix;
 mod uring;
 mod uring_done;

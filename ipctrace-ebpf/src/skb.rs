@@ -2,6 +2,7 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 
 use crate::config::offset;
@@ -30,7 +31,8 @@ fn try_consume(buffer: u64, tid: u32) -> Result<()> {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
-    if call.sides[0].receive == 0 || !has_messages(call.sides[0].mechanism) {
+    let side = &call.sides[0];
+    if side.receive == 0 || !has_messages(side.mechanism) || side.mechanism == Mechanism::Udp as u8 {
         return Ok(());
     }
     let sock: u64 = read(buffer, offset!(skb_sk))?;

@@ -234,8 +234,26 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
         }
         None => return,
     }
-    one(tid, call, 0);
-    one(tid, call, 1);
+    one(tid, call);
+    if call.sides[1].mechanism != 0 {
+        second(tid);
+    }
+}
+
+/// The second side of a call between two descriptors. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn second(tid: u32) -> i32 {
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        let call = unsafe { &mut *call };
+        if prepare(call, 1) {
+            emit::emit_slowly(tid, 1);
+        } else {
+            inet::late(tid, call, 1);
+        }
+    }
+    0
 }
 
 /// The same for calls whose result is in the caller's memory. The verifier looks at it by itself.
@@ -291,21 +309,23 @@ pub(crate) fn plain(bytes: u64) -> Moved {
     }
 }
 
-/// Tells of one message, or one run of bytes, through one side, if there is anything to tell.
+/// Tells of one message, or one run of bytes, through the first side, if there is anything to tell.
 #[inline(always)]
-fn one(tid: u32, call: &mut InFlight, index: usize) {
-    inet::connected_meanwhile(tid, call, index, call.moved.bytes);
-    if prepare(call, index) {
-        emit::op(tid, call, index);
+fn one(tid: u32, call: &mut InFlight) {
+    if prepare(call, 0) {
+        emit::op(tid, call, 0);
+    } else {
+        inet::late(tid, call, 0);
     }
 }
 
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
 fn one_slowly(tid: u32, call: &mut InFlight) {
-    inet::connected_meanwhile(tid, call, 0, call.moved.bytes);
     if prepare(call, 0) {
         emit::emit_slowly(tid, 0);
+    } else {
+        inet::late(tid, call, 0);
     }
 }
 
@@ -328,12 +348,8 @@ pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
                 return false;
             }
         }
-    } else {
-        // SAFETY: a field of a valid entry; `inet::connected_meanwhile` may have written it through the map.
-        let id = unsafe { core::ptr::read_volatile(&raw const side.key.id) };
-        if moved.bytes == 0 || id == 0 {
-            return false;
-        }
+    } else if moved.bytes == 0 || side.key.id == 0 {
+        return false;
     }
     // Only datagrams go where an address says; where that is, the receiver's record tells.
     if receive || side.mechanism != Mechanism::UnixDgram as u8 || moved.address_len == 0 {
@@ -356,8 +372,8 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
         one_slowly(tid, call);
         return Ok(());
     }
-    if !receive {
-        return message::each::<SendOne>(tid, count).map(|_| ());
+    if !receive || call.sides[0].mechanism == Mechanism::Udp as u8 {
+        return message::each::<One>(tid, count).map(|_| ());
     }
     // Those before the last were told of when the next one was taken: [`crate::skb`].
     if call.index < count {
@@ -366,10 +382,10 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
     Ok(())
 }
 
-/// Tells of one message of sendmmsg.
-struct SendOne;
+/// Tells of one message of sendmmsg, or of recvmmsg where the messages themselves are told of otherwise.
+struct One;
 
-impl message::Visit for SendOne {
+impl message::Visit for One {
     #[inline(always)]
     fn visit(tid: u32, call: &mut InFlight, index: u32, bytes: u64) -> Result<()> {
         let user = call.user + u64::from(index) * MMSGHDR;

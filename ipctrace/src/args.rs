@@ -246,6 +246,9 @@ pub struct Report {
     /// Tell of every call by itself, also of small ones that follow each other at once
     #[arg(long)]
     pub every: bool,
+    /// Room for records between kernel and collector, rounded up to a power of two; more loses less in bursts
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub buffer: Option<u32>,
     /// Say more on stderr
     #[arg(short, long)]
     pub verbose: bool,

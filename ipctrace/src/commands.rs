@@ -95,7 +95,7 @@ pub fn begin(wish: Wish) -> Result<Session> {
         (args::Format::Text, View::Flows) => Box::new(Blocks::new(clock, TimeZone::system(), terminal)),
         (args::Format::Text, View::Screen) => Box::new(render::Screen::new(terminal, screen::Screen::size)),
     };
-    let tracer = Tracer::start(&plan, feedback)?;
+    let tracer = Tracer::start(&plan, reporting.buffer, feedback)?;
     for (hook, error) in tracer.failed_hooks() {
         log::warn!("without {}: {error}", hook.purpose());
     }

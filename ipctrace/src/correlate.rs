@@ -9,6 +9,7 @@ mod call;
 mod connection;
 mod context;
 mod counter;
+mod datagram;
 mod direct;
 mod handoff;
 mod intern;
@@ -50,6 +51,7 @@ use call::Call;
 use connection::Connections;
 use context::Context;
 use counter::Counter;
+use datagram::Datagrams;
 use handoff::Handoffs;
 use intern::Procs;
 use message::Messages;
@@ -98,6 +100,7 @@ pub struct Correlator {
     connections: Connections,
     locals: Locals,
     messages: Messages,
+    datagrams: Datagrams,
     queues: Queues,
     signals: Signals,
     handoffs: Handoffs,
@@ -136,6 +139,7 @@ impl Correlator {
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
+            datagrams: Datagrams::default(),
             queues: Queues::default(),
             signals: Signals::default(),
             handoffs: Handoffs::default(),
@@ -156,6 +160,7 @@ impl Correlator {
             Record::Signal(signal) => signal.header.time,
             Record::Process(process) => process.header.time,
             Record::Handoff(handoff) => handoff.header.time,
+            Record::Datagram(datagram) => datagram.header.time,
             Record::Share(share, _) => share.header.time,
             Record::Touch(touch) => touch.header.time,
             Record::Direct(direct) => direct.header.time,
@@ -168,6 +173,7 @@ impl Correlator {
             Record::Signal(signal) => self.signal(&signal, out),
             Record::Process(process) => self.process(&process, out),
             Record::Handoff(handoff) => self.handoff(*handoff, out),
+            Record::Datagram(datagram) => self.datagram(&datagram, out),
             Record::Share(share, name) => self.share(&share, &name, out),
             Record::Touch(touch) => {
                 let who = self.procs.intern(&touch.task, self.limits.processes);
@@ -192,6 +198,11 @@ impl Correlator {
             self.make_room(out);
             let Correlator { connections, streams, locals, .. } = self;
             return connections.opened(record, name, streams, locals, &mut context!(self, out));
+        }
+        if mechanism == Mechanism::Udp {
+            self.make_room(out);
+            self.datagrams.opened(record, name, &mut context!(self, out));
+            return Some(());
         }
         match mechanism.shape() {
             Shape::Stream => {
@@ -253,6 +264,11 @@ impl Correlator {
             let (fixed, call) = (*fixed, Call::new(op, who));
             let Correlator { connections, streams, .. } = self;
             connections.call(&fixed, call, streams, &mut context!(self, out));
+            return Some(());
+        }
+        if mechanism == Mechanism::Udp {
+            let Correlator { datagrams, locals, .. } = self;
+            datagrams.push(op, who, locals, &mut context!(self, out));
             return Some(());
         }
         match mechanism.shape() {
@@ -373,6 +389,13 @@ impl Correlator {
         Some(())
     }
 
+    fn datagram(&mut self, record: &wire::Datagram, out: &mut Vec<Event>) -> Option<()> {
+        self.make_room(out);
+        let who = (record.enter != 0).then(|| self.procs.intern(&record.task, self.limits.processes));
+        let Correlator { datagrams, locals, .. } = self;
+        datagrams.seen(record, who, locals, &mut context!(self, out))
+    }
+
     fn share(&mut self, record: &wire::Share, name: &[u8], out: &mut Vec<Event>) -> Option<()> {
         let who = self.procs.intern(&record.task, self.limits.processes);
         self.shared.push(record, name, &who, &mut context!(self, out))
@@ -422,6 +445,7 @@ impl Correlator {
             }
         }
         self.messages.tick(false, &mut context);
+        self.datagrams.tick(false, &mut self.locals, &mut context);
         self.queues.tick(&mut context);
         self.handoffs.join(false, &mut context);
     }
@@ -447,6 +471,7 @@ impl Correlator {
             terminal.finish(&mut context);
         }
         self.messages.finish(&mut context);
+        self.datagrams.finish(&mut self.locals, &mut context);
         self.queues.finish(&mut context);
         self.handoffs.finish(&mut context);
         self.signals.finish(&mut context);
@@ -479,6 +504,7 @@ impl Correlator {
             + self.counters.len()
             + self.messages.len()
             + self.connections.len()
+            + self.datagrams.len()
             + self.queues.len();
         if keys < self.limits.streams {
             return;
@@ -488,8 +514,9 @@ impl Correlator {
         let terminals = self.terminals.iter().map(|(key, terminal)| (terminal.used, *key));
         let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
+        let sockets = self.datagrams.ages().map(|(key, used)| (used, key));
         let mut ages: Vec<(u64, wire::Key)> =
-            streams.chain(counters).chain(terminals).chain(queues).chain(halves).collect();
+            streams.chain(counters).chain(terminals).chain(queues).chain(halves).chain(sockets).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -510,6 +537,7 @@ impl Correlator {
                     terminal.finish(&mut context);
                 }
                 self.messages.forget(key, &mut context);
+                self.datagrams.forget(key, &mut context);
                 self.queues.forget(key, &mut context);
                 self.forgotten.push(key);
             }

@@ -21,6 +21,8 @@ pub enum Record {
     Process(Box<wire::Process>),
     /// A descriptor passed.
     Handoff(Box<wire::Handoff>),
+    /// A datagram of an internet socket on its way.
+    Datagram(Box<wire::Datagram>),
     /// A change in who shares memory, and the name that came with it (empty: none): a path, or what the kernel calls it.
     Share(Box<wire::Share>, Bytes),
     /// A page of shared memory touched for the first time.
@@ -80,6 +82,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
         Kind::Direct => Record::Direct(Box::new(fixed(bytes)?.0)),
         Kind::Handoff => Record::Handoff(Box::new(fixed(bytes)?.0)),
+        Kind::Datagram => Record::Datagram(Box::new(fixed(bytes)?.0)),
         Kind::Share => {
             let (fixed, rest) = fixed::<wire::Share>(bytes)?;
             let (name, _) = tail(rest, fixed.name_len)?;

@@ -19,6 +19,7 @@ mod sysv_msg;
 mod sysv_sem;
 mod tcp;
 pub mod truth;
+mod udp;
 mod unix_dgram;
 mod unix_seqpacket;
 mod unix_stream;
@@ -53,6 +54,7 @@ pub const DEMOS: &[Demo] = &[
     unix_dgram::DEMO,
     unix_seqpacket::DEMO,
     tcp::DEMO,
+    udp::DEMO,
     fd_passing::DEMO,
     memory::SYSV_SHM,
     memory::POSIX_SHM,

@@ -86,7 +86,8 @@ impl Feedback {
             | Record::Share(..)
             | Record::Touch(_)
             | Record::Direct(_)
-            | Record::Wake(_) => false,
+            | Record::Wake(_)
+            | Record::Datagram(_) => false,
         };
         self.hidden += u64::from(hidden);
         hidden
@@ -103,6 +104,10 @@ impl Feedback {
         if receives && op.sender_inode != 0 && self.drawn_sockets.contains(&op.sender_inode)
             || !receives && self.emulators.contains(&op.task.tgid)
         {
+            // A message that is sent by address has no channel yet.
+            if op.key.id == 0 {
+                return !receives;
+            }
             self.drawn.insert(op.key);
         }
         if self.drawn.contains(&op.key) {
@@ -112,7 +117,9 @@ impl Feedback {
             if !self.readers.contains(&process) {
                 return self.channels.contains(&op.key);
             }
-            self.channels.insert(op.key);
+            if op.key.id != 0 {
+                self.channels.insert(op.key);
+            }
             return true;
         }
         if self.sockets.contains(&op.sender_inode) {

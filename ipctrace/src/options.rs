@@ -14,6 +14,7 @@ use crate::args::{Format, Report, Show, Top};
 use crate::cgroup::Hierarchy;
 use crate::filter::{Mechanisms, Selection};
 use crate::message;
+use crate::tracer::RING_BYTES;
 
 /// Seconds between refreshes, at least.
 const SHORTEST: f64 = 0.1;
@@ -84,6 +85,8 @@ pub struct Reporting {
     pub payload: u32,
     /// Whether every call is told of by itself.
     pub every: bool,
+    /// Room for records between kernel and collector, bytes: a power of two.
+    pub buffer: u32,
     /// Whether a summary was asked for.
     pub summary: bool,
     /// Whether to say more on stderr.
@@ -135,6 +138,7 @@ pub fn reporting(report: Report) -> Result<Reporting, Usage> {
         count: report.count,
         payload,
         every: report.every,
+        buffer: report.buffer.map_or(RING_BYTES, |kib| kib.next_power_of_two() << 10),
         summary: report.summary,
         verbose: report.verbose,
     })
@@ -153,6 +157,7 @@ pub fn refreshing(top: &Top) -> Result<(Reporting, Duration), Usage> {
         payload: None,
         summary: false,
         every: false,
+        buffer: None,
         verbose: top.verbose,
     })?;
     match Duration::try_from_secs_f64(top.interval) {

@@ -73,12 +73,13 @@ impl Intake {
 }
 
 impl Tracer {
-    /// Attaches the programs. From here on nothing is missed.
+    /// Attaches the programs. From here on nothing is missed, as long as the collector keeps up: `buffer` is the room in
+    /// bytes, a power of two, for records that it has not taken yet.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn start(plan: &Plan, feedback: Feedback) -> Result<Tracer> {
-        let mut attached = attach::attach(plan, RING_BYTES)?;
+    pub fn start(plan: &Plan, buffer: u32, feedback: Feedback) -> Result<Tracer> {
+        let mut attached = attach::attach(plan, buffer)?;
         attached.straddlers(&straddlers::find())?;
         if plan.config.mechanisms & Mechanism::of_shape(Shape::Shared) != 0
             && let Err(error) = attached.shared_memory()
@@ -118,12 +119,12 @@ impl Tracer {
         attached.runs.take(now, false, |record| intake.record(record, events));
         if now.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
             self.ticked = now;
-            self.tick(now, events)?;
+            self.tick(now, false, events)?;
         }
         Ok(taken == BATCH)
     }
 
-    fn tick(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
+    fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
         for (cause, count) in self.attached.losses()? {
             self.intake.correlator.lost(now, cause, count, events);
         }
@@ -133,7 +134,7 @@ impl Tracer {
             self.evicted = evicted;
         }
         if self.intake.correlator.wants_addresses()
-            && now.saturating_sub(self.gathered) >= GATHER.as_nanos() as u64
+            && (last || now.saturating_sub(self.gathered) >= GATHER.as_nanos() as u64)
         {
             self.gathered = now;
             self.intake.correlator.learn(addresses::of_this_host(), now);
@@ -152,7 +153,7 @@ impl Tracer {
         let now = now();
         let Tracer { attached, intake, .. } = self;
         attached.runs.take(now, true, |record| intake.record(record, events));
-        self.tick(now, events)?;
+        self.tick(now, true, events)?;
         self.intake.correlator.finish(now, events);
         Ok(())
     }

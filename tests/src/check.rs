@@ -230,7 +230,7 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
         let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();
         let separate = matches!(
             mechanism.as_str(),
-            "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg" | "eventfd"
+            "unix_dgram" | "unix_seqpacket" | "posix_mq" | "sysv_msg" | "eventfd" | "udp"
         );
         let counted = if mechanism == "eventfd" { "value" } else { "bytes" };
         let sum = rows.entry((mechanism, detail, from, to)).or_default();

@@ -14,10 +14,13 @@ mod signals;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 
-pub use compare::{Score, compare};
+pub use compare::{Score, compare, compare_after_loss};
 
 use crate::scenarios::actor;
 use crate::trace::{Scratch, Trace, said};
@@ -39,6 +42,38 @@ pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
     played?;
     let truth = account::read(report.path())?;
     compare(&truth, &lines).with_context(|| format!("seed {seed} with {operations} operations"))
+}
+
+/// Plays one seed while the collector, which has little room for records, is stopped again and again; compares what is left.
+///
+/// # Errors
+/// If the workload or the tracer fails, if nothing was lost, or with the differences.
+pub fn verify_with_losses(seed: u64, operations: u64) -> Result<Score> {
+    let trace = Trace::start(&["--buffer", "64", "--every"])?;
+    let on = trace.mechanisms()?;
+    let report = Scratch::new(".oracle");
+    let tracer = trace.pid();
+    let done = AtomicBool::new(false);
+    let played = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            while !done.load(Ordering::Relaxed) {
+                for (signal, least) in [(Signal::SIGSTOP, 20), (Signal::SIGCONT, 5)] {
+                    // It lives until it is told to end, below.
+                    let _ = kill(tracer, signal);
+                    std::thread::sleep(Duration::from_millis(rng.u64(least..least * 4)));
+                }
+            }
+        });
+        let played = play_apart(seed, operations, &on, report.path());
+        done.store(true, Ordering::Relaxed);
+        played
+    });
+    kill(tracer, Signal::SIGCONT)?;
+    let lines = trace.stop()?;
+    played?;
+    let truth = account::read(report.path())?;
+    compare_after_loss(&truth, &lines).with_context(|| format!("seed {seed} with {operations} operations"))
 }
 
 /// Plays a seed in processes of its own and waits for them.

@@ -17,6 +17,7 @@ mod streams;
 mod sysv_msg;
 mod sysv_sem;
 mod tcp;
+mod udp;
 mod uring;
 
 use std::fs;
@@ -61,6 +62,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     sysv_msg::SCENARIOS,
     sysv_sem::SCENARIOS,
     tcp::SCENARIOS,
+    udp::SCENARIOS,
 ];
 
 /// Those that begin before tracing does: [`verify_in_the_middle`].

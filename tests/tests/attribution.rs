@@ -128,6 +128,16 @@ cases! {
     tcp_while_others_are_busy
     tcp_between_namespaces
     tcp_equal_addresses_in_two_namespaces
+    udp_connected_and_by_address
+    udp_sendmmsg_and_recvmmsg
+    udp_by_read_and_write
+    udp_peeked_and_cut_short
+    udp_many_senders_one_receiver
+    udp_two_senders_share_a_socket
+    udp_dropped_ones_are_unread
+    udp_while_others_are_busy
+    udp_between_namespaces
+    udp_multicast_and_broadcast_in_namespaces
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod command;
 mod demo;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod workspace;
 
@@ -33,6 +34,8 @@ enum Task {
     Demo(demo::Arguments),
     /// Build and run `ipctrace` with these arguments, as root
     Run(run::Arguments),
+    /// Play workloads made from fresh seeds, which know their own truth, for as long as asked
+    Soak(soak::Arguments),
     /// Set up, then check the formatting, lint, and run all tests; the end-to-end tests as root
     Test(test::Arguments),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Run(arguments) => run::run(&arguments),
+        Task::Soak(arguments) => soak::soak(&arguments),
         Task::Test(arguments) => test::test(&arguments),
     };
     outcome.unwrap_or_else(|error| {

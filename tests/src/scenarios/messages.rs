@@ -22,7 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 const COUNT: usize = 12;
 
 /// Calls `sendmmsg` or `recvmmsg` on messages with these buffers.
-fn mmsg(socket: &OwnedFd, buffers: &mut [Vec<u8>], receive: bool) -> Result<Vec<u32>> {
+pub(super) fn mmsg(socket: &OwnedFd, buffers: &mut [Vec<u8>], receive: bool) -> Result<Vec<u32>> {
     let mut vectors: Vec<libc::iovec> = buffers
         .iter_mut()
         .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })

@@ -34,7 +34,8 @@ impl Side {
     }
 }
 
-fn ip(stage: &Stage, arguments: &str) -> Result<()> {
+/// Runs `ip`.
+pub(super) fn ip(stage: &Stage, arguments: &str) -> Result<()> {
     let status = Command::new("ip").args(arguments.split(' ')).status()?;
     stage.bereaved()?;
     ensure!(status.success(), "ip {arguments}: {status}");

@@ -118,7 +118,8 @@ fn messages_from_before_the_start_have_no_sender() {
         | Record::Share(..)
         | Record::Touch(_)
         | Record::Direct(_)
-        | Record::Wake(_)) => other,
+        | Record::Wake(_)
+        | Record::Datagram(_)) => other,
     };
     let events = correlate([channel(DGRAM, 2, 1, b""), send(2, 10, 50, (3, 4), 5), books(0), books(1)]);
     assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
@@ -161,7 +162,8 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
             | Record::Share(..)
             | Record::Touch(_)
             | Record::Direct(_)
-            | Record::Wake(_)) => other,
+            | Record::Wake(_)
+            | Record::Datagram(_)) => other,
         });
     let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
     opened.header.time = 15;

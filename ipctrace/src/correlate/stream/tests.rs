@@ -127,7 +127,8 @@ fn a_socket_at_an_address_used_again_is_another() {
         | Record::Share(..)
         | Record::Touch(_)
         | Record::Direct(_)
-        | Record::Wake(_) => record,
+        | Record::Wake(_)
+        | Record::Datagram(_) => record,
     };
     let events = correlate([
         with(unix(0), 0, 0),
