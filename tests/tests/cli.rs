@@ -426,3 +426,24 @@ fn reports_end_quietly_with_their_reader_and_say_when_the_disk_is_full() -> Resu
     }
     Ok(())
 }
+
+#[test]
+fn without_btf_it_says_what_to_do() -> Result<()> {
+    // In a mount namespace of its own, where the folder is empty.
+    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"";
+    let run = |arguments: &[&str]| -> Result<std::process::Output> {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(binary()?).args(arguments);
+        Ok(command.stdin(Stdio::null()).output()?)
+    };
+    if Command::new("unshare").args(["-m", "true"]).status().is_err() {
+        return skip("without_btf_it_says_what_to_do", "the command unshare (util-linux) is not installed");
+    }
+    let output = run(&["trace", "-d", "1"])?;
+    let message = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(message.contains("CONFIG_DEBUG_INFO_BTF") && message.lines().count() == 1, "{message}");
+    let doctor = run(&["doctor"])?;
+    assert_eq!(doctor.status.code(), Some(3), "{}", said(&doctor));
+    Ok(())
+}
