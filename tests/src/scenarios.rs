@@ -11,6 +11,7 @@ mod names;
 mod namespaces;
 mod posix_mq;
 mod process_vm;
+mod pty;
 mod signals;
 mod streams;
 mod sysv_msg;
@@ -53,6 +54,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     messages::SCENARIOS,
     names::SCENARIOS,
     process_vm::SCENARIOS,
+    pty::SCENARIOS,
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,

@@ -60,6 +60,10 @@ cases! {
     taken_by_pidfd_getfd
     passed_in_several_messages
     memory_of_a_child
+    terminal_both_ways_raw
+    terminal_with_two_programs
+    terminal_of_a_real_program
+    terminal_numbers_are_used_again
     memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
     eventfd_of_two_writers

@@ -399,6 +399,35 @@ fn ctrl_c_leaves_the_command_its_say() -> Result<()> {
 }
 
 #[test]
+fn reports_end_quietly_with_their_reader_and_say_when_the_disk_is_full() -> Result<()> {
+    for arguments in [["doctor"].as_slice(), &["demo", "--list"], &["demo", "pipe"], &["--help"]] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = Command::new(binary()?);
+        let output =
+            command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn()?;
+        let output = output.wait_with_output()?;
+        assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "{arguments:?}");
+    }
+    for arguments in [["doctor"].as_slice(), &["demo", "--list"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full")?;
+        let output = Command::new(binary()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()?
+            .wait_with_output()?;
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert_eq!(
+            said(&output),
+            "ipctrace: writing to standard output: No space left on device (os error 28)"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn without_btf_it_says_what_to_do() -> Result<()> {
     // In a mount namespace of its own, where the folder is empty.
     let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"";
