@@ -41,8 +41,8 @@ fn started_in_the_middle() -> Result<()> {
     };
     let channel = |wanted: &str| {
         let is = |line: &Truth| {
-            if let Truth::Named { channel, name } = line
-                && name == wanted
+            if let Truth::Share { channel, .. } = line
+                && channel.starts_with(wanted)
             {
                 Some(channel.clone())
             } else {
@@ -52,14 +52,14 @@ fn started_in_the_middle() -> Result<()> {
         truth.iter().find_map(is).with_context(|| format!("no {wanted}"))
     };
     let (stage, writer, reader) = (pid("stage")?, pid("writer")?, pid("reader")?);
-    assert_eq!(flows(&lines, &channel("file")?), [(writer, reader, 8192)], "the reader cannot write");
+    assert_eq!(flows(&lines, &channel("memfd:")?), [(writer, reader, 8192)], "the reader cannot write");
     let mut all: Vec<_> = [stage, writer, reader]
         .iter()
         .flat_map(|from| [stage, writer, reader].map(|to| (*from, to, 4096)))
         .filter(|(from, to, _)| from != to)
         .collect();
     all.sort_unstable();
-    assert_eq!(flows(&lines, &channel("segment")?), all);
+    assert_eq!(flows(&lines, &channel("sysv_shm:")?), all);
     for line in lines.iter().filter(|line| line["type"] == "flow") {
         for (side, name) in [(writer, "writer"), (reader, "reader"), (stage, "stage")] {
             for end in ["sender", "receiver"] {

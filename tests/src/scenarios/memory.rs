@@ -416,7 +416,6 @@ fn before_start(stage: &Stage) -> Result<()> {
     let id = Segment::get(key, IPC_CREAT | 0o600)?;
     let segment = Segment::attach(id, 0)?;
     let sysv = format!("sysv_shm:{id}");
-    stage.tell(&Truth::Named { channel: sysv.clone(), name: "segment".to_owned() })?;
     let ended = stage.child("ended", |_| Memory::of(&file, PAGE, WRITE).map(|memory| memory.write(9)))?;
     // The trace does not see it end: that is not told.
     ensure!(nix::sys::wait::waitpid(ended, None)? == WaitStatus::Exited(ended, 0));
@@ -441,7 +440,7 @@ fn before_start(stage: &Stage) -> Result<()> {
         stage.shared_sized(&sysv, "detach rw", PAGE)
     })?;
     stage.wait_for(0, 2)?;
-    stage.tell(&Truth::Named { channel: channel.clone(), name: "file".to_owned() })?;
+    stage.tell(&Truth::Named { channel: channel.clone(), name: "memfd:early".to_owned() })?;
     super::middle(stage)?;
     stage.raise(2);
     stage.reap(&[writer, reader])?;
