@@ -278,6 +278,30 @@ offsets! {
     eventfd_flags = "eventfd_ctx.flags";
     /// Number of an event counter.
     eventfd_id = "eventfd_ctx.id";
+    /// Device number of a special file.
+    inode_rdev = "inode.i_rdev";
+    /// Terminal of an open file.
+    tty_file_tty = "tty_file_private.tty";
+    /// Driver of a terminal.
+    tty_driver = "tty_struct.driver";
+    /// Major device number of a driver's terminals.
+    tty_driver_major = "tty_driver.major";
+    /// The other side of a pseudoterminal.
+    tty_link = "tty_struct.link";
+    /// Number of a terminal.
+    tty_index = "tty_struct.index";
+    /// Output settings of a terminal.
+    tty_oflag = "tty_struct.termios.c_oflag";
+    /// Local settings of a terminal.
+    tty_lflag = "tty_struct.termios.c_lflag";
+    /// Line discipline of a terminal.
+    tty_line = "tty_struct.termios.c_line";
+    /// State of that line discipline.
+    tty_disc_data = "tty_struct.disc_data";
+    /// Bytes ever put into the buffer to be read.
+    n_tty_read_head = "n_tty_data.read_head";
+    /// Bytes ever read from it.
+    n_tty_read_tail = "n_tty_data.read_tail";
     /// Ids of a thread.
     task_thread_pid = "task_struct.thread_pid";
     /// Where a thread stands in the lists of its ids.

@@ -39,6 +39,7 @@ const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
     | Mechanism::Eventfd.bit()
+    | Mechanism::Pty.bit()
     | Mechanism::ProcessVm.bit()
     | Mechanism::Tcp.bit()
     | UDP

@@ -12,6 +12,8 @@ pub enum Shape {
     Queue,
     /// A counter that a reader takes and clears (eventfd).
     Counter,
+    /// A line discipline between writer and reader, which adds and removes bytes (pseudoterminals).
+    Terminal,
     /// Memory that several processes map: who can write and who can read.
     Shared,
     /// One process makes others run again: waker and woken.
@@ -94,7 +96,7 @@ mechanisms! {
     /// Event counters, eventfd(2).
     Eventfd = 17, "eventfd", "eventfd", Counter;
     /// Pseudoterminals, pty(7).
-    Pty = 18, "pty", "pty", Stream;
+    Pty = 18, "pty", "pty", Terminal;
     /// process_vm_readv(2) and process_vm_writev(2).
     ProcessVm = 19, "process_vm", "process_vm", Direct;
     /// Signals, signal(7).

@@ -119,6 +119,8 @@ classes! {
     Semctl = 63;
     /// `(futex_waitv[], count, flags, timeout, clock)`: futex_waitv.
     FutexWaitv = 64;
+    /// `(dirfd, path, how, size)`: openat2.
+    Openat2 = 65;
 }
 
 /// Size of the table from system call number to class: a power of two above every number in use.

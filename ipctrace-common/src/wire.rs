@@ -91,7 +91,8 @@ pub struct Task {
 /// Internet sockets have no way from one end to the other, so that each direction has a key at each end: `(address of
 /// the struct sock, Key::SOCKET | Key::RECEIVES or 0 | local port << 16 | remote port)`, the ports for TCP alone.
 ///
-/// Event counters: `(address of the struct eventfd_ctx, 1 << 61)`.
+/// Event counters: `(address of the struct eventfd_ctx, 1 << 61)`. Terminals:
+/// `(address of the slave's struct tty_struct, 1 << 60 | direction)`.
 #[derive(
     Clone,
     Copy,
@@ -120,6 +121,9 @@ impl Key {
     pub const SOCKET: u64 = 1 << 63;
     /// `space` of a key whose `id` is the address of an event counter (`struct eventfd_ctx`).
     pub const EVENTFD: u64 = 1 << 61;
+    /// `space` of a key whose `id` is the address of the slave of a pseudoterminal; with the lowest bit what goes to the
+    /// screen, without it what goes to the program.
+    pub const TERMINAL: u64 = 1 << 60;
     /// `space` of a key whose `id` is the identifier of a System V message queue, but for the number of its IPC
     /// namespace.
     pub const SYSV_MSG: u64 = 1 << 61 | (crate::Mechanism::SysvMsg as u64) << 32;
@@ -165,7 +169,7 @@ pub mod op_flag {
     /// Another process was, or may have been, in a call on the same side of the channel when this one began or when it ended.
     /// Not told of pipes and FIFOs, whose positions tell more.
     pub const OVERLAPS: u16 = 1 << 10;
-    /// `detail` is valid, for event counters: elsewhere the mechanism alone says whether there is one.
+    /// `detail` is valid, for event counters and terminals: elsewhere the mechanism alone says whether there is one.
     pub const DETAIL: u16 = 1 << 8;
     /// A descriptor that its receiver took itself, from `owner`.
     pub const GETFD: u16 = 1 << 9;
@@ -209,7 +213,7 @@ pub struct Op {
     /// Messages: whole length of the message as sent, of which `bytes` were received.
     pub message_len: u64,
     /// What had been moved through this end of the channel before, as the kernel's books have it: bytes for streams,
-    /// messages for messages, calls for counters. A gap between records is a loss.
+    /// messages for messages, calls for counters and terminals. A gap between records is a loss.
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
     /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`). TCP: sequence
@@ -224,13 +228,16 @@ pub struct Op {
     /// Sockets: inode of the sending socket; 0 if it has none (closed) or unknown.
     pub sender_inode: u64,
     /// Sockets: inode of the receiving socket; 0 if it has none yet (not accepted) or unknown. Internet sockets: that of the
-    /// caller's own, whichever end it is. Event counters: their number plus 1.
+    /// caller's own, whichever end it is. Event counters and terminals: their number
+    /// plus 1.
     pub receiver_inode: u64,
     /// What the mechanism says of the message besides: priority of a POSIX message (-1: not known), type of a System V message, value of
-    /// an eventfd. 0 where there is none.
+    /// an eventfd. Terminals: of a write how many bytes it is expected to be at the other end, of a read how many it left
+    /// there. 0 where there is none.
     pub detail: i64,
     /// Digest of the message's beginning ([`crate::digest`]), by which a receiver's record is joined to its sender's where
     /// the kernel shows nothing better; 0 if none was taken.
+    /// Terminals: how many bytes are expected to be echoed.
     pub digest: u64,
     /// Calls that this record stands for (`sendmmsg` on a stream: its messages).
     pub messages: u32,
@@ -383,7 +390,7 @@ pub struct Handoff {
     pub receiver_inode: u64,
     /// Address of the `struct file` passed: the same in the sender's and the receiver's table.
     pub file: u64,
-    /// The object behind it: inode, or number of an event counter.
+    /// The object behind it: inode, or number of an event counter or a terminal.
     pub object_inode: u64,
     /// The device of that object's file system.
     pub object_device: u64,

@@ -11,7 +11,7 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{eventfd, inet, object, pipe, posix_mq, ring, sysv_msg, task, udp, unix};
+use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -301,6 +301,7 @@ pub(crate) fn queued(side: &Side) -> u64 {
             unix::queued(owner, has_messages(side.mechanism))
         }
         Some(Mechanism::Eventfd) => eventfd::queued(side.object),
+        Some(Mechanism::Pty) => pty::queued(side.object),
         Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
         Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
         Some(Mechanism::Tcp) => inet::queued(side),
@@ -314,7 +315,6 @@ pub(crate) fn queued(side: &Side) -> u64 {
             | Mechanism::SharedAnon
             | Mechanism::SysvSem
             | Mechanism::Futex
-            | Mechanism::Pty
             | Mechanism::ProcessVm
             | Mechanism::Signal,
         )

@@ -23,7 +23,8 @@ static OP_DESK: PerCpuArray<Long> = PerCpuArray::with_max_entries(1, 0);
 /// What a mechanism's books count.
 #[inline(always)]
 fn amount(mechanism: u8, bytes: u64) -> u64 {
-    if has_messages(mechanism) || mechanism == Mechanism::Eventfd as u8 { 1 } else { bytes }
+    const CALLS: u32 = Mechanism::Eventfd.bit() | Mechanism::Pty.bit();
+    if has_messages(mechanism) || CALLS >> (mechanism & 31) & 1 != 0 { 1 } else { bytes }
 }
 
 /// Whether the mechanism keeps messages apart.

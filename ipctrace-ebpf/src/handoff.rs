@@ -178,13 +178,14 @@ unsafe fn fill(record: *mut wire::Handoff, file: u64, fd: u32) {
     }
     let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
     let super_block: u64 = read(inode, offset!(inode_sb)).unwrap_or(0);
-    let is_counter = object.mechanism == Mechanism::Eventfd as u8;
+    const NUMBERED: u32 = Mechanism::Eventfd.bit() | Mechanism::Pty.bit();
+    let is_numbered = NUMBERED >> (object.mechanism & 31) & 1 != 0;
     // SAFETY: valid by contract.
     unsafe {
         task::describe_current(&raw mut (*record).task);
         (*record).file = file;
         (*record).object_inode =
-            if is_counter { object.own_inode - 1 } else { read(inode, offset!(inode_ino)).unwrap_or(0) };
+            if is_numbered { object.own_inode - 1 } else { read(inode, offset!(inode_ino)).unwrap_or(0) };
         (*record).object_device = u64::from(read::<u32>(super_block, offset!(sb_dev)).unwrap_or(0));
         (*record).object_peer_inode = object.peer_inode;
         (*record).fd = fd as i32;

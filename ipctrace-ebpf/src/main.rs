@@ -28,6 +28,7 @@ mod pipe;
 mod posix_mq;
 mod process;
 mod process_vm;
+mod pty;
 mod queue;
 mod repeat;
 mod ring;

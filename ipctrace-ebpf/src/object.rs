@@ -6,12 +6,13 @@ use ipctrace_common::wire::op_flag;
 use crate::config::{mechanisms, offset};
 use crate::inflight::{Last, Side};
 use crate::kernel::{Result, load, read};
-use crate::{eventfd, inet, pipe, task, unix};
+use crate::{eventfd, inet, pipe, pty, task, unix};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
 const S_IFSOCK: u16 = 0o140_000;
 const S_IFREG: u16 = 0o100_000;
+const S_IFCHR: u16 = 0o020_000;
 /// Of no type: anonymous inodes before Linux 6.16, since when they are regular files.
 const S_IFNONE: u16 = 0;
 const AF_UNIX: u16 = 1;
@@ -86,6 +87,7 @@ impl Found {
         match self.mode & S_IFMT {
             S_IFIFO | S_IFSOCK => true,
             S_IFREG | S_IFNONE => self.file != 0 && eventfd::is_one(self.file),
+            S_IFCHR => pty::is_one(self.inode),
             _ => false,
         }
     }
@@ -143,6 +145,10 @@ pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side
         S_IFREG | S_IFNONE => {
             side.last.file = 0;
             eventfd::describe(file, side)
+        }
+        S_IFCHR => {
+            side.last.file = 0;
+            pty::describe(file, inode, side)
         }
         _ => Ok(()),
     }

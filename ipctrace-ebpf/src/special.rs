@@ -10,7 +10,7 @@ use ipctrace_common::syscall::Special;
 
 use crate::kernel::Result;
 use crate::syscall::argument;
-use crate::{eventfd, futex, handoff, memory, process_vm, queue, sysv_sem};
+use crate::{eventfd, futex, handoff, memory, process_vm, pty, queue, sysv_sem};
 
 /// The six arguments of the call that is being looked at.
 #[map]
@@ -94,7 +94,7 @@ pub extern "C" fn special_entered(tid: u32, special: u32) -> i32 {
         Some(Special::ProcessVmReadv | Special::ProcessVmWritev) => {
             process_vm::process_vm_entered(tid);
         }
-        Some(Special::PidfdGetfd) => {}
+        Some(Special::PidfdGetfd | Special::Openat2) => {}
         None => {}
     }
     0
@@ -114,9 +114,7 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
             | Special::Mprotect
             | Special::MemfdCreate
             | Special::Unlink
-            | Special::Unlinkat
-            | Special::Openat
-            | Special::Open,
+            | Special::Unlinkat,
         ) => {
             memory::memory_exited(tid, special, returned);
         }
@@ -147,6 +145,13 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
         }
         Some(Special::ProcessVmWritev) => {
             process_vm::process_vm_exited(tid, process_vm::WRITE, returned);
+        }
+        Some(Special::Openat | Special::Open) => {
+            memory::memory_exited(tid, special, returned);
+            pty::opened(returned);
+        }
+        Some(Special::Openat2) => {
+            pty::opened(returned);
         }
         Some(Special::PidfdGetfd) => {
             handoff::taken_over(returned);

@@ -13,7 +13,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, eventfd, inet, ring, syscall};
+use crate::{channel, eventfd, inet, pty, ring, syscall};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -99,6 +99,12 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
         return Ok(());
     }
     let known = channel::books(&call.sides[0].key).is_some();
+    if call.sides[0].mechanism == Mechanism::Pty as u8 {
+        channel::open(tid, call, 0, if receive { returned } else { 0 });
+        pty::pty_expected(tid);
+        emit::emit_slowly(tid, 0);
+        return Ok(());
+    }
     channel::open(
         tid,
         call,

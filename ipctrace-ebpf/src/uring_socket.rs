@@ -93,6 +93,8 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     call.taken = taken;
     call.moved = syscall::plain(returned as u64);
     call.active = 1;
+    channel::arrive(&mut call.sides[0], (ids >> 32) as u32);
+    channel::left(tid);
     if syscall::prepare(call, 0) {
         emit::emit_plain(tid, 0);
     }

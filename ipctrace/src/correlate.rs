@@ -4,6 +4,7 @@
 //! module serves one [`Shape`]; `docs/architecture.md` has the rules.
 
 mod address;
+mod books;
 mod call;
 mod connection;
 mod context;
@@ -25,6 +26,7 @@ mod shared;
 mod signal;
 mod stream;
 mod take;
+mod terminal;
 mod wake;
 
 #[cfg(test)]
@@ -57,6 +59,7 @@ use queue::Queues;
 use shared::Shared;
 use signal::Signals;
 use stream::Stream;
+use terminal::Terminal;
 use wake::Wakes;
 
 /// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
@@ -93,6 +96,7 @@ pub struct Correlator {
     procs: Procs,
     streams: HashMap<wire::Key, Stream>,
     counters: HashMap<wire::Key, Counter>,
+    terminals: HashMap<wire::Key, Terminal>,
     connections: Connections,
     locals: Locals,
     messages: Messages,
@@ -131,6 +135,7 @@ impl Correlator {
             procs: Procs::default(),
             streams: HashMap::new(),
             counters: HashMap::new(),
+            terminals: HashMap::new(),
             connections: Connections::default(),
             locals: Locals::default(),
             messages: Messages::default(),
@@ -232,6 +237,14 @@ impl Correlator {
                 }
                 Some(())
             }
+            Shape::Terminal => {
+                self.make_room(out);
+                let now = self.now;
+                let terminal =
+                    self.terminals.entry(record.key).or_insert_with(|| Terminal::new(record.key, now));
+                terminal.opened(record, &mut context!(self, out));
+                Some(())
+            }
             Shape::Wake => {
                 self.wakes.named(record, name, self.limits.streams);
                 Some(())
@@ -287,6 +300,23 @@ impl Correlator {
             Shape::Queue => {
                 self.make_room(out);
                 self.queues.push(mechanism, op, who, &mut context!(self, out));
+                Some(())
+            }
+            Shape::Terminal => {
+                self.make_room(out);
+                let (key, now) = (fixed.key, self.now);
+                let (echo, enter, time) = (fixed.digest, fixed.enter, fixed.header.time);
+                if echo > LARGEST {
+                    return None;
+                }
+                let screen = wire::Key { space: key.space | 1, ..key };
+                if key != screen && fixed.header.flags & op_flag::RECEIVE == 0 && echo > 0 {
+                    let terminal = self.terminals.entry(screen).or_insert_with(|| Terminal::new(screen, now));
+                    terminal.echo(echo, enter, time, &mut context!(self, out));
+                }
+                let terminal = self.terminals.entry(key).or_insert_with(|| Terminal::new(key, now));
+                terminal.used = now;
+                terminal.call(op, who, &mut context!(self, out));
                 Some(())
             }
             Shape::Shared | Shape::Wake | Shape::Direct | Shape::Signal => None,
@@ -404,6 +434,11 @@ impl Correlator {
                 stream.settle(false, &mut context);
             }
         }
+        for terminal in self.terminals.values_mut() {
+            if terminal.waits() {
+                terminal.settle(false, &mut context);
+            }
+        }
         for counter in self.counters.values_mut() {
             if counter.waits() {
                 counter.settle(false, &mut context);
@@ -429,6 +464,11 @@ impl Correlator {
         counters.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut counter) in counters {
             counter.finish(&mut context);
+        }
+        let mut terminals: Vec<(wire::Key, Terminal)> = self.terminals.drain().collect();
+        terminals.sort_unstable_by_key(|(key, _)| *key);
+        for (_, mut terminal) in terminals {
+            terminal.finish(&mut context);
         }
         self.messages.finish(&mut context);
         self.datagrams.finish(&mut self.locals, &mut context);
@@ -471,11 +511,12 @@ impl Correlator {
         }
         let streams = self.streams.iter().map(|(key, stream)| (stream.used, *key));
         let counters = self.counters.iter().map(|(key, counter)| (counter.used, *key));
+        let terminals = self.terminals.iter().map(|(key, terminal)| (terminal.used, *key));
         let queues = self.messages.ages().chain(self.queues.ages()).map(|(key, used)| (used, key));
         let halves = self.connections.ages().map(|(key, used)| (used, key));
         let sockets = self.datagrams.ages().map(|(key, used)| (used, key));
         let mut ages: Vec<(u64, wire::Key)> =
-            streams.chain(counters).chain(queues).chain(halves).chain(sockets).collect();
+            streams.chain(counters).chain(terminals).chain(queues).chain(halves).chain(sockets).collect();
         let part = (ages.len() / 8).max(1).min(ages.len());
         if part < ages.len() {
             ages.select_nth_unstable(part);
@@ -491,6 +532,10 @@ impl Correlator {
                 counter.finish(&mut context);
             }
             if !self.connections.forget(key, &mut self.forgotten, &mut context) {
+                if let Some(mut terminal) = self.terminals.remove(&key) {
+                    *context.evicted += terminal.holds();
+                    terminal.finish(&mut context);
+                }
                 self.messages.forget(key, &mut context);
                 self.datagrams.forget(key, &mut context);
                 self.queues.forget(key, &mut context);

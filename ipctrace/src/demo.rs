@@ -12,6 +12,7 @@ mod memory;
 mod pipe;
 mod posix_mq;
 mod process_vm;
+mod pty;
 mod signals;
 pub mod stage;
 mod sysv_msg;
@@ -62,6 +63,7 @@ pub const DEMOS: &[Demo] = &[
     memory::SHARED_ANON,
     eventfd::DEMO,
     process_vm::DEMO,
+    pty::DEMO,
     signals::DEMO,
     io_uring::DEMO,
     posix_mq::DEMO,

@@ -28,6 +28,8 @@ pub struct Feedback {
     sockets: HashSet<u64>,
     /// Processes, `(pid, start)`, that read our output.
     readers: HashSet<(u32, u64)>,
+    /// Terminals that our output goes to, by their index in /dev/pts.
+    terminals: HashSet<u64>,
     /// Processes, by pid, that show the terminal that our output goes to.
     emulators: HashSet<u32>,
     /// Channels that those write to.
@@ -67,13 +69,16 @@ impl Feedback {
         log::debug!("our terminal is shown by {:?}", found.processes);
         self.emulators = found.processes;
         self.drawn_sockets = found.sockets;
+        self.terminals = found.terminals;
         self.emulators.remove(&std::process::id());
     }
 
     /// Whether the record is to be left out.
     pub fn hides(&mut self, record: &Record) -> bool {
         let hidden = match record {
+            Record::Op(op) if self.is_our_screen(&op.fixed.key, op.fixed.receiver_inode) => true,
             Record::Op(op) => self.hides_op(&op.fixed),
+            Record::Channel(channel, _) if self.is_our_screen(&channel.key, channel.receiver_inode) => true,
             Record::Channel(channel, _) => self.is_ours(&channel.key),
             Record::Handoff(handoff) => self.is_ours(&handoff.key),
             Record::Signal(_)
@@ -125,6 +130,11 @@ impl Feedback {
             self.readers.insert(process);
         }
         hidden
+    }
+
+    /// Whether this is what goes to the screen of a terminal that shows our output.
+    fn is_our_screen(&self, key: &Key, number: u64) -> bool {
+        key.space == Key::TERMINAL | 1 && self.terminals.contains(&number.wrapping_sub(1))
     }
 
     /// How many records were left out.

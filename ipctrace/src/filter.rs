@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ipctrace_common::Mechanism;
+use ipctrace_common::{Mechanism, Shape};
 
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::model::{End, Event, Flow, Proc};
@@ -122,10 +122,13 @@ impl Filter {
             }
             Event::Wake(wake) => self.mechanism(wake.mechanism) && self.ends([&wake.sender, &wake.receiver]),
             Event::Handoff(handoff) => {
-                // By pidfd_getfd(2) it goes over no mechanism: it is shown unless some were asked for.
+                // By pidfd_getfd(2) it goes over no mechanism: it is shown unless some were asked for. Memory does not
+                // count: demos leave it out because their processes keep order by it.
                 let wanted = match Mechanism::from_name(handoff.via) {
                     Some(mechanism) => self.mechanism(mechanism),
-                    None => self.selection.mechanisms == Mechanisms::all(),
+                    None => Mechanism::ALL
+                        .iter()
+                        .all(|mechanism| mechanism.shape() == Shape::Shared || self.mechanism(*mechanism)),
                 };
                 wanted && self.ends([&handoff.sender, &handoff.receiver])
             }

@@ -24,6 +24,7 @@ pub mod runs;
 pub mod screen;
 pub mod session;
 pub mod stderr;
+pub mod stdout;
 pub mod straddlers;
 pub mod terminal;
 pub mod top;

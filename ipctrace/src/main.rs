@@ -7,7 +7,7 @@ use ipctrace::args::{Cli, Command};
 use ipctrace::commands::{self, EXIT_IMPOSSIBLE};
 use ipctrace::demo;
 use ipctrace::options::{EXIT_USAGE, Usage};
-use ipctrace::stderr;
+use ipctrace::{stderr, stdout};
 
 fn main() -> ExitCode {
     let command = Cli::parse().into_command();
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(dispatch(command)));
     outcome.unwrap_or_else(|error| {
+        if matches!(error.downcast_ref(), Some(stdout::Failed::ReaderGone)) {
+            return ExitCode::SUCCESS;
+        }
         log::error!("{}", ipctrace::message::chain(error.as_ref()));
         ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_IMPOSSIBLE })
     })

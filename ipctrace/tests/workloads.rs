@@ -171,6 +171,13 @@ fn eventfd() -> Result<()> {
 }
 
 #[test]
+fn pty() -> Result<()> {
+    // 16 bytes typed and 17 echoed, 23 answered, and 2800 and 1530 raw.
+    let design = Totals { bytes: 4386, ends: 3, channels: 1, ..Totals::default() };
+    holds("pty", &["stage", "program", "other", "terminal"], &design)
+}
+
+#[test]
 fn process_vm() -> Result<()> {
     let design = Totals { bytes: 70_321, ends: 2, channels: 1, ..Totals::default() };
     holds("process_vm", &["stage", "target", "caller"], &design)
@@ -302,6 +309,7 @@ fn every_demo_has_a_test() {
         "shared_anon",
         "eventfd",
         "process_vm",
+        "pty",
         "signals",
         "io_uring",
         "posix_mq",

@@ -29,26 +29,32 @@ impl Amount {
     }
 }
 
-/// The processes of a workload: pid to name.
-pub type Members = HashMap<u64, String>;
+/// The processes of a workload: names by pid, several where a pid was used again.
+pub type Members = HashMap<u64, Vec<String>>;
 
 /// Who took part.
 pub fn members(truth: &[Truth]) -> Members {
-    truth
-        .iter()
-        .filter_map(|truth| match truth {
-            Truth::Member { pid, name, .. } => Some((u64::from(*pid), name.clone())),
-            Truth::Sent { .. }
-            | Truth::Transfer { .. }
-            | Truth::Units { .. }
-            | Truth::Named { .. }
-            | Truth::Signal { .. }
-            | Truth::Share { .. }
-            | Truth::Evidence { .. }
-            | Truth::Handoff { .. }
-            | Truth::Wake { .. } => None,
-        })
-        .collect()
+    let mut members = Members::new();
+    for truth in truth {
+        if let Truth::Member { pid, name, .. } = truth {
+            members.entry(u64::from(*pid)).or_default().push(name.clone());
+        }
+    }
+    members
+}
+
+/// A process: its pid, with its name where that alone tells it from another.
+fn label(pid: u64, name: &str, members: &Members) -> String {
+    if members.get(&pid).is_some_and(|names| names.len() > 1) {
+        format!("{pid} {name}")
+    } else {
+        pid.to_string()
+    }
+}
+
+/// The pid of a process that stands in a row.
+fn pid_of(who: &str) -> Option<u64> {
+    who.split(' ').next()?.parse().ok()
 }
 
 /// Holds the trace to the truth: all of it, nothing else between these processes, and every name right.
@@ -57,7 +63,7 @@ pub fn members(truth: &[Truth]) -> Members {
 /// With all differences, one a line.
 pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
     let members = members(truth);
-    let done = done(truth);
+    let done = done(truth, &members);
     ensure!(!done.is_empty(), "the workload did nothing: there is nothing to compare");
     let end = lines.last().map(|line| &line["lost"]);
     ensure!(
@@ -65,7 +71,8 @@ pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
         "the tracer lost something: {end:?}"
     );
     let known: Vec<&String> = done.keys().map(|row| &row.1).filter(|detail| !detail.is_empty()).collect();
-    let traced = traced(lines, &members, &known)?;
+    let tells_of_pty = done.keys().any(|row| row.0 == "pty");
+    let traced = traced(lines, &members, &known, tells_of_pty)?;
     let mut differences = String::new();
     let rows: std::collections::BTreeSet<&Row> = done.keys().chain(traced.keys()).collect();
     for row in rows {
@@ -88,15 +95,15 @@ pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
     bail!("the trace differs from what was done; processes {members:?}\n{differences}");
 }
 
-fn done(truth: &[Truth]) -> BTreeMap<Row, Amount> {
+fn done(truth: &[Truth], members: &Members) -> BTreeMap<Row, Amount> {
     let mut marks = HashMap::new();
     for member in truth {
-        if let Truth::Member { mark, pid, .. } = member {
-            marks.insert(*mark, *pid);
+        if let Truth::Member { mark, pid, name } = member {
+            marks.insert(*mark, label(u64::from(*pid), name, members));
         }
     }
     let who = |party: &Party| match party {
-        Party::Mark(mark) => marks.get(mark).map_or_else(|| format!("mark {mark}"), ToString::to_string),
+        Party::Mark(mark) => marks.get(mark).cloned().unwrap_or_else(|| format!("mark {mark}")),
         Party::Pid(pid) => pid.to_string(),
         Party::None(why) => why.clone(),
     };
@@ -147,10 +154,11 @@ fn end(line: &Value, side: &str, members: &Members) -> Result<String> {
         return Ok(why.to_owned());
     }
     let pid = process["pid"].as_u64().unwrap_or(0);
-    if let Some(name) = members.get(&pid) {
-        ensure!(process["comm"] == name.as_str(), "{pid} is {name}, not {}: {line}", process["comm"]);
+    let comm = process["comm"].as_str().unwrap_or_default();
+    if let Some(names) = members.get(&pid) {
+        ensure!(names.iter().any(|name| name == comm), "{pid} is {names:?}, not {}: {line}", process["comm"]);
     }
-    Ok(pid.to_string())
+    Ok(label(pid, comm, members))
 }
 
 /// What a `share` line says, if it is of a channel that is known.
@@ -178,7 +186,12 @@ fn queued(line: &Value, id: &str) -> Option<String> {
         .or(line["msg_type"].as_i64().map(|kind| stage::queued_with_type(id, kind)))
 }
 
-fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTreeMap<Row, Amount>> {
+fn traced(
+    lines: &[Value],
+    members: &Members,
+    known: &[&String],
+    tells_of_pty: bool,
+) -> Result<BTreeMap<Row, Amount>> {
     let mut rows = BTreeMap::<Row, Amount>::new();
     for line in lines {
         let kind = line["type"].as_str().unwrap_or_default();
@@ -222,9 +235,13 @@ fn traced(lines: &[Value], members: &Members, known: &[&String]) -> Result<BTree
             _ => continue,
         };
         let (from, to) = (end(line, "sender", members)?, end(line, "receiver", members)?);
-        let member = |who: &String| who.parse().is_ok_and(|pid: u64| members.contains_key(&pid));
-        let nobody = |who: &String| who.parse::<u64>().is_err();
+        let member = |who: &String| pid_of(who).is_some_and(|pid| members.contains_key(&pid));
+        let nobody = |who: &String| pid_of(who).is_none();
         if !(member(&to) || (member(&from) && nobody(&to))) {
+            continue;
+        }
+        // What a scenario does to a terminal is a means; what it is about are the signals.
+        if line["mechanism"] == "pty" && !tells_of_pty {
             continue;
         }
         let mechanism = line["mechanism"].as_str().unwrap_or(kind).to_owned();

@@ -4,7 +4,7 @@
 //! say they did: all of it, nothing else between them, every name right.
 
 use anyhow::Result;
-use ipctrace_tests::scenarios::{IN_THE_MIDDLE, SCENARIOS, verify, verify_in_the_middle};
+use ipctrace_tests::scenarios::{IN_THE_MIDDLE, SCENARIOS, verified, verify, verify_in_the_middle};
 
 macro_rules! cases {
     ($($name:ident)*) => {
@@ -60,6 +60,10 @@ cases! {
     taken_by_pidfd_getfd
     passed_in_several_messages
     memory_of_a_child
+    terminal_both_ways_raw
+    terminal_with_two_programs
+    terminal_of_a_real_program
+    terminal_numbers_are_used_again
     memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
     eventfd_of_two_writers
@@ -74,6 +78,8 @@ cases! {
     signal_to_all
     other_pid_namespace
     other_mount_namespace
+    a_pid_that_is_used_again
+    ctrl_c_at_a_terminal
     signals_of_the_kernel
     signal_taken_by_sigwait
     real_time_signals_queue_up
@@ -140,4 +146,19 @@ cases! {
 fn queues_with_messages_from_before_the_start() -> Result<()> {
     let scenarios = IN_THE_MIDDLE.iter().flat_map(|scenarios| scenarios.iter());
     scenarios.map(|scenario| scenario.name).try_for_each(verify_in_the_middle)
+}
+
+#[test]
+fn a_terminals_signals_name_the_terminal() -> Result<()> {
+    let lines = verified("ctrl_c_at_a_terminal")?;
+    let signals: Vec<_> = lines
+        .iter()
+        .filter(|line| line["signal"] == "SIGINT" && line["sender_why"] == "kernel")
+        .filter(|line| line["receiver"]["comm"] == "leader" || line["receiver"]["comm"] == "follower")
+        .collect();
+    assert_eq!(signals.len(), 2);
+    for line in signals {
+        assert!(line["tty"].as_str().is_some_and(|tty| tty.starts_with("pts")), "{line}");
+    }
+    Ok(())
 }

@@ -397,3 +397,53 @@ fn ctrl_c_leaves_the_command_its_say() -> Result<()> {
     assert_eq!(child.wait()?.code(), Some(5), "{rest}");
     Ok(())
 }
+
+#[test]
+fn reports_end_quietly_with_their_reader_and_say_when_the_disk_is_full() -> Result<()> {
+    for arguments in [["doctor"].as_slice(), &["demo", "--list"], &["demo", "pipe"], &["--help"]] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = Command::new(binary()?);
+        let output =
+            command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn()?;
+        let output = output.wait_with_output()?;
+        assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "{arguments:?}");
+    }
+    for arguments in [["doctor"].as_slice(), &["demo", "--list"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full")?;
+        let output = Command::new(binary()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()?
+            .wait_with_output()?;
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert_eq!(
+            said(&output),
+            "ipctrace: writing to standard output: No space left on device (os error 28)"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn without_btf_it_says_what_to_do() -> Result<()> {
+    // In a mount namespace of its own, where the folder is empty.
+    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"";
+    let run = |arguments: &[&str]| -> Result<std::process::Output> {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(binary()?).args(arguments);
+        Ok(command.stdin(Stdio::null()).output()?)
+    };
+    if Command::new("unshare").args(["-m", "true"]).status().is_err() {
+        return skip("without_btf_it_says_what_to_do", "the command unshare (util-linux) is not installed");
+    }
+    let output = run(&["trace", "-d", "1"])?;
+    let message = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(message.contains("CONFIG_DEBUG_INFO_BTF") && message.lines().count() == 1, "{message}");
+    let doctor = run(&["doctor"])?;
+    assert_eq!(doctor.status.code(), Some(3), "{}", said(&doctor));
+    Ok(())
+}

@@ -12,6 +12,7 @@ use super::{EXIT_DIFFERENT, View, Wish, begin, run};
 use crate::args::{self, Format, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
 use crate::options::{self, Usage};
+use crate::stdout;
 
 /// Plays demos under the tracer and compares.
 ///
@@ -19,24 +20,24 @@ use crate::options::{self, Usage};
 /// If there is no such demo, or tracing is not possible.
 pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     if arguments.list {
-        println!("{}", demo::list());
+        stdout::line(demo::list())?;
         return Ok(ExitCode::SUCCESS);
     }
     let demos = chosen(&arguments.names)?;
     let mut outcomes = Vec::new();
     for demo in demos {
-        println!("{}: {}", demo.name, demo.summary);
-        println!();
+        stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
+        stdout::line("")?;
         let report = play(demo).await?;
-        println!();
-        println!("{}", report.table());
-        println!();
+        stdout::line("")?;
+        stdout::line(report.table())?;
+        stdout::line("")?;
         for difference in report.differences() {
             log::error!("{}: {difference}", demo.name);
         }
         outcomes.push((demo, report));
     }
-    println!("{}", table(&outcomes));
+    stdout::line(table(&outcomes))?;
     let equal = outcomes.iter().all(|(_, report)| report.equal());
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
 }

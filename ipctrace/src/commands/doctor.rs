@@ -8,7 +8,7 @@ use ipctrace_common::{Hook, Mechanism};
 
 use super::EXIT_IMPOSSIBLE;
 use crate::kernel::{Facts, Plan, uring};
-use crate::{args, attach};
+use crate::{args, attach, stdout};
 
 /// Looks, tries each hook, and tells.
 ///
@@ -19,13 +19,16 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         return leftovers();
     }
     let facts = Facts::gather();
-    println!("kernel        {}", facts.release);
-    println!("lockdown      {}", facts.lockdown.as_deref().unwrap_or("none"));
-    println!("types (BTF)   {}", facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed"));
+    stdout::line(format_args!("kernel        {}", facts.release))?;
+    stdout::line(format_args!("lockdown      {}", facts.lockdown.as_deref().unwrap_or("none")))?;
+    stdout::line(format_args!(
+        "types (BTF)   {}",
+        facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed")
+    ))?;
     let plan = match Plan::new(&facts, Mechanism::ALL, std::process::id(), 0) {
         Ok(plan) => plan,
         Err(refusal) => {
-            println!("tracing       off: {refusal}");
+            stdout::line(format_args!("tracing       off: {refusal}"))?;
             return Ok(ExitCode::from(EXIT_IMPOSSIBLE));
         }
     };
@@ -33,10 +36,10 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     let failed = |hook: &Hook| {
         attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err())
     };
-    println!();
-    println!("{}", mechanisms(&plan, &failed));
-    println!();
-    println!("{}", hooks(&facts, &failed));
+    stdout::line("")?;
+    stdout::line(mechanisms(&plan, &failed))?;
+    stdout::line("")?;
+    stdout::line(hooks(&facts, &failed))?;
     let works = plan
         .mechanisms
         .iter()
@@ -104,7 +107,7 @@ fn hooks(facts: &Facts, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
 /// Lists programs of ours that are loaded, one a line: none should be while no tracer runs.
 fn leftovers() -> Result<ExitCode> {
     for (id, name) in attach::loaded()? {
-        println!("{id} {name}");
+        stdout::line(format_args!("{id} {name}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,8 +6,8 @@ use super::Limits;
 
 /// How long something that has not come is waited for, ns: far more than the rings of two CPUs can be apart.
 pub(super) const PATIENCE: u64 = 200_000_000;
-/// How long calls of several processes on an object without positions are held, ns, so that one which was under way
-/// at the same time is known before they are called certain.
+/// How long calls of several processes are held, ns, so that one which was under way at the same time is known before
+/// they are called certain.
 pub(super) const LINGER: u64 = 5_000_000;
 /// How far a report of losses may be from the gap that it explains, ns.
 const REPORT: u64 = 1_000_000_000;

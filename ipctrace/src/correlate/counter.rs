@@ -11,15 +11,14 @@ use ipctrace_common::{Mechanism, Shape};
 
 use crate::model::{End, Event, Proc, Transfer, Why};
 
+use super::books::{Books, Timed};
 use super::call::Recent;
 use super::context::Context;
 use super::naming::Naming;
 
 mod choose;
-mod order;
 
 use choose::Fit;
-use order::Order;
 
 /// Bytes of one read or write: eventfd(2).
 const WIDTH: u64 = 8;
@@ -41,6 +40,12 @@ struct Access {
     messages: u64,
     /// False where a read may have taken it that was credited with another.
     exact: bool,
+}
+
+impl Timed for Access {
+    fn time(&self) -> u64 {
+        self.time
+    }
 }
 
 impl Access {
@@ -86,8 +91,8 @@ pub(super) struct Counter {
     /// What it stood at first is known, or no longer waited for.
     open: bool,
     semaphore: bool,
-    writes: Order,
-    reads: Order,
+    writes: Books<Access>,
+    reads: Books<Access>,
     /// Put in and not taken, in order.
     pending: VecDeque<Access>,
     readers: Recent,
@@ -115,8 +120,8 @@ impl Counter {
             born: now,
             open: false,
             semaphore: false,
-            writes: Order::default(),
-            reads: Order::default(),
+            writes: Books::default(),
+            reads: Books::default(),
             pending: VecDeque::new(),
             readers: Recent::default(),
             compact: COMPACT,
@@ -181,7 +186,7 @@ impl Counter {
             self.writes.follow();
             self.reads.follow();
         }
-        let full = |side: &Order| side.held() > context.limits.ranges;
+        let full = |side: &Books<Access>| side.held() > context.limits.ranges;
         while self.writes.skip(force || full(&self.writes), context).is_some() {}
         while let Some(lost) = self.reads.skip(force || full(&self.reads), context) {
             self.missed(lost, context);

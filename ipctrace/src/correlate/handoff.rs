@@ -37,6 +37,7 @@ fn object(record: &wire::Handoff) -> Channel {
     let known = u8::try_from(record.object_mechanism).ok().and_then(Mechanism::from_wire);
     let id = match known {
         Some(Mechanism::Pipe) => format!("pipe:[{inode}]"),
+        Some(Mechanism::Pty) => format!("pty:{}", naming::terminal(inode)),
         Some(Mechanism::Eventfd) => format!("eventfd:{inode}"),
         Some(Mechanism::Fifo) => naming::file("fifo", device, inode),
         Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) if peer != 0 => {
@@ -59,7 +60,6 @@ fn object(record: &wire::Handoff) -> Channel {
             | Mechanism::SharedAnon
             | Mechanism::SysvSem
             | Mechanism::Futex
-            | Mechanism::Pty
             | Mechanism::ProcessVm
             | Mechanism::Signal,
         )

@@ -18,6 +18,11 @@ pub(super) fn sockets(sender: u64, receiver: u64) -> String {
     format!("{}->{}", end(sender), end(receiver))
 }
 
+/// Where users find the slave of a pseudoterminal.
+pub(super) fn terminal(number: u64) -> String {
+    format!("/dev/pts/{number}")
+}
+
 /// The id of something on a file system: the kernel's internal `dev_t` has 20 bits of minor number.
 pub(super) fn file(kind: &str, device: u64, inode: u64) -> String {
     format!("{kind}:[{}:{}:{inode}]", device >> 20, device & 0xf_ffff)
@@ -118,6 +123,11 @@ impl Naming {
                 Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket => {
                     sockets(*sender, *receiver)
                 }
+                Mechanism::Pty => {
+                    let path = terminal(receiver.saturating_sub(1));
+                    *name = Some(path.clone().into_bytes());
+                    format!("pty:{path}")
+                }
                 Mechanism::Eventfd => format!("eventfd:{}", receiver.saturating_sub(1)),
                 Mechanism::Tcp
                 | Mechanism::Udp
@@ -130,7 +140,6 @@ impl Naming {
                 | Mechanism::SharedAnon
                 | Mechanism::SysvSem
                 | Mechanism::Futex
-                | Mechanism::Pty
                 | Mechanism::ProcessVm
                 | Mechanism::Signal => format!("{}:{}:{}", mechanism.name(), key.space, key.id),
             };

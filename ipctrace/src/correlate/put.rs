@@ -180,10 +180,11 @@ impl Put {
     fn by_time(&mut self, mode: Mode, ranges: &mut Ranges, context: &Context<'_>) -> bool {
         let Some(front) = self.calls.ready.front() else { return false };
         let crowd = crowded(&self.calls.ready, &self.recent);
-        if crowd && !mode.force && context.now.saturating_sub(front.time) < LINGER {
+        let full = self.calls.ready.len() >= context.limits.ranges;
+        if crowd && !mode.force && !full && !context.overdue(front.time) {
             return false;
         }
-        let exact = !front.overlaps && (!crowd || !overlapped(&self.calls.ready, &self.recent));
+        let exact = !(front.overlaps || crowd && (full || overlapped(&self.calls.ready, &self.recent)));
         if !exact && let Some(front) = self.calls.ready.front() {
             ranges.doubt(front.process(), front.enter);
         }

@@ -66,7 +66,7 @@ fn event(record: &wire::Signal, sender: End, receiver: Arc<Proc>, outcome: Outco
         receiver,
         outcome,
         latency: None,
-        tty: tty.map(<[u8]>::to_vec),
+        tty: tty.map(terminal),
     }
 }
 
@@ -234,6 +234,14 @@ fn is_for(pending: &Pending, task: &Proc, number: u32) -> bool {
 fn settled(pending: Pending) -> Event {
     let outcome = if pending.blocked { Outcome::Blocked } else { Outcome::Undelivered };
     Event::Signal(Signal { outcome, ..pending.event })
+}
+
+/// A terminal's name as users know it: the kernel calls `pts3` what is `/dev/pts/3`.
+fn terminal(name: &[u8]) -> Vec<u8> {
+    match name.strip_prefix(b"pts") {
+        Some(number @ [b'0'..=b'9', ..]) => [b"pts/", number].concat(),
+        Some(_) | None => name.to_vec(),
+    }
 }
 
 #[cfg(test)]

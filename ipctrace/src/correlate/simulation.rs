@@ -93,6 +93,16 @@ fn losses_cause_doubt_and_no_wrong_name() {
     run(Plan { lost: 40, ..Plan::ADVERSARIAL }, ONE_READER).all_true();
 }
 
+#[test]
+fn streams_without_positions_keep_the_sums() {
+    let unix = Plan { paged: false, ..Plan::REALISTIC };
+    let alone = run(unix, &[(1, 1)]).all_true();
+    assert_eq!(alone.doubtful, 0);
+    run(unix, MANY_READERS).nearly_true();
+    run(Plan { largest: 20_000, ..unix }, ONE_READER).nearly_true();
+    run(Plan { lost: 40, ..unix }, MANY_READERS).nearly_true();
+}
+
 /// Many more schedules than fit into every run of the tests: `SEEDS=5000 cargo test --release -p ipctrace -- --ignored --nocapture many_more`.
 #[test]
 #[ignore = "takes minutes"]
@@ -108,6 +118,11 @@ fn many_more_schedules() {
         ("middle", Plan { untraced: 60, ..adversarial }),
         ("lossy", Plan { lost: 40, ..Plan::REALISTIC }),
         ("lossy and adversarial", Plan { lost: 40, ..adversarial }),
+        ("unix, realistic", Plan { paged: false, ..Plan::REALISTIC }),
+        ("unix, adversarial", Plan { paged: false, ..adversarial }),
+        ("unix, large", Plan { paged: false, largest: 20_000, ..adversarial }),
+        ("unix, middle", Plan { paged: false, untraced: 60, ..adversarial }),
+        ("unix, lossy", Plan { paged: false, lost: 40, ..Plan::REALISTIC }),
     ] {
         for processes in [(1, 1), (2, 1), (3, 1), (1, 3), (2, 3), (3, 3), (2, 2)] {
             let report = run_seeds(plan, &[processes], 1..=seeds);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::call::{Call, Latest, Recent};
-use super::context::{Context, LINGER};
+use super::context::Context;
 use super::order::{self, Advance, Piece, Verdict};
 use super::put::{Mode, Progress, REACH, crowded, overlapped};
 use super::range::{Offset, Ranges};
@@ -185,11 +185,12 @@ impl Take {
         let ready: &VecDeque<Call> = &self.calls.ready;
         let crowd = crowded(ready, &self.recent);
         let time = ready.front().map_or(0, |call| call.time);
-        if crowd && !mode.force && context.now.saturating_sub(time) < LINGER {
+        let full = ready.len() >= context.limits.ranges;
+        if crowd && !mode.force && !full && !context.overdue(time) {
             return Few::One(None);
         }
         let overlaps = ready.front().is_some_and(|call| call.overlaps);
-        let exact = !overlaps && (!crowd || !overlapped(ready, &self.recent));
+        let exact = !(overlaps || crowd && (full || overlapped(ready, &self.recent)));
         self.first(exact, false)
     }
 

@@ -16,6 +16,8 @@ const SLAVES: std::ops::Range<u64> = 136..144;
 pub(super) struct Found {
     /// Those who show the terminal, by pid.
     pub(super) processes: HashSet<u32>,
+    /// The terminals themselves, by their index in /dev/pts.
+    pub(super) terminals: HashSet<u64>,
     /// Inodes of their sockets.
     pub(super) sockets: HashSet<u64>,
 }
@@ -60,6 +62,7 @@ fn follow(index: u64, held: &HashMap<u32, Held>) -> Found {
             left.extend(held.slaves.iter().filter(|slave| seen.insert(**slave)));
         }
     }
+    found.terminals = seen;
     found
 }
 
@@ -115,8 +118,13 @@ mod tests {
             (30, held(&[2], &[], &[53])),
         ]);
         let found = follow(5, &processes);
-        assert_eq!(found, Found { processes: HashSet::from([10, 20]), sockets: HashSet::from([52]) });
-        assert_eq!(follow(9, &processes), Found::default());
+        let expected = Found {
+            processes: HashSet::from([10, 20]),
+            terminals: HashSet::from([5, 1]),
+            sockets: HashSet::from([52]),
+        };
+        assert_eq!(found, expected);
+        assert_eq!(follow(9, &processes), Found { terminals: HashSet::from([9]), ..Found::default() });
     }
 
     #[test]

@@ -60,6 +60,15 @@ const OWN: &[(&str, u32)] = &[
     ("rb_node.", POSIX_MQ),
     ("file.f_op", EVENTFD),
     ("eventfd_ctx.", EVENTFD),
+    ("inode.i_rdev", PTY),
+    ("tty_file_private.", PTY),
+    ("tty_driver.", PTY),
+    ("tty_struct.driver", PTY),
+    ("tty_struct.link", PTY),
+    ("tty_struct.index", PTY),
+    ("tty_struct.termios", PTY),
+    ("tty_struct.disc_data", PTY),
+    ("n_tty_data.", PTY),
     ("task_struct.thread_pid", PROCESS_VM),
     ("task_struct.pid_links", PROCESS_VM),
     // Since Linux 6.9; without it, pidfds are as they were before.
@@ -84,6 +93,7 @@ const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const PTY: u32 = Mechanism::Pty.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
 
 /// The mechanisms that need the offset at `path`.

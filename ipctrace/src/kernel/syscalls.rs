@@ -74,12 +74,14 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_unlink, Special::Unlink, Mechanism::PosixShm.bit()),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit()),
-    (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit()),
+    (libc::SYS_open, Special::Open, Mechanism::PosixShm.bit() | PTY),
+    (libc::SYS_openat, Special::Openat, Mechanism::PosixShm.bit() | PTY),
     (libc::SYS_unlinkat, Special::Unlinkat, Mechanism::PosixShm.bit()),
     (libc::SYS_eventfd2, Special::Eventfd, EVENTFD),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_eventfd, Special::Eventfd, EVENTFD),
+    // The opening of /dev/ptmx makes a terminal.
+    (libc::SYS_openat2, Special::Openat2, PTY),
     (libc::SYS_process_vm_readv, Special::ProcessVmReadv, PROCESS_VM),
     (libc::SYS_process_vm_writev, Special::ProcessVmWritev, PROCESS_VM),
     // A hand-over is shown whatever the object.
@@ -102,6 +104,7 @@ const SPECIALS: &[(c_long, Special, u32)] = &[
 const SHARED: u32 = Mechanism::of_shape(Shape::Shared);
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const PROCESS_VM: u32 = Mechanism::ProcessVm.bit();
+const PTY: u32 = Mechanism::Pty.bit();
 
 /// Calls of Linux 6.7, of the same number everywhere, that the C library's headers do not all have yet.
 const SYS_FUTEX_WAKE: c_long = 454;
@@ -115,7 +118,7 @@ const SOCKETS: u32 = Mechanism::UnixStream.bit()
     | Mechanism::Tcp.bit()
     | Mechanism::Udp.bit();
 const BYTES: u32 = PIPES | SOCKETS;
-const FILES: u32 = BYTES | EVENTFD;
+const FILES: u32 = BYTES | EVENTFD | PTY;
 
 /// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
 pub fn table(mechanisms: u32) -> [u8; TABLE] {

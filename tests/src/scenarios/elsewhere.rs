@@ -1,9 +1,9 @@
-//! Processes in other PID and mount namespaces than the tracer.
+//! Processes in other PID and mount namespaces than the tracer, and process ids that are used again.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use ipctrace::demo::truth::{Party, Truth};
 use ipctrace::demo::{Stage, stage};
 use nix::mount::{MsFlags, mount};
@@ -17,6 +17,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "other_pid_namespace", play: other_pid_namespace },
     Scenario { name: "signal_to_all", play: to_all },
     Scenario { name: "other_mount_namespace", play: other_mount_namespace },
+    Scenario { name: "a_pid_that_is_used_again", play: pid_reuse },
 ];
 
 extern "C" fn nothing(_signal: libc::c_int) {}
@@ -184,4 +185,63 @@ fn other_mount_namespace(stage: &Stage) -> Result<()> {
     let outcome = stage.reap(&[reader, writer]);
     std::fs::remove_dir_all(&base)?;
     outcome
+}
+
+/// `struct clone_args` of clone3(2), as far as it is used here.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+}
+
+/// A process with that id, which must be free.
+fn fork_as(pid: Pid, work: impl FnOnce() -> Result<()>) -> Result<Pid> {
+    let wanted = pid.as_raw();
+    let arguments = CloneArgs {
+        exit_signal: libc::SIGCHLD as u64,
+        set_tid: (&raw const wanted) as u64,
+        set_tid_size: 1,
+        ..CloneArgs::default()
+    };
+    // SAFETY: as fork(2), in a process that has one thread; the arguments are valid and of the size that is given.
+    let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) };
+    match made {
+        0 => {
+            let outcome = work();
+            if let Err(error) = &outcome {
+                eprintln!("{error:#}");
+            }
+            // SAFETY: ends the process; nothing has to be cleaned up.
+            unsafe { libc::_exit(i32::from(outcome.is_err())) }
+        }
+        made if made > 0 => Ok(Pid::from_raw(made as i32)),
+        _ => bail!("clone3 as {pid}: {}", std::io::Error::last_os_error()),
+    }
+}
+
+/// Two writers with the same process id, one after the other; both are gone when what they wrote is read, at once.
+fn pid_reuse(stage: &Stage) -> Result<()> {
+    let (reader, writer) = pipe()?;
+    let first = stage.child("writer", |stage| stage::write_all(&writer, &stage.marked(70)))?;
+    stage.reap(&[first])?;
+    let second = fork_as(first, || {
+        let outcome = join(stage, 100, "again").map(|_| ());
+        outcome.and_then(|()| stage::write_all(&writer, &[100; 80]))
+    })?;
+    stage.reap(&[second])?;
+    let taker = stage.child("taker", |stage| {
+        let mut bytes = [0; 200];
+        let count = nix::unistd::read(&reader, &mut bytes)?;
+        stage.heard("pipe", None, &bytes[..count])
+    })?;
+    stage.reap(&[taker])
 }

@@ -1,5 +1,7 @@
 //! Signals: to whom, from whom, and what became of them.
 
+use std::os::fd::AsRawFd;
+
 use anyhow::{Result, ensure};
 use ipctrace::demo::truth::{Party, Truth};
 use ipctrace::demo::{Stage, stage};
@@ -17,6 +19,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "signals_of_the_kernel", play: of_the_kernel },
     Scenario { name: "signal_taken_by_sigwait", play: by_sigwait },
     Scenario { name: "real_time_signals_queue_up", play: real_time },
+    Scenario { name: "ctrl_c_at_a_terminal", play: ctrl_c },
 ];
 
 extern "C" fn nothing(_signal: libc::c_int) {}
@@ -184,4 +187,40 @@ fn real_time(stage: &Stage) -> Result<()> {
         Ok(())
     })?;
     stage.reap(&[receiver, sender])
+}
+
+/// Ctrl-C: the kernel signals each process of the terminal's foreground group, and none of another.
+fn ctrl_c(stage: &Stage) -> Result<()> {
+    let pty = nix::pty::openpty(None, None)?;
+    let leader = stage.child("leader", |stage| {
+        nix::unistd::setsid()?;
+        // SAFETY: makes the terminal that of the session which was just begun.
+        ensure!(unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::TIOCSCTTY, 0) } == 0);
+        let waits = |stage: &Stage| -> Result<()> {
+            handle(Signal::SIGINT)?;
+            tell(stage, "SIGINT", kernel(), stage.me(), "delivered", None)?;
+            stage.raise(0);
+            nix::unistd::pause();
+            Ok(())
+        };
+        let follower = stage.child("follower", waits)?;
+        let background = stage.child("background", |stage| {
+            handle(Signal::SIGINT)?;
+            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            stage.raise(1);
+            stage.wait_for(2, 1)
+        })?;
+        stage.put(0, follower.as_raw() as u64);
+        stage.wait_for(1, 1)?;
+        waits(stage)?;
+        stage.raise(2);
+        stage.reap(&[follower, background])?;
+        // When the leader of a session ends, the terminal hangs up: it still counts itself to the foreground.
+        tell(stage, "SIGHUP", kernel(), stage.me(), "ignored", None)
+    })?;
+    stage.wait_for(0, 2)?;
+    let follower = Pid::from_raw(stage.get(0) as i32);
+    stage.wait_until(|| stage::sleeps(leader) && stage::sleeps(follower))?;
+    stage::write_all(&pty.master, &[3])?;
+    stage.reap(&[leader])
 }

@@ -51,9 +51,15 @@ fn send(sock: u64, pid: u32, bytes: u64, time: u64) -> Record {
     record(wire::Op { key: Key::default(), sender_sock: sock, sender_inode: sock + 1, ..fixed })
 }
 
+/// A receive that found nothing in the queue when it began.
 fn receive(pid: u32, bytes: u64, when: (u64, u64)) -> Record {
+    receive_first(pid, bytes, when, 0)
+}
+
+/// A receive that found the buffer `front` first in the queue when it began.
+fn receive_first(pid: u32, bytes: u64, when: (u64, u64), front: u64) -> Record {
     let fixed = op(Mechanism::Udp, 0, pid, op_flag::RECEIVE, when, bytes);
-    record(wire::Op { key: key(RECEIVER), receiver_inode: RECEIVER + 1, ..fixed })
+    record(wire::Op { key: key(RECEIVER), receiver_inode: RECEIVER + 1, pos_enter: front, ..fixed })
 }
 
 /// The receiver is seen for the first time.
@@ -89,7 +95,7 @@ fn the_buffer_tells_whose_it_is_whatever_the_order_of_the_calls() {
         receive(20, 64, (4, 7)),
         call_one,
         call_two,
-        receive(20, 64, (8, 9)),
+        receive_first(20, 64, (8, 9), 7),
     ];
     assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Ok(20), 64)]);
 }
@@ -107,7 +113,7 @@ fn a_buffer_is_used_again() {
         arrived(7, 64, 12),
         receive(20, 64, (4, 13)),
         call_two,
-        receive(20, 64, (14, 15)),
+        receive_first(20, 64, (14, 15), 7),
     ];
     assert_eq!(correlate(records), [(Ok(10), Ok(20), 64), (Ok(11), Ok(20), 64)]);
 }
@@ -116,7 +122,7 @@ fn a_buffer_is_used_again() {
 fn what_does_not_fit_is_gone_and_what_is_dropped_is_unread() {
     let [one, call_one] = sent(ONE, 10, 7, 900, 1);
     let [two, call_two] = sent(ONE, 10, 8, 50, 10);
-    let records = [one, arrived(7, 900, 3), call_one, two, call_two, receive(20, 100, (20, 21))];
+    let records = [one, arrived(7, 900, 3), call_one, two, call_two, receive_first(20, 100, (20, 21), 7)];
     let expected = [(Ok(10), Ok(20), 100), (Ok(10), Err(Why::Unread), 800), (Ok(10), Err(Why::Unread), 50)];
     assert_eq!(correlate(records), expected);
 }
@@ -131,8 +137,8 @@ fn what_waited_at_the_start_comes_first() {
         opened(6),
         seen(datagram::QUEUED, RECEIVER, 5, 64, None, 6),
         seen(datagram::QUEUED, RECEIVER, 7, 64, None, 6),
-        receive(20, 64, (6, 8)),
-        receive(20, 64, (9, 10)),
+        receive_first(20, 64, (6, 8), 5),
+        receive_first(20, 64, (9, 10), 7),
     ];
     assert_eq!(correlate(records), [(Err(Why::BeforeStart), Ok(20), 64), (Ok(10), Ok(20), 64)]);
 }
@@ -151,7 +157,7 @@ fn two_that_came_at_once_are_two() {
         arrived(8, 64, 5),
         arrived(8, 64, 5),
         receive(20, 60, (4, 7)),
-        receive(20, 64, (8, 9)),
+        receive_first(20, 64, (8, 9), 8),
     ];
     assert_eq!(correlate(records), [(Ok(10), Ok(20), 60), (Ok(11), Ok(20), 64)]);
 }
@@ -196,4 +202,40 @@ fn a_datagram_that_left_after_its_call_is_the_calls() {
         correlate([send(ONE, 10, 64, 1), late, arrived(7, 64, 31), receive(20, 64, (11, 33))]),
         [(Ok(10), Ok(20), 64)]
     );
+}
+
+#[test]
+fn what_was_not_seen_to_arrive_is_found_in_the_queue() {
+    let [one, call_one] = sent(ONE, 10, 7, 64, 1);
+    let [two, call_two] = sent(TWO, 11, 8, 64, 2);
+    // Nobody saw the first arrive: the second is not taken for it.
+    let records = [
+        opened(0),
+        one,
+        two,
+        call_one,
+        call_two,
+        arrived(8, 64, 5),
+        receive_first(20, 64, (10, 11), 7),
+        receive_first(20, 64, (12, 13), 8),
+    ];
+    assert_eq!(correlate(records), [(Ok(10), Ok(20), 64), (Ok(11), Ok(20), 64)]);
+}
+
+#[test]
+fn an_arrival_that_somebody_took_unseen_is_taken_by_nobody_else() {
+    let [one, call_one] = sent(ONE, 10, 7, 64, 1);
+    let [two, call_two] = sent(TWO, 11, 8, 64, 20);
+    // The queue was empty when the call began: what had arrived before was gone.
+    let records = [
+        opened(0),
+        one,
+        call_one,
+        arrived(7, 64, 5),
+        two,
+        arrived(8, 64, 22),
+        call_two,
+        receive(20, 64, (15, 30)),
+    ];
+    assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Err(Why::Unread), 64)]);
 }

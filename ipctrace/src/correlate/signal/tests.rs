@@ -128,7 +128,7 @@ fn the_kernel_sends_some_itself() {
     let ctrl_c = wire::Signal {
         info: signal_info::PRIVATE,
         code: 128,
-        tty: *b"pts/3\0\0\0\0\0\0\0\0\0\0\0",
+        tty: *b"pts3\0\0\0\0\0\0\0\0\0\0\0\0",
         ..generated(10, 20, SIGINT, 1)
     };
     let child = wire::Signal { code: 1, ..generated(10, 20, 17, 2) };

@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) interrupted: u64,
     /// One in so many records is lost; 0: none.
     pub(super) lost: u64,
+    /// The object has positions, as a pipe; a unix socket has none.
+    pub(super) paged: bool,
 }
 
 impl Plan {
@@ -38,8 +40,15 @@ impl Plan {
         largest: 300,
         interrupted: 1,
         lost: 0,
+        paged: true,
     };
     pub(super) const REALISTIC: Plan = Plan { steps: 600, interrupted: 30, ..Plan::ADVERSARIAL };
+}
+
+impl Plan {
+    fn mechanism(self) -> Mechanism {
+        if self.paged { Mechanism::Pipe } else { Mechanism::UnixStream }
+    }
 }
 
 /// xorshift64*: the same numbers from the same seed.
@@ -161,7 +170,8 @@ impl World {
             caller.locked = None;
             caller.low = 0;
         }
-        if let Record::Channel(mut fixed, name) = channel(Mechanism::Pipe, ID, self.pipe.queued(), b"") {
+        if let Record::Channel(mut fixed, name) = channel(self.plan.mechanism(), ID, self.pipe.queued(), b"")
+        {
             fixed.header.time = self.now;
             fixed.write_pos = self.pipe.write_position();
             fixed.read_pos = self.pipe.read_position();
@@ -252,11 +262,12 @@ impl World {
         if bytes == 0 {
             return;
         }
-        let mut flags = op_flag::POSITIONS | op_flag::SEQUENCED;
+        let mut flags = op_flag::SEQUENCED;
         for (flag, set) in [
             (op_flag::RECEIVE, caller.reads),
             (op_flag::STRADDLES_START, caller.straddles),
-            (op_flag::LOCKED, caller.locked.is_some()),
+            (op_flag::LOCKED, self.plan.paged && caller.locked.is_some()),
+            (op_flag::POSITIONS, self.plan.paged),
         ] {
             flags |= if set { flag } else { 0 };
         }
@@ -267,7 +278,7 @@ impl World {
             pos_enter: caller.low,
             pos_locked: caller.locked.unwrap_or(0),
             pos_exit: self.position(caller.reads),
-            ..op(Mechanism::Pipe, ID, caller.pid, flags, (enter, self.now), bytes)
+            ..op(self.plan.mechanism(), ID, caller.pid, flags, (enter, self.now), bytes)
         };
         self.books[side] += bytes;
         let lost = self.plan.lost > 0 && self.dice.one_in(self.plan.lost);

@@ -1,25 +1,36 @@
-//! One side of a counter in the order of the kernel's books, which count its calls.
+//! One side of a counter or a terminal in the order of the kernel's books, which count its calls.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Access;
-use crate::correlate::context::Context;
+use super::context::Context;
+
+/// A call that is over at some time.
+pub(super) trait Timed {
+    /// When.
+    fn time(&self) -> u64;
+}
 
 /// The calls of one side.
-#[derive(Debug, Default)]
-pub(super) struct Order {
+#[derive(Debug)]
+pub(super) struct Books<C> {
     /// Calls before the next one.
     next: u64,
     /// Calls beyond a gap, by how many were before them.
-    early: BTreeMap<u64, Access>,
+    early: BTreeMap<u64, C>,
     /// Calls in order, none missing before them.
-    pub(super) ready: VecDeque<Access>,
+    pub(super) ready: VecDeque<C>,
 }
 
-impl Order {
+impl<C> Default for Books<C> {
+    fn default() -> Books<C> {
+        Books { next: 0, early: BTreeMap::new(), ready: VecDeque::new() }
+    }
+}
+
+impl<C: Timed> Books<C> {
     /// Takes a call in; `open` is false as long as the beginning of the books is not known. False if the books are
     /// beyond it, or have another in its place.
-    pub(super) fn push(&mut self, before: Option<u64>, access: Access, open: bool) -> bool {
+    pub(super) fn push(&mut self, before: Option<u64>, access: C, open: bool) -> bool {
         let before = before.unwrap_or(self.next);
         if !open || before > self.next {
             return self.early.insert(before, access).is_none();
@@ -44,7 +55,7 @@ impl Order {
         }
     }
 
-    fn append(&mut self, access: Access) {
+    fn append(&mut self, access: C) {
         self.next = self.next.saturating_add(1);
         self.ready.push_back(access);
     }
@@ -52,7 +63,7 @@ impl Order {
     /// Declares the first gap lost, if there is one and it is `due` or waited for too long. Gives how many calls it is.
     pub(super) fn skip(&mut self, due: bool, context: &Context<'_>) -> Option<u64> {
         let (before, access) = self.early.first_key_value()?;
-        if !due && !context.overdue(access.time) {
+        if !due && !context.overdue(access.time()) {
             return None;
         }
         let lost = before.saturating_sub(self.next);
