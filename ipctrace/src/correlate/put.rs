@@ -32,6 +32,36 @@ pub(super) struct Put {
     since: Option<u64>,
     /// Until then the first call waits for one that it may hide.
     hold: u64,
+    /// When no order was found, and among how many calls.
+    tried: Tried,
+}
+
+/// An order of many calls was looked for and not found. Where thousands come while one is missing, not each of them is worth
+/// another look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried {
+    calls: usize,
+    time: u64,
+}
+
+impl Tried {
+    /// So few calls that each is worth it.
+    const FEW: usize = 32;
+    /// How long no other look is taken, ns, unless there are twice as many calls.
+    const PAUSE: u64 = 2_000_000;
+
+    /// No order was found now.
+    pub(super) fn note(&mut self, calls: usize, context: &Context<'_>) {
+        *self = Tried { calls, time: context.now };
+    }
+
+    /// Whether that was just now, and there are not many more calls than there were.
+    pub(super) fn recently(self, calls: usize, context: &Context<'_>) -> bool {
+        self.calls >= Self::FEW
+            && calls >= self.calls
+            && calls < self.calls * 2
+            && context.now.saturating_sub(self.time) < Self::PAUSE
+    }
 }
 
 /// How a side is to be settled.
@@ -164,6 +194,7 @@ impl Put {
         }
         self.note(&call);
         self.since = None;
+        self.tried = Tried::default();
         ranges.push(Range::new(call, exact, place));
     }
 
@@ -209,9 +240,15 @@ impl Put {
             self.commit(index, false, None, ranges);
             return true;
         }
+        if !mode.force && self.tried.recently(self.calls.ready.len(), context) {
+            return false;
+        }
         let (window, placed) = match self.order(floor) {
             (window, Verdict::Settled(placed)) => (window, placed),
-            (window, Verdict::Missing) => return self.give_up(mode, &window, floor, ranges, context),
+            (window, Verdict::Missing) => {
+                self.tried.note(self.calls.ready.len(), context);
+                return self.give_up(mode, &window, floor, ranges, context);
+            }
         };
         let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
         let end =
@@ -317,6 +354,7 @@ impl Put {
             window.iter().rev().map(|index| self.calls.ready.remove(*index)).collect();
         calls.reverse();
         self.since = None;
+        self.tried = Tried::default();
         calls
     }
 }

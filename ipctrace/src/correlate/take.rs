@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::call::{Call, Latest, Recent};
 use super::context::Context;
 use super::order::{self, Advance, Piece, Verdict};
-use super::put::{Mode, Progress, REACH, crowded, overlapped};
+use super::put::{Mode, Progress, REACH, Tried, crowded, overlapped};
 use super::range::{Offset, Ranges};
 use super::sequence::Sequencer;
 
@@ -20,6 +20,8 @@ pub(super) struct Take {
     since: Option<u64>,
     /// Highest position that a settled call saw at its end.
     top: u64,
+    /// When no order was found, and among how many calls.
+    tried: Tried,
 }
 
 /// A call whose bytes are certain, or given up to doubt.
@@ -173,6 +175,7 @@ impl Take {
         }
         self.top = call.seen.map_or(self.top, |(_, high)| high.max(self.top));
         self.since = None;
+        self.tried = Tried::default();
         Some(Settled { call, exact, tight })
     }
 
@@ -196,6 +199,9 @@ impl Take {
 
     /// By positions, as offsets among the ranges: all calls that account for what one of them saw, together.
     fn by_position(&mut self, aligned: bool, mode: Mode, ranges: &Ranges, context: &Context<'_>) -> Few {
+        if !mode.force && self.tried.recently(self.calls.ready.len(), context) {
+            return Few::One(None);
+        }
         let all: Vec<Piece> = self.calls.ready.iter().take(REACH).map(|call| offsets(call, ranges)).collect();
         let window = order::window(&all, 0);
         let pieces: Vec<Piece> = window.iter().map(|index| all[*index]).collect();
@@ -210,6 +216,7 @@ impl Take {
             }
             return Few::Many(settled);
         }
+        self.tried.note(self.calls.ready.len(), context);
         let since = *self.since.get_or_insert(context.now);
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
         if mode.force || full || context.overdue(since) {
