@@ -61,6 +61,8 @@ places! {
     splice_fd = "io_splice.splice_fd_in", Perhaps;
     /// Flags of a splice or tee.
     splice_flags = "io_splice.flags", Perhaps;
+    /// Buffer or vector of a read or write.
+    rw_addr = "io_rw.addr", Perhaps;
     /// Files registered with a ring (since Linux 6.13).
     nodes = "io_ring_ctx.file_table.data.nodes", Perhaps;
     /// How many.

@@ -25,6 +25,8 @@ const PF_IO_WORKER: u32 = 0x10;
 /// include/uapi/linux/io_uring.h.
 const FIXED_FILE: u32 = 1 << 0;
 const SKIPS_COMPLETION: u32 = 1 << 6;
+/// `REQ_F_BUFFER_SELECT`, of `IOSQE_BUFFER_SELECT`.
+const CHOOSES_BUFFER: u32 = 1 << 5;
 /// `SPLICE_F_FD_IN_FIXED`, include/uapi/linux/io_uring.h.
 const FD_IN_FIXED: u32 = 1 << 31;
 /// `FFS_MASK` inverted, io_uring/filetable.h: the alignment of a file leaves room for flags.
@@ -77,6 +79,12 @@ pub(crate) struct Request {
     pub(crate) file: u64,
     /// Position of the first side's object once the request was done, where that was seen before its completion.
     pub(crate) done: u64,
+    /// Buffer or vector of the submitter; 0 if it is chosen later, or there is none.
+    pub(crate) user: u64,
+    /// A [`Class`] of system calls that does the same.
+    pub(crate) class: u8,
+    /// Explicit padding.
+    pub(crate) reserved: [u8; 7],
     /// What the submitter calls it.
     pub(crate) user_data: u64,
     /// Its ring.
@@ -228,6 +236,13 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
     }
     call.enter = thread.latest;
     call.done = 0;
+    let (Work::Take(class) | Work::Put(class) | Work::Move(class)) = work;
+    call.class = class as u8;
+    call.user = 0;
+    let has_buffer = matches!(class, Class::Read | Class::Readv | Class::Write | Class::Writev);
+    if has(place!(rw_addr)) && has_buffer && flags & CHOOSES_BUFFER == 0 {
+        call.user = read(request, place!(rw_addr))?;
+    }
     call.user_data = read(request, place!(user_data))?;
     // SAFETY: a field of a valid structure.
     unsafe { task::describe_current(&raw mut call.task) };

@@ -4,13 +4,14 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::uring::complete_form;
 use ipctrace_common::wire::op_flag;
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, place};
 use crate::inflight::{self, Moved, Side, Taken};
 use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
 use crate::uring::{self, Request, Work};
-use crate::{emit, pipe, ring, straddle, syscall, task};
+use crate::{emit, eventfd, pipe, pty, ring, straddle, syscall, task};
 
 /// `struct io_uring_cqe`, include/uapi/linux/io_uring.h.
 const CQE_USER_DATA: usize = 0;
@@ -141,6 +142,13 @@ fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
     if side.mechanism == 0 || (side.key.id == 0 && !addressed) {
         return;
     }
+    let (eventfd, pty) = (side.mechanism == Mechanism::Eventfd as u8, side.mechanism == Mechanism::Pty as u8);
+    if eventfd || pty {
+        if index == 0 {
+            tell_as_call(request, bytes, eventfd);
+        }
+        return;
+    }
     let Some(desk) = inflight::desk() else {
         return;
     };
@@ -152,6 +160,39 @@ fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
     call.moved = Moved { flags: if moves { op_flag::SPLICED } else { 0 }, ..syscall::plain(bytes) };
     emit::op_of(call, index, &request.task, position);
+}
+
+/// Tells what went through an eventfd or a terminal, of which more is looked for, in the submitter's memory and in the
+/// object, than how many bytes it was: as if the current thread, which is one of the submitter's, had called.
+#[inline(always)]
+fn tell_as_call(request: &Request, bytes: u64, eventfd: bool) {
+    let ids = task::pid_tgid();
+    let tid = ids as u32;
+    let place = inflight::place(tid);
+    let (Ok(place), true) = (place, (ids >> 32) as u32 == request.task.tgid) else {
+        ring::count(Cause::ReadFailed);
+        return;
+    };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *place };
+    if call.active != 0 {
+        ring::count(Cause::ReadFailed);
+        return;
+    }
+    call.sides = [request.sides[0], Side::NONE];
+    call.enter = request.enter;
+    call.class = request.class;
+    call.user = request.user;
+    call.index = 0;
+    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.moved = syscall::plain(bytes);
+    call.active = 1;
+    if eventfd {
+        eventfd::eventfd_exited(tid);
+    } else {
+        pty::pty_exited(tid);
+    }
+    call.active = 0;
 }
 
 /// The end of a request whose begin was not seen, or whose file could not be found then.
@@ -183,6 +224,7 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
         return Ok(());
     }
     call.class = class as u8;
+    call.user = 0;
     straddle::unbegun(tid, call, u64::from(bytes))?;
     inflight::end(tid);
     Ok(())

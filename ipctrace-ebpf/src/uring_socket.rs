@@ -4,6 +4,7 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 
 use crate::config::offset;
@@ -89,7 +90,10 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     // Positions at its begin are not known.
     call.sides[0].flags &= !ipctrace_common::wire::op_flag::POSITIONS;
     call.index = 0;
-    call.enter = enter;
+    // What stood first in the queue of a UDP socket is known as it is now, not as it was before: without a begin nothing is
+    // made of it.
+    let late = direction == Direction::Receive && call.sides[0].mechanism == Mechanism::Udp as u8;
+    call.enter = if late { 0 } else { enter };
     call.taken = taken;
     call.moved = syscall::plain(returned as u64);
     call.active = 1;

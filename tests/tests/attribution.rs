@@ -89,6 +89,7 @@ cases! {
     a_hundred_requests_at_once
     sockets_through_rings
     tcp_through_rings
+    udp_through_rings
     messages_through_rings
     one_request_receives_many_times
     requests_that_wait_and_that_are_cancelled

@@ -131,3 +131,55 @@ fn plain_calls_of_a_process_that_has_a_ring_count_once() -> Result<()> {
     assert!(sums.len() == 1 && sums[0].1 == own && sums[0].2 == 270, "{sums:?}");
     Ok(())
 }
+
+#[test]
+fn counters_through_rings_are_their_owners() -> Result<()> {
+    let own = u64::from(std::process::id());
+    let counter = OwnedFd::from(nix::sys::eventfd::EventFd::new()?);
+    let trace = Trace::start(&["-m", "eventfd"])?;
+    let mut ring = Ring::new()?;
+    ring.write_all(&counter, &7u64.to_ne_bytes())?;
+    let mut value = [0; 8];
+    ensure!(read(&counter, &mut value)? == 8 && u64::from_ne_bytes(value) == 7);
+    ensure!(write(&counter, &3u64.to_ne_bytes())? == 8);
+    let entry = opcode::Read::new(Fd(counter.as_raw_fd()), value.as_mut_ptr(), 8).build();
+    // SAFETY: the buffer outlives the request, which is waited for.
+    ensure!(unsafe { ring.one(entry) }? == 8);
+    let lines = trace.stop()?;
+    let ours = |line: &&Value| line["type"] == "transfer" && line["receiver"]["pid"] == own;
+    let values: Vec<_> = lines
+        .iter()
+        .filter(ours)
+        .map(|line| (line["sender"]["pid"].as_u64(), line["value"].as_u64()))
+        .collect();
+    assert_eq!(values, [(Some(own), Some(7)), (Some(own), Some(3))]);
+    assert!(lost(&lines).as_object().is_some_and(serde_json::Map::is_empty), "{}", lost(&lines));
+    Ok(())
+}
+
+#[test]
+fn terminals_through_rings_are_their_owners() -> Result<()> {
+    let own = u64::from(std::process::id());
+    let pty = nix::pty::openpty(None, None)?;
+    let mut settings = nix::sys::termios::tcgetattr(&pty.slave)?;
+    nix::sys::termios::cfmakeraw(&mut settings);
+    nix::sys::termios::tcsetattr(&pty.slave, nix::sys::termios::SetArg::TCSANOW, &settings)?;
+    let trace = Trace::start(&["-m", "pty"])?;
+    let mut ring = Ring::new()?;
+    ring.write_all(&pty.slave, b"to the screen")?;
+    let mut buffer = [0; 100];
+    ensure!(read(&pty.master, &mut buffer)? == 13);
+    ensure!(write(&pty.slave, b"and more")? == 8);
+    let entry = opcode::Read::new(Fd(pty.master.as_raw_fd()), buffer.as_mut_ptr(), 100).build();
+    // SAFETY: the buffer outlives the request, which is waited for.
+    ensure!(unsafe { ring.one(entry) }? == 8);
+    let lines = trace.stop()?;
+    let ours = |line: &&Value| line["type"] == "transfer" && line["receiver"]["pid"] == own;
+    let sums: Vec<_> = lines
+        .iter()
+        .filter(ours)
+        .map(|line| (line["sender"]["pid"].as_u64(), line["bytes"].as_u64()))
+        .collect();
+    assert_eq!(sums, [(Some(own), Some(13)), (Some(own), Some(8))]);
+    Ok(())
+}

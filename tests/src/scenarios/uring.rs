@@ -1,6 +1,6 @@
 //! Reads, writes, sends and receives that are no system calls: io_uring.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +21,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a_hundred_requests_at_once", play: batches },
     Scenario { name: "sockets_through_rings", play: sockets },
     Scenario { name: "tcp_through_rings", play: tcp },
+    Scenario { name: "udp_through_rings", play: udp },
     Scenario { name: "messages_through_rings", play: messages },
     Scenario { name: "one_request_receives_many_times", play: multishot },
     Scenario { name: "requests_that_wait_and_that_are_cancelled", play: waiting },
@@ -209,6 +210,44 @@ fn tcp(stage: &Stage) -> Result<()> {
         stage.heard("tcp", Some(id), &bytes)
     })?;
     stage.reap(&[server, client])
+}
+
+/// UDP: rings on one side, and on both.
+fn udp(stage: &Stage) -> Result<()> {
+    let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = receiver.local_addr()?;
+    let receiver = OwnedFd::from(receiver);
+    let child = stage.child("receiver", |stage| {
+        let mut rings = [Ring::new()?, Ring::polled()?, Ring::new()?.by_workers()];
+        let mut buffer = [0; 200];
+        for index in 0..60 {
+            if index % 4 == 3 {
+                let length = nix::unistd::read(&receiver, &mut buffer)?;
+                stage.heard_message("udp", &buffer[..length])?;
+                continue;
+            }
+            let ring = &mut rings[index % 3];
+            ensure!(ring.receive(&receiver, &mut buffer, libc::MSG_PEEK)? > 0);
+            let length = ring.receive(&receiver, &mut buffer, 0)?;
+            stage.heard_message("udp", &buffer[..length])?;
+        }
+        Ok(())
+    })?;
+    let mut children = vec![child];
+    for name in ["sender-a", "sender-b"] {
+        children.push(stage.child(name, |_| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.connect(address)?;
+            let socket = OwnedFd::from(socket);
+            let mut ring = Ring::new()?;
+            for _ in 0..15 {
+                ensure!(ring.send(&socket, &stage.marked(50))? == 50);
+                stage::write_all(&socket, &stage.marked(50))?;
+            }
+            Ok(())
+        })?);
+    }
+    stage.reap(&children)
 }
 
 /// Messages of equal length by several senders to one socket: each to its own.
