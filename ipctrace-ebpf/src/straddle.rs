@@ -67,7 +67,41 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> R
     }
     call.class = class as u8;
     call.user = user;
+    if side.mechanism == Mechanism::Eventfd as u8 || side.mechanism == Mechanism::Pty as u8 {
+        return unbegun_looked_into(tid, call, returned);
+    }
     unbegun(tid, call, returned)
+}
+
+/// As [`unbegun`], of a call on an eventfd or a terminal: more is looked for than how many bytes it moved.
+///
+/// # Errors
+/// As for [`unbegun`].
+#[inline(always)]
+pub(crate) fn unbegun_looked_into(tid: u32, call: &mut InFlight, returned: u64) -> Result<()> {
+    let side = &mut call.sides[0];
+    side.flags = (side.flags | op_flag::STRADDLES_START) & !op_flag::POSITIONS;
+    let receive = side.receive != 0;
+    call.enter = 0;
+    call.index = 0;
+    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.moved = syscall::plain(returned);
+    inflight::begin(tid, call)?;
+    // What is told is what stands in the map.
+    let Some(call) = inflight::get(tid) else {
+        return Ok(());
+    };
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *call };
+    if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
+        let value = eventfd::value(call);
+        channel::open(tid, call, 0, if receive { value } else { 0 });
+    } else {
+        channel::open(tid, call, 0, if receive { returned } else { 0 });
+        pty::pty_expected(tid);
+    }
+    emit::emit_plain(tid, 0);
+    Ok(())
 }
 
 /// Tells of a call, described in its first side, whose begin was not seen. Leaves it in flight.
@@ -92,19 +126,7 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
-    if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
-        let value = eventfd::value(call);
-        channel::open(tid, call, 0, if receive { value } else { 0 });
-        emit::emit_plain(tid, 0);
-        return Ok(());
-    }
     let known = channel::books(&call.sides[0].key).is_some();
-    if call.sides[0].mechanism == Mechanism::Pty as u8 {
-        channel::open(tid, call, 0, if receive { returned } else { 0 });
-        pty::pty_expected(tid);
-        emit::emit_slowly(tid, 0);
-        return Ok(());
-    }
     channel::open(
         tid,
         call,

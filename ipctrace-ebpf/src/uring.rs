@@ -238,11 +238,7 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
     call.done = 0;
     let (Work::Take(class) | Work::Put(class) | Work::Move(class)) = work;
     call.class = class as u8;
-    call.user = 0;
-    let has_buffer = matches!(class, Class::Read | Class::Readv | Class::Write | Class::Writev);
-    if has(place!(rw_addr)) && has_buffer && flags & CHOOSES_BUFFER == 0 {
-        call.user = read(request, place!(rw_addr))?;
-    }
+    call.user = buffer(request, class)?;
     call.user_data = read(request, place!(user_data))?;
     // SAFETY: a field of a valid structure.
     unsafe { task::describe_current(&raw mut call.task) };
@@ -341,6 +337,18 @@ fn file(ctx: u64, fd: i32, fixed: bool) -> Result<u64> {
         0
     };
     Ok(slot & !FILE_FLAGS)
+}
+
+/// Buffer or vector of a read or write; 0 if it is chosen when the request works, or unknown.
+#[inline(always)]
+pub(crate) fn buffer(request: u64, class: Class) -> Result<u64> {
+    let flags: u32 = read(request, place!(flags))?;
+    let has_buffer = matches!(class, Class::Read | Class::Readv | Class::Write | Class::Writev);
+    if has(place!(rw_addr)) && has_buffer && flags & CHOOSES_BUFFER == 0 {
+        read(request, place!(rw_addr))
+    } else {
+        Ok(0)
+    }
 }
 
 /// The request at that address.

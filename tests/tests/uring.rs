@@ -45,21 +45,27 @@ fn a_request_from_before_the_start_is_its_submitters() -> Result<()> {
     let own = u64::from(std::process::id());
     let (reader, writer) = pipe()?;
     let (left, right) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty())?;
-    let (mut bytes, mut message) = ([0u8; 100], [0u8; 100]);
+    let counter = OwnedFd::from(nix::sys::eventfd::EventFd::new()?);
+    let (mut bytes, mut message, mut value) = ([0u8; 100], [0u8; 100], [0u8; 8]);
     let mut ring = Ring::new()?;
     let entries = [
         opcode::Read::new(Fd(reader.as_raw_fd()), bytes.as_mut_ptr(), 100).build(),
         opcode::Recv::new(Fd(right.as_raw_fd()), message.as_mut_ptr(), 100).build(),
+        opcode::Read::new(Fd(counter.as_raw_fd()), value.as_mut_ptr(), 8).build(),
     ];
     // SAFETY: the buffers outlive the requests, which are waited for below.
     unsafe { ring.submit(&entries, 0) }?;
     let trace = Trace::start(&[])?;
     print("seven b", &writer)?;
     print("a message", &left)?;
+    ensure!(write(&counter, &5u64.to_ne_bytes())? == 8);
     // SAFETY: no request is submitted.
-    let done = unsafe { ring.submit(&[], 2) }?;
+    let done = unsafe { ring.submit(&[], 3) }?;
     let lines = trace.stop()?;
-    assert_eq!(done.iter().map(io_uring::cqueue::Entry::result).sum::<i32>(), 7 + 9);
+    assert_eq!(done.iter().map(io_uring::cqueue::Entry::result).sum::<i32>(), 7 + 9 + 8);
+    let wakeup = lines.iter().find(|line| line["mechanism"] == "eventfd" && line["receiver"]["pid"] == own);
+    let wakeup = wakeup.context("the counter")?;
+    assert_eq!((&wakeup["sender"]["pid"], &wakeup["value"]), (&own.into(), &5.into()), "{wakeup}");
     assert_eq!(sums(&lines, &stage::pipe_id(&reader)?), [("printf".to_owned(), own, 7)]);
     let channel = stage::socket_id(stage::inode(&left)?, stage::inode(&right)?);
     assert_eq!(sums(&lines, &channel), [("printf".to_owned(), own, 9)]);
