@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::call::{Call, Latest, Recent};
-use super::context::{Context, LINGER};
+use super::context::{Context, LINGER, Tried};
 use super::order::{self, Advance, Piece, Placed, Verdict};
 use super::position::{self, Place};
 use super::range::{Range, Ranges};
@@ -32,6 +32,8 @@ pub(super) struct Put {
     since: Option<u64>,
     /// Until then the first call waits for one that it may hide.
     hold: u64,
+    /// When an order was looked for in vain.
+    tried: Tried,
 }
 
 /// How a side is to be settled.
@@ -194,6 +196,10 @@ impl Put {
 
     /// By positions: all calls that account for what one of them saw, together.
     fn by_position(&mut self, mode: Mode, ranges: &mut Ranges, context: &Context<'_>) -> bool {
+        let waits = self.since.is_some_and(|since| !context.overdue(since)) && !mode.force;
+        if waits && self.tried.lately(self.calls.ready.len(), context.now) {
+            return false;
+        }
         let ready = &self.calls.ready;
         let Some(front) = ready.front() else { return false };
         if self.ends.is_empty() {

@@ -207,6 +207,9 @@ impl Ranges {
 
     /// How many bytes lie before a reader's `position`.
     pub(super) fn locate(&self, position: u64) -> Offset {
+        if self.past.is_some_and(|(_, past)| position > past) {
+            return Offset::Beyond;
+        }
         let mut offset = 0;
         // Bytes that are behind for certain, if others of unknown place lie between them and `offset`.
         let mut blurred = None;
@@ -224,6 +227,10 @@ impl Ranges {
                 };
             }
             blurred = None;
+            if place.at(range.bytes - 1) < position {
+                offset += range.left();
+                continue;
+            }
             let behind = place.before(position, range.bytes);
             if behind < range.bytes {
                 return Offset::Exact(offset + behind.saturating_sub(range.taken));

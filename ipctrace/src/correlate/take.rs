@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::call::{Call, Latest, Recent};
-use super::context::Context;
+use super::context::{Context, Tried};
 use super::order::{self, Advance, Piece, Verdict};
 use super::put::{Mode, Progress, REACH, crowded, overlapped};
 use super::range::{Offset, Ranges};
@@ -20,6 +20,8 @@ pub(super) struct Take {
     since: Option<u64>,
     /// Highest position that a settled call saw at its end.
     top: u64,
+    /// When an order was looked for in vain.
+    tried: Tried,
 }
 
 /// A call whose bytes are certain, or given up to doubt.
@@ -196,7 +198,11 @@ impl Take {
 
     /// By positions, as offsets among the ranges: all calls that account for what one of them saw, together.
     fn by_position(&mut self, aligned: bool, mode: Mode, ranges: &Ranges, context: &Context<'_>) -> Few {
-        let all: Vec<Piece> = self.calls.ready.iter().take(REACH).map(|call| offsets(call, ranges)).collect();
+        let waits = self.since.is_some_and(|since| !context.overdue(since)) && !mode.force;
+        if waits && self.tried.lately(self.calls.ready.len(), context.now) {
+            return Few::One(None);
+        }
+        let all: Vec<Piece> = self.calls.ready.iter().take(NEAR).map(|call| offsets(call, ranges)).collect();
         let window = order::window(&all, 0);
         let pieces: Vec<Piece> = window.iter().map(|index| all[*index]).collect();
         if let Verdict::Settled(placed) = order::decide(&pieces, &[0]) {
@@ -213,8 +219,17 @@ impl Take {
         let since = *self.since.get_or_insert(context.now);
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
         if mode.force || full || context.overdue(since) {
-            // What is missing does not come: the books have the last word.
-            return self.first(false, false);
+            // What is missing does not come: the books have the last word, at once for several, as it takes long to find out.
+            let mut left = ranges.left();
+            let mut given_up = Vec::new();
+            while given_up.len() < NEAR / 4
+                && let Some(front) = self.calls.ready.front()
+                && front.bytes <= left
+            {
+                left -= front.bytes;
+                given_up.extend(self.remove(0, false, false));
+            }
+            return Few::Many(given_up);
         }
         Few::One(None)
     }
@@ -236,6 +251,10 @@ impl Take {
         self.calls.ready.iter_mut().for_each(|call| call.messages = 1);
     }
 }
+
+/// Waiting calls that are ordered by what they saw.
+const NEAR: usize = 64;
+const _: () = assert!(NEAR >= order::WINDOW);
 
 /// A call's bounds as offsets from the next byte to be taken.
 fn offsets(call: &Call, ranges: &Ranges) -> Piece {
