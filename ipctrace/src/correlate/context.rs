@@ -9,8 +9,6 @@ pub(super) const PATIENCE: u64 = 200_000_000;
 /// How long calls of several processes are held, ns, so that one which was under way at the same time is known before
 /// they are called certain.
 pub(super) const LINGER: u64 = 5_000_000;
-/// How long an order that was not found is not looked for again, ns, unless much has come meanwhile.
-const PAUSE: u64 = 1_000_000;
 /// How far a report of losses may be from the gap that it explains, ns.
 const REPORT: u64 = 1_000_000_000;
 
@@ -26,25 +24,6 @@ pub(super) struct Context<'a> {
     pub(super) evicted: &'a mut u64,
     /// Events so far.
     pub(super) out: &'a mut Vec<Event>,
-}
-
-/// When an order was last looked for in vain, and among how many calls: looking for it takes long, so it is not done again for
-/// each call that comes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tried {
-    time: u64,
-    calls: usize,
-}
-
-impl Tried {
-    /// Whether it is too early to look again among `calls`; else takes note that it is done.
-    pub(super) fn lately(&mut self, calls: usize, now: u64) -> bool {
-        if calls < self.calls.saturating_mul(2) && now.saturating_sub(self.time) < PAUSE {
-            return true;
-        }
-        *self = Tried { time: now, calls };
-        false
-    }
 }
 
 impl Context<'_> {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::call::{Call, Latest, Recent};
-use super::context::{Context, LINGER, Tried};
+use super::context::{Context, LINGER};
 use super::order::{self, Advance, Piece, Placed, Verdict};
 use super::position::{self, Place};
 use super::range::{Range, Ranges};
@@ -32,8 +32,36 @@ pub(super) struct Put {
     since: Option<u64>,
     /// Until then the first call waits for one that it may hide.
     hold: u64,
-    /// When an order was looked for in vain.
+    /// When no order was found, and among how many calls.
     tried: Tried,
+}
+
+/// An order of many calls was looked for and not found. Where thousands come while one is missing, not each of them is worth
+/// another look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried {
+    calls: usize,
+    time: u64,
+}
+
+impl Tried {
+    /// So few calls that each is worth it.
+    const FEW: usize = 32;
+    /// How long no other look is taken, ns, unless there are twice as many calls.
+    const PAUSE: u64 = 2_000_000;
+
+    /// No order was found now.
+    pub(super) fn note(&mut self, calls: usize, context: &Context<'_>) {
+        *self = Tried { calls, time: context.now };
+    }
+
+    /// Whether that was just now, and there are not many more calls than there were.
+    pub(super) fn recently(self, calls: usize, context: &Context<'_>) -> bool {
+        self.calls >= Self::FEW
+            && calls >= self.calls
+            && calls < self.calls * 2
+            && context.now.saturating_sub(self.time) < Self::PAUSE
+    }
 }
 
 /// How a side is to be settled.
@@ -166,6 +194,7 @@ impl Put {
         }
         self.note(&call);
         self.since = None;
+        self.tried = Tried::default();
         ranges.push(Range::new(call, exact, place));
     }
 
@@ -196,10 +225,6 @@ impl Put {
 
     /// By positions: all calls that account for what one of them saw, together.
     fn by_position(&mut self, mode: Mode, ranges: &mut Ranges, context: &Context<'_>) -> bool {
-        let waits = self.since.is_some_and(|since| !context.overdue(since)) && !mode.force;
-        if waits && self.tried.lately(self.calls.ready.len(), context.now) {
-            return false;
-        }
         let ready = &self.calls.ready;
         let Some(front) = ready.front() else { return false };
         if self.ends.is_empty() {
@@ -215,9 +240,15 @@ impl Put {
             self.commit(index, false, None, ranges);
             return true;
         }
+        if !mode.force && self.tried.recently(self.calls.ready.len(), context) {
+            return false;
+        }
         let (window, placed) = match self.order(floor) {
             (window, Verdict::Settled(placed)) => (window, placed),
-            (window, Verdict::Missing) => return self.give_up(mode, &window, floor, ranges, context),
+            (window, Verdict::Missing) => {
+                self.tried.note(self.calls.ready.len(), context);
+                return self.give_up(mode, &window, floor, ranges, context);
+            }
         };
         let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
         let end =
@@ -323,6 +354,7 @@ impl Put {
             window.iter().rev().map(|index| self.calls.ready.remove(*index)).collect();
         calls.reverse();
         self.since = None;
+        self.tried = Tried::default();
         calls
     }
 }

@@ -28,6 +28,9 @@ pub(super) struct Range {
     pub(super) place: Option<Place>,
     /// Start of the bytes, if captured.
     pub(super) payload: Bytes,
+    /// Where its first byte stands in the stream, counted (and wrapping) from some byte that is the same for all that is in
+    /// it: so the distance of two is known without adding up what is between them.
+    pub(super) base: u64,
 }
 
 impl Range {
@@ -42,6 +45,7 @@ impl Range {
             messages: call.messages,
             place,
             payload: call.payload,
+            base: 0,
         }
     }
 
@@ -56,6 +60,7 @@ impl Range {
             messages: 1,
             place: None,
             payload: Bytes::new(),
+            base: 0,
         }
     }
 
@@ -84,12 +89,16 @@ pub(super) struct Ranges {
     /// Readers' positions with everything taken, if it is known where the last range stands in the pipe: in its last
     /// page, and beyond it.
     past: Option<(u64, u64)>,
+    /// What comes next has this [`Range::base`].
+    end: u64,
 }
 
 impl Ranges {
     /// Appends a range; one without bytes is nothing.
-    pub(super) fn push(&mut self, range: Range) {
+    pub(super) fn push(&mut self, mut range: Range) {
         if range.left() > 0 {
+            range.base = self.end.wrapping_sub(range.taken);
+            self.end = self.end.wrapping_add(range.left());
             self.past = range.place.map(|place| (place.end(range.bytes), place.past(range.bytes)));
             self.left = self.left.saturating_add(range.left());
             self.queue.push_back(range);
@@ -97,8 +106,9 @@ impl Ranges {
     }
 
     /// The same before all others.
-    pub(super) fn push_front(&mut self, range: Range) {
+    pub(super) fn push_front(&mut self, mut range: Range) {
         if range.left() > 0 {
+            range.base = self.begin().wrapping_sub(range.bytes);
             self.left = self.left.saturating_add(range.left());
             self.queue.push_front(range);
         }
@@ -148,8 +158,9 @@ impl Ranges {
     pub(super) fn forget_half(&mut self) -> u64 {
         let half = self.queue.len() / 2;
         let time = self.queue.get(half).map_or(0, |range| range.time);
-        let bytes = self.queue.drain(..half).map(|range| range.left()).sum();
-        self.queue.push_front(Range::unknown(Why::Lost, bytes, time, true));
+        let bytes: u64 = self.queue.drain(..half).map(|range| range.left()).sum();
+        let base = self.begin().wrapping_sub(bytes);
+        self.queue.push_front(Range { base, ..Range::unknown(Why::Lost, bytes, time, true) });
         half as u64
     }
 
@@ -205,43 +216,64 @@ impl Ranges {
             .any(|range| range.place.is_none())
     }
 
-    /// How many bytes lie before a reader's `position`.
-    pub(super) fn locate(&self, position: u64) -> Offset {
-        if self.past.is_some_and(|(_, past)| position > past) {
-            return Offset::Beyond;
-        }
-        let mut offset = 0;
-        // Bytes that are behind for certain, if others of unknown place lie between them and `offset`.
-        let mut blurred = None;
-        for range in &self.queue {
-            let Some(place) = range.place else {
-                blurred.get_or_insert(offset);
-                offset += range.left();
+    /// Where the next byte to be taken stands: see [`Range::base`].
+    fn begin(&self) -> u64 {
+        self.queue.front().map_or(self.end, |range| range.base.wrapping_add(range.taken))
+    }
+
+    /// How many bytes lie before those of the range at `index`.
+    fn before(&self, index: usize) -> u64 {
+        let place = |range: &Range| range.base.wrapping_add(range.taken);
+        self.queue.get(index).map_or(self.end, place).wrapping_sub(self.begin())
+    }
+
+    /// The first range whose place is known and that does not end before a reader's `position`; how many there are, if
+    /// none. Places ascend.
+    fn reached(&self, position: u64) -> usize {
+        let (mut low, mut high) = (0, self.queue.len());
+        let mut found = high;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let placed = |index: &usize| self.queue[*index].place.is_some();
+            let Some(index) = (middle..high).find(placed) else {
+                high = middle;
                 continue;
             };
-            let start = place.at(range.taken);
-            if position <= start {
-                return match blurred {
-                    Some(least) if position < start => Offset::Between(least, offset),
-                    Some(_) | None => Offset::Exact(offset),
-                };
+            let range = &self.queue[index];
+            if range.place.is_some_and(|place| place.at(range.bytes - 1) < position) {
+                low = index + 1;
+            } else {
+                found = index;
+                high = middle;
             }
-            blurred = None;
-            if place.at(range.bytes - 1) < position {
-                offset += range.left();
-                continue;
-            }
-            let behind = place.before(position, range.bytes);
-            if behind < range.bytes {
-                return Offset::Exact(offset + behind.saturating_sub(range.taken));
-            }
-            offset += range.left();
         }
-        match self.past {
-            // Between the two, somebody has put more into the page, and somebody has taken it.
-            Some((end, past)) if position <= end || position == past => Offset::Exact(offset),
-            Some(_) => Offset::Beyond,
-            None => Offset::Between(blurred.unwrap_or(offset), u64::MAX),
+        found
+    }
+
+    /// How many bytes lie before a reader's `position`.
+    pub(super) fn locate(&self, position: u64) -> Offset {
+        let index = self.reached(position);
+        let offset = self.before(index);
+        // Bytes that are behind for certain, if others of unknown place lie between them and `offset`.
+        let placeless = self.queue.range(..index).rev().take_while(|range| range.place.is_none()).count();
+        let blurred = (placeless > 0).then(|| self.before(index - placeless));
+        let Some(range) = self.queue.get(index) else {
+            return match self.past {
+                // Between the two, somebody has put more into the page, and somebody has taken it.
+                Some((end, past)) if position <= end || position == past => Offset::Exact(offset),
+                Some(_) => Offset::Beyond,
+                None => Offset::Between(blurred.unwrap_or(offset), u64::MAX),
+            };
+        };
+        match range.place {
+            Some(place) if position > place.at(range.taken) => {
+                Offset::Exact(offset + place.before(position, range.bytes).saturating_sub(range.taken))
+            }
+            Some(place) if position < place.at(range.taken) => match blurred {
+                Some(least) => Offset::Between(least, offset),
+                None => Offset::Exact(offset),
+            },
+            Some(_) | None => Offset::Exact(offset),
         }
     }
 }
@@ -284,6 +316,68 @@ mod tests {
         assert_eq!(ranges.locate(at(1, 0)), Offset::Between(0, 100));
         assert_eq!(ranges.locate(at(3, 0)), Offset::Exact(100));
         assert_eq!(ranges.locate(at(3, 5)), Offset::Exact(105));
+    }
+
+    /// The same, range by range.
+    fn located(ranges: &Ranges, position: u64) -> Offset {
+        let (mut offset, mut blurred) = (0, None);
+        for range in &ranges.queue {
+            let Some(place) = range.place else {
+                blurred.get_or_insert(offset);
+                offset += range.left();
+                continue;
+            };
+            let start = place.at(range.taken);
+            if position <= start {
+                return match blurred {
+                    Some(least) if position < start => Offset::Between(least, offset),
+                    Some(_) | None => Offset::Exact(offset),
+                };
+            }
+            blurred = None;
+            let behind = place.before(position, range.bytes);
+            if behind < range.bytes {
+                return Offset::Exact(offset + behind.saturating_sub(range.taken));
+            }
+            offset += range.left();
+        }
+        match ranges.past {
+            Some((end, past)) if position <= end || position == past => Offset::Exact(offset),
+            Some(_) => Offset::Beyond,
+            None => Offset::Between(blurred.unwrap_or(offset), u64::MAX),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn positions_are_found_as_if_range_by_range(
+            writes in proptest::collection::vec((0u8..4, 1u64..9000), 0..20),
+            taken in 0u64..40_000,
+            positions in proptest::collection::vec((0u64..30, 0u64..4097), 1..20),
+        ) {
+            let mut ranges = Ranges::default();
+            let mut position = at(2, 100);
+            for (kind, bytes) in writes {
+                match kind {
+                    0 => ranges.push(Range::unknown(Why::Lost, bytes, 0, true)),
+                    1 if bytes < 100 => ranges.push_front(Range::unknown(Why::BeforeStart, bytes, 0, true)),
+                    1 | 2 if bytes % 7 == 0 => _ = ranges.forget_half(),
+                    _ => {
+                        let end = crate::correlate::position::ends(position, bytes).into_iter().flatten().max();
+                        let end = end.unwrap();
+                        ranges.push(range(position, end, bytes));
+                        position = end;
+                    }
+                }
+            }
+            ranges.take(taken, |_, _| ());
+            let left: u64 = ranges.queue.iter().map(Range::left).sum();
+            proptest::prop_assert_eq!(ranges.before(ranges.len()), left);
+            for (page, byte) in positions {
+                let position = at(page, byte);
+                proptest::prop_assert_eq!(ranges.locate(position), located(&ranges, position));
+            }
+        }
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use super::call::{Call, Latest, Recent};
-use super::context::{Context, Tried};
+use super::context::Context;
 use super::order::{self, Advance, Piece, Verdict};
-use super::put::{Mode, Progress, REACH, crowded, overlapped};
+use super::put::{Mode, Progress, REACH, Tried, crowded, overlapped};
 use super::range::{Offset, Ranges};
 use super::sequence::Sequencer;
 
@@ -20,7 +20,7 @@ pub(super) struct Take {
     since: Option<u64>,
     /// Highest position that a settled call saw at its end.
     top: u64,
-    /// When an order was looked for in vain.
+    /// When no order was found, and among how many calls.
     tried: Tried,
 }
 
@@ -175,6 +175,7 @@ impl Take {
         }
         self.top = call.seen.map_or(self.top, |(_, high)| high.max(self.top));
         self.since = None;
+        self.tried = Tried::default();
         Some(Settled { call, exact, tight })
     }
 
@@ -198,11 +199,10 @@ impl Take {
 
     /// By positions, as offsets among the ranges: all calls that account for what one of them saw, together.
     fn by_position(&mut self, aligned: bool, mode: Mode, ranges: &Ranges, context: &Context<'_>) -> Few {
-        let waits = self.since.is_some_and(|since| !context.overdue(since)) && !mode.force;
-        if waits && self.tried.lately(self.calls.ready.len(), context.now) {
+        if !mode.force && self.tried.recently(self.calls.ready.len(), context) {
             return Few::One(None);
         }
-        let all: Vec<Piece> = self.calls.ready.iter().take(NEAR).map(|call| offsets(call, ranges)).collect();
+        let all: Vec<Piece> = self.calls.ready.iter().take(REACH).map(|call| offsets(call, ranges)).collect();
         let window = order::window(&all, 0);
         let pieces: Vec<Piece> = window.iter().map(|index| all[*index]).collect();
         if let Verdict::Settled(placed) = order::decide(&pieces, &[0]) {
@@ -216,20 +216,12 @@ impl Take {
             }
             return Few::Many(settled);
         }
+        self.tried.note(self.calls.ready.len(), context);
         let since = *self.since.get_or_insert(context.now);
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
         if mode.force || full || context.overdue(since) {
-            // What is missing does not come: the books have the last word, at once for several, as it takes long to find out.
-            let mut left = ranges.left();
-            let mut given_up = Vec::new();
-            while given_up.len() < NEAR / 4
-                && let Some(front) = self.calls.ready.front()
-                && front.bytes <= left
-            {
-                left -= front.bytes;
-                given_up.extend(self.remove(0, false, false));
-            }
-            return Few::Many(given_up);
+            // What is missing does not come: the books have the last word.
+            return self.first(false, false);
         }
         Few::One(None)
     }
@@ -251,10 +243,6 @@ impl Take {
         self.calls.ready.iter_mut().for_each(|call| call.messages = 1);
     }
 }
-
-/// Waiting calls that are ordered by what they saw.
-const NEAR: usize = 64;
-const _: () = assert!(NEAR >= order::WINDOW);
 
 /// A call's bounds as offsets from the next byte to be taken.
 fn offsets(call: &Call, ranges: &Ranges) -> Piece {
