@@ -107,6 +107,10 @@ impl Tracer {
     /// # Errors
     /// If the kernel's counters cannot be read.
     pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+        // Before the records, so that what is taken for certain is known to have lost nothing.
+        for (cause, count) in self.attached.losses()? {
+            self.intake.correlator.lost(now(), cause, count, events);
+        }
         let mut taken = 0;
         while taken < BATCH
             && let Some(item) = self.attached.ring.next()

@@ -257,6 +257,14 @@ fn tcp() -> Result<()> {
 }
 
 #[test]
+fn udp() -> Result<()> {
+    // Three datagrams and answers, and two by address, of the last of which 650 bytes did not fit.
+    let bytes = 5101 + 3 * 50 + 33 + 250;
+    let design = Totals { bytes, messages: 8, unread: 650, ends: 3, channels: 3, ..Totals::default() };
+    holds("udp", &["stage", "server", "connected", "by-address"], &design)
+}
+
+#[test]
 fn io_uring() -> Result<()> {
     // Three writers of 100 times 70 bytes, all of which is sent on, and three messages.
     let bytes = 2 * 3 * 100 * 70 + 3101;
@@ -301,6 +309,7 @@ fn every_demo_has_a_test() {
         "unix_dgram",
         "unix_seqpacket",
         "tcp",
+        "udp",
         "fd_passing",
         "sysv_shm",
         "posix_shm",

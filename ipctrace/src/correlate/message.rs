@@ -30,6 +30,8 @@ struct Sent {
     sender_inode: u64,
     /// It may be the one that was taken for another, equal one; or another was sent at the same time, which may be that.
     doubt: bool,
+    /// How many were sent to the queue before, if the books have it.
+    before: Option<u64>,
     /// Where it was sent to, if that is a name.
     address: Option<Vec<u8>>,
     payload: Bytes,
@@ -66,6 +68,8 @@ struct Queue {
     born: u64,
     /// Messages in it when it was first seen; `None` if unknown.
     queued: Option<u64>,
+    /// The same as the kernel counted it.
+    first: Option<u64>,
     /// When that was.
     opened: u64,
     /// Messages received of those.
@@ -93,6 +97,7 @@ impl Queue {
             open: false,
             born: now,
             queued: None,
+            first: None,
             opened: 0,
             early: 0,
             known: 0,
@@ -145,6 +150,7 @@ impl Messages {
         queue.opened = record.header.time;
         queue.early = 0;
         queue.known = 0;
+        queue.first = (record.queued != u64::MAX).then_some(record.queued);
         queue.queued = (record.queued != u64::MAX).then(|| record.queued.saturating_sub(known));
         self.settle(record.key, false, context);
     }
@@ -203,6 +209,7 @@ impl Messages {
             sock: op.sender_sock,
             sender_inode: op.sender_inode,
             doubt: has(op_flag::OVERLAPS),
+            before: has(op_flag::SEQUENCED).then_some(op.before),
             address: naming::unix_address(&record.address),
             payload: record.payload.clone(),
         };
@@ -313,7 +320,10 @@ impl Messages {
                 let rivals = sends_of_others(queue, &sent);
                 queue.latest = queue.latest.max(sent.time);
                 queue.naming.meet(sent.sender_inode, 0);
-                let exact = found.exact && !sent.doubt && !(overlapped && rivals);
+                // Where records are lost, one that is alike may be among them: then the books must agree on which it is.
+                let counted = sent.before.zip(queue.first).map(|(before, first)| before + first);
+                let agreed = context.loss.is_none() || (counted.is_some() && counted == taken.before);
+                let exact = found.exact && agreed && !sent.doubt && !(overlapped && rivals);
                 if !exact {
                     // Which of them is left is as much in doubt as which was taken.
                     let addressed = self.addressed.get_mut(&sent.sock).into_iter().flatten();
