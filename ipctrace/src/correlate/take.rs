@@ -22,6 +22,9 @@ pub(super) struct Take {
     top: u64,
     /// When no order was found, and among how many calls.
     tried: Tried,
+    /// What the positions missed has been waited for in vain: the two sides' books differ, and go on doing so. Until
+    /// positions prove that they agree again nothing is waited for.
+    adrift: bool,
 }
 
 /// A call whose bytes are certain, or given up to doubt.
@@ -75,6 +78,7 @@ impl Take {
         self.calls.restart(0);
         self.top = position;
         self.since = None;
+        self.adrift = false;
     }
 
     /// The positions begin anew.
@@ -100,6 +104,15 @@ impl Take {
                 return Progress::Starved(front.time);
             }
             let fit = if mode.paged { fit(front, ranges) } else { Fit::Unknown };
+            self.adrift &= !matches!(fit, Fit::Snug { tight: true });
+            if self.adrift {
+                // One process on each side: whichever bytes it were, they went from the one to the other.
+                let exact = !mode.senders && !self.crowded();
+                for settled in self.first(exact, false) {
+                    each(settled, ranges, context);
+                }
+                continue;
+            }
             let end = matches!(fit, Fit::Snug { .. } | Fit::More) && ranges.left() <= self.reach(ranges);
             if end && mode.pending && !mode.force && !context.overdue(front.time) {
                 // What is still to be settled may lie before the end that was seen.
@@ -221,6 +234,7 @@ impl Take {
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
         if mode.force || full || context.overdue(since) {
             // What is missing does not come: the books have the last word.
+            self.adrift = true;
             return self.first(false, false);
         }
         Few::One(None)
