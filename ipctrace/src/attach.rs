@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, Iter};
+use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
@@ -130,6 +130,18 @@ fn start(ebpf: &mut Ebpf, hook: Hook, btf: &Btf) -> Result<()> {
 }
 
 impl Attached {
+    /// Takes the programs out of the kernel. What they have told until then stays to be taken.
+    pub fn detach(&mut self) {
+        for (name, program) in self.ebpf.programs_mut() {
+            if let Program::BtfTracePoint(program) = program
+                && let Err(error) = program.unload()
+            {
+                // One that was never loaded, for a hook that this kernel does not have or nobody needs.
+                log::debug!("{name}: {error}");
+            }
+        }
+    }
+
     /// What the kernel lost since the last call, by cause.
     ///
     /// # Errors

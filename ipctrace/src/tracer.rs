@@ -153,6 +153,8 @@ impl Tracer {
     /// # Errors
     /// If the kernel's counters cannot be read.
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        // Else a host that is busy enough would have us go on for ever.
+        self.attached.detach();
         while self.take(events)? {}
         let now = now();
         let Tracer { attached, intake, .. } = self;
