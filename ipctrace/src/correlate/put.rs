@@ -100,7 +100,7 @@ impl Put {
 
     /// Whether several processes send.
     pub(super) fn crowded(&self) -> bool {
-        crowded(&self.calls.ready, &self.recent)
+        self.calls.crowded()
     }
 
     /// Moves to `ranges` what is certain, and what has waited for long enough.
@@ -176,7 +176,7 @@ impl Put {
     /// Whether calls that ended at `time` and may hide another are still to be held: only where there are others.
     fn lingers(&mut self, time: u64, mode: Mode, context: &Context<'_>) -> bool {
         let until = time.saturating_add(LINGER);
-        if mode.force || context.now >= until || !crowded(&self.calls.ready, &self.recent) {
+        if mode.force || context.now >= until || !self.calls.crowded() {
             return false;
         }
         self.hold = until;
@@ -210,7 +210,7 @@ impl Put {
     /// Without positions: by the books, in doubt where calls of two processes overlapped.
     fn by_time(&mut self, mode: Mode, ranges: &mut Ranges, context: &Context<'_>) -> bool {
         let Some(front) = self.calls.ready.front() else { return false };
-        let crowd = crowded(&self.calls.ready, &self.recent);
+        let crowd = self.calls.crowded();
         let full = self.calls.ready.len() >= context.limits.ranges;
         if crowd && !mode.force && !full && !context.overdue(front.time) {
             return false;
@@ -357,13 +357,6 @@ impl Put {
         self.tried = Tried::default();
         calls
     }
-}
-
-/// Whether more than one process is busy on a side.
-pub(super) fn crowded(ready: &VecDeque<Call>, recent: &Recent) -> bool {
-    let mut known = ready.iter().filter(|call| call.who.process().is_some()).map(Call::process);
-    let Some(first) = known.next() else { return recent.crowd() };
-    recent.others(first) || known.any(|process| process != first)
 }
 
 /// Whether the first call overlapped one of another process, settled or not.

@@ -19,6 +19,10 @@ pub(super) struct Sequencer {
     debt: u64,
     /// Calls in order, none missing before them.
     pub(super) ready: VecDeque<Call>,
+    /// The first process that called.
+    first: Option<(u32, u64)>,
+    /// Another has called too.
+    several: bool,
 }
 
 impl Sequencer {
@@ -62,6 +66,10 @@ impl Sequencer {
         self.debt -= owed;
         call.trim(owed);
         if call.bytes > 0 {
+            if let Some(process) = call.who.process() {
+                let first = *self.first.get_or_insert(process.identity());
+                self.several |= first != process.identity();
+            }
             self.ready.push_back(call);
         }
     }
@@ -90,6 +98,11 @@ impl Sequencer {
     /// What the other side has seen of `bytes` for which no call came.
     pub(super) fn owe(&mut self, bytes: u64) {
         self.debt = self.debt.saturating_add(bytes);
+    }
+
+    /// Whether more than one process is, or has been, busy on this side.
+    pub(super) fn crowded(&self) -> bool {
+        self.several
     }
 
     /// Calls held beyond a gap.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::call::{Call, Latest, Recent};
 use super::context::Context;
 use super::order::{self, Advance, Piece, Verdict};
-use super::put::{Mode, Progress, REACH, Tried, crowded, overlapped};
+use super::put::{Mode, Progress, REACH, Tried, overlapped};
 use super::range::{Offset, Ranges};
 use super::sequence::Sequencer;
 
@@ -168,7 +168,7 @@ impl Take {
     }
 
     fn crowded(&self) -> bool {
-        crowded(&self.calls.ready, &self.recent)
+        self.calls.crowded()
     }
 
     /// Whether the calls settled so far took just the bytes before the first range: none of them saw the position
@@ -199,7 +199,7 @@ impl Take {
     /// Without positions: by the books, in doubt where calls of two processes overlapped.
     fn by_time(&mut self, mode: Mode, context: &Context<'_>) -> Few {
         let ready: &VecDeque<Call> = &self.calls.ready;
-        let crowd = crowded(ready, &self.recent);
+        let crowd = self.calls.crowded();
         let time = ready.front().map_or(0, |call| call.time);
         let full = ready.len() >= context.limits.ranges;
         if crowd && !mode.force && !full && !context.overdue(time) {
