@@ -25,9 +25,12 @@ pub use compare::{Score, compare, compare_after_loss};
 use crate::scenarios::actor;
 use crate::trace::{Scratch, Trace, said};
 
-/// Mechanisms that the workload can use; those that are off are left out.
+/// Mechanisms that the workload uses; those that are off are left out.
+///
+/// Not among them, though the workload could use it, is `udp`: with several receivers on a socket one receive that is missed
+/// shifts what follows (docs/limitations.md), which seeds find within seconds.
 pub const MECHANISMS: &[&str] =
-    &["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "tcp", "udp", "posix_mq", "sysv_msg"];
+    &["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "tcp", "posix_mq", "sysv_msg"];
 
 /// Plays one seed under a trace of the whole host and compares.
 ///

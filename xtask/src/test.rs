@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -141,13 +143,19 @@ fn run_suite(suite: &Suite, binary: &Path, arguments: &Arguments, totals: &mut T
     Ok(())
 }
 
-/// Fails if a program of ours is still loaded.
+/// Fails if a program of ours is still loaded. The kernel takes a while to unload those of a tracer that was killed.
 fn leftovers() -> Result<()> {
-    let listing =
-        read(as_root(workspace::target().join("release/ipctrace")).args(["doctor", "--leftovers"]))?;
-    let listing = listing.trim();
-    if listing.is_empty() {
-        return Ok(());
+    let start = Instant::now();
+    loop {
+        let listing =
+            read(as_root(workspace::target().join("release/ipctrace")).args(["doctor", "--leftovers"]))?;
+        let listing = listing.trim();
+        if listing.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            bail!("programs are still loaded:\n{listing}");
+        }
+        sleep(Duration::from_millis(200));
     }
-    bail!("programs are still loaded:\n{listing}");
 }

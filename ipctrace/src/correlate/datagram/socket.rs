@@ -167,7 +167,8 @@ impl Socket {
         self.call = (taken.who.tid, taken.enter);
     }
 
-    /// Remembers what was received. False if another process received at the same time, and what it got may be this.
+    /// Remembers what was received. False if other processes receive here too, and what they got may be this: at the same
+    /// moment, or because a receive of theirs was missed, of which nothing would tell (see `align`).
     pub(super) fn note(&mut self, taken: &Taken, sender: &End) -> bool {
         self.done(taken);
         let process = taken.who.identity();
@@ -175,10 +176,11 @@ impl Socket {
             self.waiting.iter().any(|other| other.who.identity() != process && other.enter <= taken.time);
         let overlapped = waiting || self.receivers.overlaps(process, taken.enter);
         let same = |other: &End| other == sender;
+        let several = self.receivers.others(process);
         let alone = self.last.as_ref().is_none_or(|(last, time)| same(last) || *time < taken.enter)
             && self.arrivals.is_empty();
         self.receivers.note(process, taken.time);
         self.last = Some((sender.clone(), taken.time));
-        !overlapped || alone
+        !several && (!overlapped || alone)
     }
 }
