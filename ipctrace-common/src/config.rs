@@ -182,6 +182,8 @@ offsets! {
     skb_network_header = "sk_buff.network_header";
     /// Where the header of the transport layer begins in it.
     skb_transport_header = "sk_buff.transport_header";
+    /// Where what is in it ends; what is behind is in pages elsewhere.
+    skb_tail = "sk_buff.tail";
     /// Next buffer in a queue.
     skb_next = "sk_buff.next";
     /// Length of a buffer.

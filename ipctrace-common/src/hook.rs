@@ -64,6 +64,8 @@ hooks! {
     SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
+    /// Which datagram of an internet socket a receiver copies.
+    SkbCopied, "skb_copied", "skb_copy_datagram_iovec", 0, "which large UDP datagram a receiver took";
     /// Datagrams of internet sockets that reach the queue of their receiver.
     SkDataReady, "sk_data_ready", "sk_data_ready", UDP, "UDP datagrams that reach their receiver's socket";
     /// Datagrams of internet sockets that leave their sender.
@@ -101,6 +103,7 @@ impl Hook {
     pub const fn serves(self) -> u32 {
         match (self.needed_by(), self) {
             (0, Hook::PageFaultUser | Hook::PageFaultKernel) => SHARED,
+            (0, Hook::SkbCopied) => UDP,
             (0, _) => u32::MAX,
             (needed, _) => needed,
         }

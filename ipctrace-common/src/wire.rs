@@ -160,7 +160,8 @@ pub mod op_flag {
     pub const LOCKED: u16 = 1 << 3;
     /// `before` is valid.
     pub const SEQUENCED: u16 = 1 << 4;
-    /// `from` is valid: the very message taken was seen.
+    /// `from` is valid: the very message taken was seen. Of UDP it is its buffer that was seen, and `sender_sock` is
+    /// [`super::Datagram::data`].
     pub const FROM: u16 = 1 << 5;
     /// The tail of the record begins with the destination's socket address ([`super::Op::address_len`] bytes).
     pub const ADDRESS: u16 = 1 << 6;
@@ -169,11 +170,11 @@ pub mod op_flag {
     /// Another process was, or may have been, in a call on the same side of the channel when this one began or when it ended.
     /// Not told of pipes and FIFOs, whose positions tell more.
     pub const OVERLAPS: u16 = 1 << 10;
-    /// `detail` is valid, for event counters and terminals: elsewhere the mechanism alone says whether there is one.
+    /// `detail` is valid, for event counters, terminals and UDP: elsewhere the mechanism alone says whether there is one.
     pub const DETAIL: u16 = 1 << 8;
     /// A descriptor that its receiver took itself, from `owner`.
     pub const GETFD: u16 = 1 << 9;
-    /// Queues: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
+    /// Queues and UDP: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
     pub const CUT: u16 = 1 << 12;
     /// Queues: nobody's call, but a message that was in the queue when it was first seen.
     pub const FOUND: u16 = 1 << 13;
@@ -217,7 +218,8 @@ pub struct Op {
     pub before: u64,
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
     /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`). TCP: sequence
-    /// number. Receivers of UDP, without the flag: [`Datagram::data`] of what was next in the queue, 0 if it was empty.
+    /// number. Receivers of UDP, without the flag: [`Datagram::data`] of what was next in the queue, 0 if it was empty,
+    /// [`Op::UNKNOWN`] if another call was under way that may have taken it.
     pub pos_enter: u64,
     /// The same once the lock was held.
     pub pos_locked: u64,
@@ -233,7 +235,8 @@ pub struct Op {
     pub receiver_inode: u64,
     /// What the mechanism says of the message besides: priority of a POSIX message (-1: not known), type of a System V message, value of
     /// an eventfd. Terminals: of a write how many bytes it is expected to be at the other end, of a read how many it left
-    /// there. 0 where there is none.
+    /// there. Receivers of UDP that asked: where it came from, port `<< 32 |` last four bytes of the address as a number. 0
+    /// where there is none.
     pub detail: i64,
     /// Digest of the message's beginning ([`crate::digest`]), by which a receiver's record is joined to its sender's where
     /// the kernel shows nothing better; 0 if none was taken.
@@ -247,6 +250,11 @@ pub struct Op {
     pub payload_len: u32,
     /// Descriptor that the call named.
     pub fd: i32,
+}
+
+impl Op {
+    /// Of `pos_enter` of a receiver of UDP: not known.
+    pub const UNKNOWN: u64 = u64::MAX;
 }
 
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
@@ -426,8 +434,7 @@ pub struct Datagram {
     pub inode: u64,
     /// Beginning of the call in which it was sent, as in its [`Op`]; 0 if it left outside of the sender's call.
     pub enter: u64,
-    /// Address of the data, which stays the same from socket to socket, and is used again later. 0 if the datagram was
-    /// gone before it could be looked at: nothing below is known then.
+    /// Address of the data, which stays the same from socket to socket, and is used again later.
     pub data: u64,
     /// Where it comes from, as in [`Ends`].
     pub from: [u8; 16],
@@ -443,6 +450,8 @@ pub struct Datagram {
     pub netns: u32,
     /// Explicit padding.
     pub reserved: u32,
+    /// Digest of the message's beginning ([`crate::digest`]); 0 if it is not in the buffer itself but in pages.
+    pub digest: u64,
 }
 
 /// `flags` of a [`Share`].
@@ -564,7 +573,7 @@ pub struct Wake {
 }
 
 const _: () = {
-    assert!(size_of::<Datagram>() == 152);
+    assert!(size_of::<Datagram>() == 160);
     assert!(size_of::<Share>() == 160);
     assert!(size_of::<Touch>() == 88);
     assert!(size_of::<Header>() == 24);

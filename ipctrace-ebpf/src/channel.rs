@@ -75,6 +75,21 @@ pub(crate) fn arrive(side: &mut Side, tgid: u32) {
     }
 }
 
+/// How many calls are receiving from the channel now, and how many have taken something since it was first seen.
+#[inline(always)]
+pub(crate) fn receivers(side: &Side) -> (u64, u64) {
+    match books(&side.key) {
+        // SAFETY: a valid pointer into the map; each field is read in one access.
+        Some(books) => unsafe {
+            (
+                core::ptr::read_volatile(&raw const (*books).present[1].calls),
+                core::ptr::read_volatile(&raw const (*books).taken),
+            )
+        },
+        None => (0, 0),
+    }
+}
+
 /// The call in flight of thread `tid` ends. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]

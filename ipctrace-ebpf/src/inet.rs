@@ -4,14 +4,14 @@
 //! receives. User space finds the other end by the addresses and, for TCP, by the sequence numbers, which are the same
 //! at both.
 
-use ipctrace_common::wire::{Ends, Key, op_flag};
+use ipctrace_common::wire::{Ends, Key, Op, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read};
 use crate::object::is_on;
-use crate::{channel, emit, ring, udp};
+use crate::{channel, emit, ring};
 
 const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
@@ -42,8 +42,8 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.pos_enter = 0;
     side.pos_locked = 0;
     side.key = key(sock, space, side.receive != 0);
-    if space & UDP != 0 && side.receive != 0 {
-        side.pos_enter = udp::queue_front(sock);
+    if space & UDP != 0 {
+        side.pos_enter = Op::UNKNOWN;
     }
     if space & (UDP | ALONE) == 0 {
         side.pos_enter = inet_position(sock, u32::from(side.receive));

@@ -44,6 +44,7 @@ mod sysv_msg;
 mod sysv_sem;
 mod task;
 mod udp;
+mod udp_taken;
 mod unix;
 mod uring;
 mod uring_done;

@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found};
-use crate::{channel, eventfd, futex, handoff, inet, pty, ring, signal, special, straddle, task};
+use crate::{channel, eventfd, futex, handoff, inet, pty, ring, signal, special, straddle, task, udp_taken};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -104,7 +104,7 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     call.user = argument(1);
     call.count = argument(2);
     call.address = 0;
-    if class == Class::Sendto {
+    if class == Class::Sendto || class == Class::Recvfrom {
         call.address = argument(4);
         call.address_len = argument(5);
     }
@@ -133,6 +133,7 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     let tgid = (task::pid_tgid() >> 32) as u32;
     channel::arrive(&mut call.sides[0], tgid);
     channel::arrive(&mut call.sides[1], tgid);
+    udp_taken::look(&mut call.sides[0]);
     Ok(())
 }
 
@@ -312,6 +313,12 @@ pub(crate) fn plain(bytes: u64) -> Moved {
 /// Tells of one message, or one run of bytes, through the first side, if there is anything to tell.
 #[inline(always)]
 fn one(tid: u32, call: &mut InFlight) {
+    if udp_taken::receives(&call.sides[0]) {
+        if udp_taken::udp_received(tid) != 0 {
+            emit::emit_slowly(tid, 0);
+        }
+        return;
+    }
     if prepare(call, 0) {
         emit::op(tid, call, 0);
     } else {
@@ -322,6 +329,12 @@ fn one(tid: u32, call: &mut InFlight) {
 /// The same where the verifier would otherwise have too many paths to follow.
 #[inline(always)]
 fn one_slowly(tid: u32, call: &mut InFlight) {
+    if udp_taken::receives(&call.sides[0]) {
+        if udp_taken::udp_received(tid) != 0 {
+            emit::emit_slowly(tid, 0);
+        }
+        return;
+    }
     if prepare(call, 0) {
         emit::emit_slowly(tid, 0);
     } else {
@@ -391,6 +404,7 @@ impl message::Visit for One {
         let user = call.user + u64::from(index) * MMSGHDR;
         let header = MsgHdr::read(user)?;
         call.moved = Moved { user, address: header.name, address_len: header.name_len, ..plain(bytes) };
+        udp_taken::choose(tid, call, index);
         // Where one message goes says nothing of the next.
         let side = call.sides[0];
         one_slowly(tid, call);

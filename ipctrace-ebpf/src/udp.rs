@@ -1,14 +1,18 @@
-//! Datagrams of internet sockets on their way: when one leaves its socket, and when it is put into the queue of another.
+//! Datagrams of internet sockets on their way: when one leaves its socket, when it is put into the queue of another, and
+//! which one a receiver took.
 //!
 //! Packets are handled in whichever task is current, but the buffer that carries one is the same from end to end, on
-//! loopback and between network namespaces: its address joins the two, and the queue is first in, first out.
+//! loopback and between network namespaces: its address joins the two. Which buffer a receiver took is seen where its
+//! content is in pages. Where it is in the buffer itself no hook comes by, but then it can be looked at on its way: a
+//! digest of its beginning, which the receiver's memory has too, its length and its source tell which it was.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::macros::btf_tracepoint;
-
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::wire::{self, Kind, datagram};
-use ipctrace_common::{Cause, Mechanism};
+use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::config::offset;
 use crate::inet::mapped;
@@ -54,15 +58,18 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let sock = address(&ctx);
-    let queue = sock + offset!(sock_receive_queue) as u64;
-    match read::<u64>(queue, offset!(skb_prev)) {
-        // A receiver on another CPU was faster: one came, that is all that is known.
-        Ok(last) => tell_datagram(if last == queue { 0 } else { last }, sock, u32::from(datagram::ARRIVED)),
-        Err(cause) => {
-            ring::count(cause);
-            0
+    // Receivers move the whole queue to one of their own, and take from there.
+    for queue in [sock + offset!(sock_receive_queue) as u64, sock + offset!(udp_reader_queue) as u64] {
+        match read::<u64>(queue, offset!(skb_prev)) {
+            Ok(last) if last == queue => {}
+            Ok(last) => {
+                tell_datagram(last, sock, u32::from(datagram::ARRIVED));
+                return 0;
+            }
+            Err(cause) => ring::count(cause),
         }
-    };
+    }
+    // A receiver on another CPU was faster: what it took will tell.
     0
 }
 
@@ -71,6 +78,33 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn address(ctx: &BtfTracePointContext) -> u64 {
     read(ctx.as_ptr() as u64, 0).unwrap_or(0)
+}
+
+/// The beginning of a content: of what is in a queue, and of what is on its way. The latter is looked at where no other
+/// packet can come in between, and may come while the former is looked at.
+#[map]
+static BEGINNING: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entries(2, 0);
+
+/// Digest of `len` bytes, at most [`digest::BYTES`], in the kernel's memory; 0 if they could not be read.
+#[inline(always)]
+fn digest_of(source: u64, len: u64, what: u32) -> u64 {
+    let Some(place) = BEGINNING.get_ptr_mut(u32::from(what != u32::from(datagram::QUEUED))) else {
+        return 0;
+    };
+    // SAFETY: this CPU's valid, aligned place, used as is said there. Word by word, for a call of memset would be one frame
+    // too many.
+    let words = unsafe {
+        (0..digest::WORDS).for_each(|index| core::ptr::write_volatile(place.cast::<u64>().add(index), 0));
+        &*place
+    };
+    let len = if len > digest::BYTES { digest::BYTES } else { len } as u32;
+    let status = if len == 0 {
+        0
+    } else {
+        // SAFETY: the place has so many bytes; the helper checks the source.
+        unsafe { bpf_probe_read_kernel(place.cast(), len, source as *const _) }
+    };
+    if status == 0 { digest::of(words) } else { 0 }
 }
 
 /// Tells of what is in the queue of a socket that is seen for the first time. The verifier looks at it by itself.
@@ -91,10 +125,22 @@ pub extern "C" fn tell_queued(sock: u64) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_front(sock: u64) -> u64 {
-    for queue in [sock + offset!(udp_reader_queue) as u64, sock + offset!(sock_receive_queue) as u64] {
+    let (taken_from, put_into) =
+        (sock + offset!(udp_reader_queue) as u64, sock + offset!(sock_receive_queue) as u64);
+    // Not only receivers but also poll(2) moves the one to the other, perhaps between two looks.
+    for queue in [taken_from, put_into, taken_from] {
         match read::<u64>(queue, offset!(skb_next)) {
-            Ok(buffer) if buffer != queue => return read(buffer, offset!(skb_head)).unwrap_or(0),
-            Ok(_) | Err(_) => {}
+            Ok(buffer) if buffer == queue => {}
+            Ok(buffer) => {
+                if queue == put_into
+                    && let Ok(first) = read::<u64>(taken_from, offset!(skb_next))
+                    && first != taken_from
+                {
+                    return read(first, offset!(skb_head)).unwrap_or(wire::Op::UNKNOWN);
+                }
+                return read(buffer, offset!(skb_head)).unwrap_or(wire::Op::UNKNOWN);
+            }
+            Err(_) => return wire::Op::UNKNOWN,
         }
     }
     0
@@ -131,16 +177,22 @@ impl Repeat for Walk {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
-    let mut found = Found { data: 0, from: [0; 16], to: [0; 16], ports: [0; 2], len: 0 };
-    if buffer != 0 {
-        match look(buffer, &mut found) {
-            Ok(true) => {}
-            // Not the beginning of a datagram.
-            Ok(false) => return 0,
-            Err(cause) => {
+    let mut found = Found { data: 0, from: [0; 16], to: [0; 16], ports: [0; 2], len: 0, digest: 0 };
+    let looked = look(buffer, what, &mut found);
+    // Meanwhile a receiver on another CPU may have taken it, and the buffer be another's by now.
+    if what == u32::from(datagram::ARRIVED) && read::<u64>(buffer, offset!(skb_next)) == Ok(0) {
+        return 0;
+    }
+    match looked {
+        Ok(true) => {}
+        // Not the beginning of a datagram.
+        Ok(false) => return 0,
+        Err(cause) => {
+            // What has arrived may be gone.
+            if what != u32::from(datagram::ARRIVED) {
                 ring::count(cause);
-                found.data = 0;
             }
+            return 0;
         }
     }
     let netns =
@@ -177,6 +229,7 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         (*record).len = found.len;
         (*record).netns = netns;
         (*record).reserved = 0;
+        (*record).digest = found.digest;
     }
     ring::submit(entry);
     0
@@ -189,11 +242,12 @@ struct Found {
     to: [u8; 16],
     ports: [u16; 2],
     len: u32,
+    digest: u64,
 }
 
 /// Reads the headers of a packet; false if it is not the first (or only) fragment of a datagram.
 #[inline(always)]
-fn look(buffer: u64, found: &mut Found) -> Result<bool> {
+fn look(buffer: u64, what: u32, found: &mut Found) -> Result<bool> {
     let head: u64 = read(buffer, offset!(skb_head))?;
     let network = head + u64::from(read::<u16>(buffer, offset!(skb_network_header))?);
     let transport = head + u64::from(read::<u16>(buffer, offset!(skb_transport_header))?);
@@ -221,5 +275,11 @@ fn look(buffer: u64, found: &mut Found) -> Result<bool> {
     found.ports = [u16::from_be(from), u16::from_be(to)];
     found.len = u32::from(u16::from_be(len)).saturating_sub(8);
     found.data = head;
+    let content = transport + 8;
+    let here = (head + u64::from(read::<u32>(buffer, offset!(skb_tail))?)).saturating_sub(content);
+    let wanted = u64::from(found.len).min(digest::BYTES);
+    if here >= wanted {
+        found.digest = digest_of(content, wanted, what);
+    }
     Ok(true)
 }

@@ -6,15 +6,18 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
+use ipctrace_common::wire::op_flag;
 
 use crate::config::offset;
-use crate::inflight::{self, Side, Taken};
-use crate::kernel::{Result, read};
+use crate::inflight::{self, Moved, Side, Taken};
+use crate::kernel::{Result, load, read};
 use crate::object::{self, Direction};
-use crate::{channel, emit, ring, straddle, syscall, task, unix, uring};
+use crate::{channel, emit, ring, straddle, syscall, task, udp_taken, unix, uring};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken.
 const TAKES_NOTHING: u32 = 0x2 | 0x2000;
+/// `inode` of what was taken where `sock` is no socket but the buffer of a UDP datagram.
+const BUFFER: u64 = u64::MAX;
 
 /// hook: tp_btf/sock_send_length `void (struct sock *sk, int ret, int flags)` — include/trace/events/sock.h
 #[btf_tracepoint(function = "sock_send_length")]
@@ -30,6 +33,9 @@ pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
 /// hook: tp_btf/sock_recv_length `void (struct sock *sk, int ret, int flags)` — include/trace/events/sock.h
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn sock_receive(ctx: BtfTracePointContext) -> i32 {
+    if ctx.arg::<i32>(1) >= 0 && is_udp(ctx.arg(0)) {
+        udp_taken::received(task::pid_tgid() as u32);
+    }
     if uring::is_user()
         && ctx.arg::<u32>(2) & TAKES_NOTHING == 0
         && let Err(cause) = try_moved(ctx.arg::<*const u8>(0) as u64, ctx.arg(1), Direction::Receive)
@@ -37,6 +43,14 @@ pub fn sock_receive(ctx: BtfTracePointContext) -> i32 {
         ring::failed!(&ctx, cause);
     }
     0
+}
+
+/// Whether the argument of the tracepoint is a UDP socket.
+#[inline(always)]
+fn is_udp(sock: *const u8) -> bool {
+    const IPPROTO_UDP: u16 = 17;
+    // SAFETY: the tracepoint's argument has BTF type sock; an offset of this kernel.
+    unsafe { load::<u16>(sock, offset!(sock_protocol)) == IPPROTO_UDP }
 }
 
 /// Tells of it, unless a system call does.
@@ -88,14 +102,16 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
         return Ok(());
     }
     // Positions at its begin are not known.
-    call.sides[0].flags &= !ipctrace_common::wire::op_flag::POSITIONS;
+    call.sides[0].flags &= !op_flag::POSITIONS;
     call.index = 0;
     // What stood first in the queue of a UDP socket is known as it is now, not as it was before: without a begin nothing is
     // made of it.
     let late = direction == Direction::Receive && call.sides[0].mechanism == Mechanism::Udp as u8;
     call.enter = if late { 0 } else { enter };
-    call.taken = taken;
-    call.moved = syscall::plain(returned as u64);
+    // Which of the two kinds it is that was noted.
+    let buffer = taken.inode == BUFFER;
+    call.taken = if buffer == late { taken } else { Taken { sock: 0, inode: 0, len: 0 } };
+    call.moved = Moved { flags: if late { op_flag::CUT } else { 0 }, ..syscall::plain(returned as u64) };
     call.active = 1;
     channel::arrive(&mut call.sides[0], (ids >> 32) as u32);
     channel::left(tid);
@@ -120,5 +136,15 @@ pub(crate) fn consumed(tid: u32, buffer: u64) -> Result<()> {
     let len: u32 = read(buffer, offset!(skb_len))?;
     // SAFETY: as above.
     unsafe { (*thread).taken = Taken { sock, inode: unix::inode_of(sock)?, len: u64::from(len) } };
+    Ok(())
+}
+
+/// The buffer that a thread copies from which is in no call: perhaps for a request through a ring.
+#[inline(always)]
+pub(crate) fn copied(tid: u32, taken: Taken) -> Result<()> {
+    if let Some(thread) = uring::thread(tid) {
+        // SAFETY: as above.
+        unsafe { (*thread).taken = Taken { inode: BUFFER, ..taken } };
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Workloads made from seeds, which know their own truth: see `ipctrace_tests::oracle`.
 //!
-//! `IPCTRACE_SEED` plays one seed, `IPCTRACE_SEEDS` so many fresh ones, `IPCTRACE_OPERATIONS` sets their length.
+//! `IPCTRACE_SEED` plays one seed, `IPCTRACE_SEEDS` so many fresh ones, `IPCTRACE_OPERATIONS` sets their length,
+//! `IPCTRACE_MECHANISMS` which mechanisms they use.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

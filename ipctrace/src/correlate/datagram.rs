@@ -1,89 +1,33 @@
 //! UDP: datagrams on their way from socket to socket.
 //!
 //! Three kinds of record meet here. The call that sent a datagram says who did and when; the datagram itself is seen leaving
-//! one socket and entering the queue of another (or of several), by the address of its buffer; and the queue is first in,
-//! first out, so the call that receives takes the one that entered first.
+//! one socket and entering the queue of another (or of several), by the address of its buffer; and the call that receives
+//! says what it took: which buffer, or else how long it was, from where, and how it began. Among those that are alike the
+//! queue is first in, first out.
+//!
+//! That a datagram has left its socket is always told before it is received. That it has entered a queue may be told later
+//! than that, or not at all, where several come at once.
 
+mod sent;
+mod settle;
 mod socket;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key, datagram, op_flag};
 
 use crate::decode;
-use crate::model::{Channel, End, Event, Proc, Transfer, Why};
+use crate::model::{Channel, Event, Proc, Why};
 
 use super::address::{self, Locals, Place};
 use super::context::Context;
 
+use sent::{Called, Sent, Way, sent_by};
 use socket::{Arrival, Socket, Taken};
 
 /// Datagrams among which one that was not seen to arrive is looked for.
 const REACH: usize = 1024;
-
-/// The call that sent a datagram.
-#[derive(Debug)]
-struct Called {
-    who: Arc<Proc>,
-    time: u64,
-    bytes: u64,
-    inode: u64,
-    payload: Bytes,
-}
-
-/// A datagram that has left its socket.
-#[derive(Debug)]
-struct Sent {
-    way: Way,
-    netns: u32,
-    sock: u64,
-    data: u64,
-    /// In whose call it left.
-    who: Option<Arc<Proc>>,
-    /// The beginning of that call; 0 if it left outside of it.
-    enter: u64,
-    time: u64,
-    call: Option<Called>,
-    /// It was seen to enter a queue.
-    arrived: bool,
-    /// It was received.
-    received: bool,
-}
-
-/// What a datagram says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Way {
-    from: SocketAddr,
-    to: SocketAddr,
-    len: u64,
-}
-
-impl Way {
-    fn of(record: &wire::Datagram) -> Way {
-        Way {
-            from: address::address(record.from, record.from_port),
-            to: address::address(record.to, record.to_port),
-            len: u64::from(record.len),
-        }
-    }
-
-    fn channel(self) -> Arc<Channel> {
-        Arc::new(Channel { id: address::id("udp", self.from, self.to), name: None })
-    }
-
-    /// Whether several sockets may get it.
-    fn spreads(self) -> bool {
-        match self.to.ip() {
-            // Of other addresses that end so some are broadcast addresses of a network.
-            IpAddr::V4(to) => to.is_multicast() || to.octets()[3] == 255,
-            IpAddr::V6(to) => to.is_multicast(),
-        }
-    }
-}
 
 /// All datagrams under way.
 #[derive(Debug, Default)]
@@ -97,6 +41,8 @@ pub(super) struct Datagrams {
     leaving: HashMap<u64, VecDeque<u64>>,
     /// Calls of which the datagram has not left yet, by sending socket.
     unsent: HashMap<u64, VecDeque<Called>>,
+    /// Those that were not seen to arrive, with their lengths, by the port that they go to.
+    flying: HashMap<u16, VecDeque<(u64, u64)>>,
     /// Those that may be for another host.
     far: Vec<u64>,
     sockets: HashMap<Key, Socket>,
@@ -140,11 +86,7 @@ impl Datagrams {
     ) -> Option<()> {
         match record.header.flags {
             datagram::SENT => self.left(record, who, locals, context),
-            datagram::ARRIVED | datagram::QUEUED => {
-                let queued = record.header.flags == datagram::QUEUED;
-                let arrival = self.arrival(record, queued);
-                self.socket(key(record.sock), record.inode, context).enqueue(arrival, queued);
-            }
+            datagram::ARRIVED | datagram::QUEUED => self.arrived_at(record, context),
             _ => return None,
         }
         Some(())
@@ -176,6 +118,7 @@ impl Datagrams {
         let number = self.number;
         let sent = Sent {
             way,
+            digest: record.digest,
             netns: record.netns,
             sock: record.sock,
             data: record.data,
@@ -185,9 +128,17 @@ impl Datagrams {
             call: None,
             arrived: false,
             received: false,
+            heard: 0,
+            gone: false,
+            doubt: false,
         };
         self.sent.insert(number, sent);
         self.by_data.insert(record.data, number);
+        let flying = self.flying.entry(way.to.port()).or_default();
+        if flying.len() >= REACH {
+            flying.pop_front();
+        }
+        flying.push_back((number, way.len));
         if record.enter == 0
             && let Some(calls) = self.unsent.get_mut(&record.sock)
             && let Some(index) = calls.iter().position(|call| call.bytes == way.len)
@@ -202,21 +153,52 @@ impl Datagrams {
         self.leaving.entry(record.sock).or_default().push_back(number);
     }
 
-    /// What entered a queue, and which of those sent it is.
-    fn arrival(&mut self, record: &wire::Datagram, queued: bool) -> Arrival {
-        if record.data == 0 {
-            return Arrival { way: None, sent: None, data: 0, queued, time: record.header.time };
-        }
+    /// A datagram entered a queue: which of those sent is it?
+    fn arrived_at(&mut self, record: &wire::Datagram, context: &Context<'_>) {
         let way = Way::of(record);
-        let sent = self.by_data.get(&record.data).copied().filter(|number| {
-            self.sent.get_mut(number).is_some_and(|sent| {
-                // Where addresses are translated on the way, one of them changes.
-                let same = sent.way.len == way.len && (sent.way.from == way.from || sent.way.to == way.to);
-                sent.arrived |= same;
-                same
-            })
-        });
-        Arrival { way: Some(way), sent, data: record.data, queued, time: record.header.time }
+        let alike = |sent: &Sent| {
+            // Where addresses are translated on the way, one of them changes.
+            let same = sent.way.len == way.len && (sent.way.from == way.from || sent.way.to == way.to);
+            same && (sent.digest == record.digest || sent.digest == 0 || record.digest == 0)
+        };
+        let number = self.by_data.get(&record.data).copied();
+        let sent = number.filter(|number| self.sent.get(number).is_some_and(alike));
+        let key = key(record.sock);
+        let socket = self.socket(key, record.inode, context);
+        let known = socket.early.iter().position(|early| Some(*early) == sent);
+        if let Some(index) = known {
+            // It was told to have been received before this record came.
+            socket.early.remove(index);
+        } else {
+            let queued = record.header.flags == datagram::QUEUED;
+            let (data, digest, time) = (record.data, record.digest, record.header.time);
+            socket.enqueue(Arrival { way, digest, sent, data, queued, time, gone: 0, doubt: false });
+        }
+        if let Some(number) = sent {
+            self.landed(number);
+            self.drop_if_done(number);
+        }
+    }
+
+    /// A datagram was seen to arrive. One that goes to several sockets may not have been seen at another.
+    fn landed(&mut self, number: u64) {
+        let Some(sent) = self.sent.get_mut(&number) else { return };
+        sent.arrived = true;
+        if !sent.way.spreads() {
+            self.flies_no_more(number);
+        }
+    }
+
+    fn flies_no_more(&mut self, number: u64) {
+        let Some(port) = self.sent.get(&number).map(|sent| sent.way.to.port()) else { return };
+        if let Some(flying) = self.flying.get_mut(&port) {
+            if let Some(index) = flying.iter().rposition(|(other, _)| *other == number) {
+                flying.remove(index);
+            }
+            if flying.is_empty() {
+                self.flying.remove(&port);
+            }
+        }
     }
 
     /// One call.
@@ -229,23 +211,13 @@ impl Datagrams {
     ) {
         let op = &record.fixed;
         let has = |flag: u16| op.header.flags & flag != 0;
-        let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
         if has(op_flag::RECEIVE) {
-            let taken = Taken {
-                who,
-                enter,
-                time: op.header.time,
-                bytes: op.bytes,
-                front: op.pos_enter,
-                payload: record.payload.clone(),
-                since: context.now,
-            };
             let before = has(op_flag::SEQUENCED).then_some(op.before);
             let key = op.key;
-            let socket = self.socket(key, op.receiver_inode, context);
-            let lost = socket.receive(taken, before);
-            if lost > 0 {
-                self.lose(key, lost, context);
+            let taken = Taken::new(&record, who, context.now);
+            let gap = self.socket(key, op.receiver_inode, context).receive(taken, before);
+            if gap && context.loss.is_some() {
+                self.doubt_all(key);
             }
             if !self.waiting.contains(&key) {
                 self.waiting.push(key);
@@ -316,198 +288,36 @@ impl Datagrams {
         }
     }
 
-    /// A datagram has been received. It is needed no longer unless others may receive it too.
+    /// So many bytes of a datagram have been received.
+    fn heard(&mut self, number: u64, bytes: u64) {
+        let Some(sent) = self.sent.get_mut(&number) else { return };
+        sent.heard = sent.heard.saturating_add(bytes);
+        if sent.heard >= sent.way.len {
+            self.retire(number);
+        }
+    }
+
+    /// A datagram has been received.
     fn retire(&mut self, number: u64) {
         let Some(sent) = self.sent.get_mut(&number) else { return };
         sent.received = true;
-        if sent.way.spreads() || sent.call.is_none() {
+        if !sent.way.spreads() {
+            self.flies_no_more(number);
+        }
+        self.drop_if_done(number);
+    }
+
+    /// Forgets a datagram that is needed no longer: it has been received, others cannot receive it too, and nothing is to be
+    /// told of it any more.
+    fn drop_if_done(&mut self, number: u64) {
+        let Some(sent) = self.sent.get(&number) else { return };
+        if !sent.received || !sent.arrived || sent.way.spreads() || sent.call.is_none() {
             return;
         }
         let data = sent.data;
         self.sent.remove(&number);
         if self.by_data.get(&data) == Some(&number) {
             self.by_data.remove(&data);
-        }
-    }
-
-    /// Receives of which the record is lost have taken so many of a queue.
-    fn lose(&mut self, key: Key, count: u64, context: &mut Context<'_>) {
-        for _ in 0..count {
-            let Some(arrival) = self.sockets.get_mut(&key).and_then(|socket| socket.arrivals.pop_front())
-            else {
-                return;
-            };
-            if let Some(number) = arrival.sent
-                && let Some(sent) = self.sent.get(&number)
-            {
-                context.out.extend(unreceived(sent, Why::Lost));
-                self.retire(number);
-            }
-        }
-    }
-
-    /// Joins the waiting receives of a socket to what was sent, as far as that is known.
-    fn settle(&mut self, key: Key, force: bool, locals: &mut Locals, context: &mut Context<'_>) {
-        while let Some(socket) = self.sockets.get_mut(&key) {
-            let Some(taken) = socket.next(force, context) else { break };
-            let arrival = socket.arrival(&taken);
-            let arrival = arrival.or_else(|| self.missed(key, &taken));
-            let patient = !force && !context.overdue(taken.since);
-            let Some(arrival) = arrival else {
-                // Its arrival always comes before it, unless it is lost; 0 is also what a closed socket gives.
-                if taken.bytes > 0 && patient {
-                    if let Some(socket) = self.sockets.get_mut(&key) {
-                        socket.waiting.push_front(taken);
-                    }
-                    break;
-                }
-                if taken.bytes > 0 {
-                    self.unexplained(key, taken, context);
-                }
-                continue;
-            };
-            match self.sender(key, &arrival, &taken, patient, locals, context) {
-                Some(found) => self.write(key, &arrival, taken, found, context),
-                None => {
-                    if let Some(socket) = self.sockets.get_mut(&key) {
-                        socket.arrivals.push_front(arrival);
-                        socket.waiting.push_front(taken);
-                    }
-                    break;
-                }
-            }
-        }
-        if self.sockets.get(&key).is_none_or(|socket| socket.waiting.is_empty()) {
-            self.waiting.retain(|other| *other != key);
-        }
-    }
-
-    /// What a receive took that was not seen to arrive: it stood first in the queue when the call began, or it is the only
-    /// one that can have come since.
-    fn missed(&self, key: Key, taken: &Taken) -> Option<Arrival> {
-        let number = if taken.front == 0 {
-            let nothing = Arrival { way: None, sent: None, data: 0, queued: false, time: taken.time };
-            self.candidate(key, &nothing, taken).filter(|found| found.exact)?.number?
-        } else {
-            *self.by_data.get(&taken.front)?
-        };
-        let sent = self.sent.get(&number).filter(|sent| sent.way.len >= taken.bytes && taken.bytes > 0)?;
-        let (way, data) = (Some(sent.way), sent.data);
-        Some(Arrival { way, sent: Some(number), data, queued: false, time: taken.time })
-    }
-
-    /// Who sent what arrived; `None` if that is still to be told.
-    fn sender(
-        &self,
-        key: Key,
-        arrival: &Arrival,
-        taken: &Taken,
-        patient: bool,
-        locals: &mut Locals,
-        context: &Context<'_>,
-    ) -> Option<Found> {
-        if let Some(number) = arrival.sent
-            && let Some(sent) = self.sent.get(&number)
-        {
-            return match (&sent.call, &sent.who) {
-                (None, _) if patient => None,
-                (Some(call), _) => Some(Found::sent(number, &call.who, true)),
-                (None, Some(who)) => Some(Found::sent(number, who, true)),
-                (None, None) => Some(Found::unknown(Why::Lost)),
-            };
-        }
-        if arrival.queued {
-            return Some(Found::unknown(Why::BeforeStart));
-        }
-        if let Some(way) = arrival.way {
-            match locals.place(way.from.ip(), context.now) {
-                Place::Elsewhere => return Some(Found::unknown(Why::Remote(way.from.to_string()))),
-                Place::Unknown if patient => return None,
-                Place::Unknown | Place::Here => {}
-            }
-        }
-        match self.candidate(key, arrival, taken) {
-            Some(found) => Some(found),
-            None if patient => None,
-            None => Some(Found::unknown(Why::Lost)),
-        }
-    }
-
-    /// Among what was sent the first that may be it: of segments, and of what was gone before it could be looked at, only
-    /// the addresses and the length tell.
-    fn candidate(&self, key: Key, arrival: &Arrival, taken: &Taken) -> Option<Found> {
-        let ends = self.sockets.get(&key).and_then(|socket| socket.ends);
-        let fits = |sent: &Sent| {
-            let to = sent.way.to;
-            let reaches = ends.is_some_and(|ends| {
-                let here = ends.local.ip().is_unspecified() || ends.local.ip() == to.ip();
-                ends.local.port() == to.port() && here && (!to.ip().is_loopback() || ends.netns == sent.netns)
-            });
-            match arrival.way {
-                Some(way) => (sent.way.from, to) == (way.from, way.to) && sent.way.len >= way.len && reaches,
-                None => !sent.arrived && sent.way.len >= taken.bytes && reaches,
-            }
-        };
-        let recent = self.sent.iter().rev().take(REACH);
-        let mut fitting =
-            recent.filter(|(_, sent)| sent.time <= taken.time && sent.call.is_some() && fits(sent));
-        let (mut number, sent) = fitting.next()?;
-        let who = &sent.call.as_ref()?.who;
-        let mut exact = true;
-        for (other, sent) in fitting {
-            number = other;
-            exact &= sent.call.as_ref().is_some_and(|call| call.who.identity() == who.identity());
-        }
-        let who = &self.sent.get(number)?.call.as_ref()?.who;
-        Some(Found::sent(*number, who, exact))
-    }
-
-    /// A receive of which not even the arrival is known.
-    fn unexplained(&mut self, key: Key, taken: Taken, context: &mut Context<'_>) {
-        let Some(socket) = self.sockets.get_mut(&key) else { return };
-        socket.done(&taken);
-        let to = socket.ends.map_or_else(|| format!("[{}]", socket.inode), |ends| ends.local.to_string());
-        let channel = Arc::new(Channel { id: format!("udp:?->{to}"), name: None });
-        let nobody = End::Unknown(Why::Lost);
-        let who = End::Known(Arc::clone(&taken.who));
-        let received = transfer(&channel, nobody, who, taken.bytes, taken.time, taken.payload);
-        context.out.push(Event::Transfer(received));
-    }
-
-    /// Writes what was received, and what of it did not fit and is gone.
-    fn write(&mut self, key: Key, arrival: &Arrival, taken: Taken, found: Found, context: &mut Context<'_>) {
-        let sent = found.number.and_then(|number| self.sent.get(&number));
-        let Some(way) = arrival.way.or(sent.map(|sent| sent.way)) else {
-            self.unexplained(key, taken, context);
-            return;
-        };
-        let channel = way.channel();
-        let call = sent.and_then(|sent| sent.call.as_ref());
-        let payload = call.map_or(&taken.payload, |call| &call.payload).clone();
-        let latency = call.map(|call| taken.time.saturating_sub(call.time));
-        // One that came while the call waited and was not seen to arrive may have been the one.
-        let rival = taken.front == 0
-            && self.sent.values().rev().take(64).any(|other| {
-                let when = (taken.enter..=taken.time).contains(&other.time);
-                let who = other.who.as_ref().map(|who| who.identity());
-                let same = who == found.sender.process().map(|who| who.identity());
-                !other.arrived && when && !same && other.way.to == way.to && other.way.len >= taken.bytes
-            });
-        let certain = self.sockets.get_mut(&key).is_some_and(|socket| socket.note(&taken, &found.sender));
-        let exact = found.exact && certain && !rival;
-        let who = End::Known(Arc::clone(&taken.who));
-        if taken.bytes > 0 || way.len == 0 {
-            let received = transfer(&channel, found.sender.clone(), who, taken.bytes, taken.time, payload);
-            context.out.push(Event::Transfer(Transfer { latency, exact, ..received }));
-        }
-        if way.len > taken.bytes {
-            let rest = way.len - taken.bytes;
-            let nobody = End::Unknown(Why::Unread);
-            let rest = transfer(&channel, found.sender, nobody, rest, taken.time, Bytes::new());
-            context.out.push(Event::Transfer(Transfer { exact, truncated: true, ..rest }));
-        }
-        if let Some(number) = found.number {
-            self.retire(number);
         }
     }
 
@@ -524,7 +334,7 @@ impl Datagrams {
             match locals.place(sent.way.to.ip(), sent.time) {
                 Place::Here => {}
                 Place::Elsewhere if force || context.overdue(sent.time) => {
-                    context.out.extend(unreceived(sent, Why::Remote(sent.way.to.to_string())));
+                    context.out.extend(sent.unreceived(Why::Remote(sent.way.to.to_string())));
                     self.retire(number);
                     self.sent.remove(&number);
                 }
@@ -536,10 +346,11 @@ impl Datagrams {
     /// The end: what nobody received.
     pub(super) fn finish(&mut self, locals: &mut Locals, context: &mut Context<'_>) {
         self.tick(true, locals, context);
-        for sent in std::mem::take(&mut self.sent).into_values() {
-            if !sent.received {
-                context.out.extend(unreceived(&sent, Why::Unread));
-            }
+        for socket in std::mem::take(&mut self.sockets).into_values() {
+            socket.arrivals.iter().filter(|arrival| arrival.gone != 0).for_each(|gone| self.left_unseen(gone));
+        }
+        for sent in std::mem::take(&mut self.sent).into_values().filter(|sent| !sent.received) {
+            context.out.extend(sent.unreceived(if sent.gone { Why::Lost } else { Why::Unread }));
         }
         for call in std::mem::take(&mut self.unsent).into_values().flatten() {
             let channel = Arc::new(Channel { id: format!("udp:[{}]->?", call.inode), name: None });
@@ -550,7 +361,9 @@ impl Datagrams {
 
     /// Forgets the oldest.
     fn evict(&mut self, context: &mut Context<'_>) {
-        let Some((number, sent)) = self.sent.pop_first() else { return };
+        let Some(number) = self.sent.keys().next().copied() else { return };
+        self.flies_no_more(number);
+        let Some(sent) = self.sent.remove(&number) else { return };
         if self.by_data.get(&sent.data) == Some(&number) {
             self.by_data.remove(&sent.data);
         }
@@ -583,61 +396,6 @@ impl Datagrams {
             *context.evicted += socket.waiting.len() as u64;
             self.waiting.retain(|other| *other != key);
         }
-    }
-}
-
-/// The sender of what was received.
-struct Found {
-    number: Option<u64>,
-    sender: End,
-    exact: bool,
-}
-
-impl Found {
-    fn sent(number: u64, who: &Arc<Proc>, exact: bool) -> Found {
-        Found { number: Some(number), sender: End::Known(Arc::clone(who)), exact }
-    }
-
-    fn unknown(why: Why) -> Found {
-        Found { number: None, sender: End::Unknown(why), exact: true }
-    }
-}
-
-/// A datagram that nobody here received. None if its call is not known: it has failed.
-fn unreceived(sent: &Sent, why: Why) -> Option<Event> {
-    let call = sent.call.as_ref()?;
-    Some(Event::Transfer(sent_by(&sent.way.channel(), call, why)))
-}
-
-/// What a call sent, to nobody.
-fn sent_by(channel: &Arc<Channel>, call: &Called, why: Why) -> Transfer {
-    let sender = End::Known(Arc::clone(&call.who));
-    transfer(channel, sender, End::Unknown(why), call.bytes, call.time, call.payload.clone())
-}
-
-fn transfer(
-    channel: &Arc<Channel>,
-    sender: End,
-    receiver: End,
-    bytes: u64,
-    time: u64,
-    payload: Bytes,
-) -> Transfer {
-    Transfer {
-        time,
-        mechanism: Mechanism::Udp,
-        channel: Arc::clone(channel),
-        sender,
-        receiver,
-        bytes,
-        messages: 1,
-        latency: None,
-        exact: true,
-        truncated: false,
-        payload: (!payload.is_empty()).then_some(payload),
-        priority: None,
-        msg_type: None,
-        value: None,
     }
 }
 

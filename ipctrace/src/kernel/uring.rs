@@ -90,11 +90,10 @@ pub fn decide(facts: &Facts, tracepoints: &[Hook]) -> Result<Uring, String> {
     Ok(Uring { on: 1, complete, by_socket: u32::from(by_socket), places })
 }
 
-/// The hooks that are for rings alone.
+/// The hooks that are for rings alone; by receives at the socket, messages of recvmmsg(2) are counted too.
 pub fn is_for_rings(hook: Hook) -> bool {
     [
         Hook::SockSend,
-        Hook::SockReceive,
         Hook::UringComplete,
         Hook::UringOverflow,
         Hook::UringSubmit,

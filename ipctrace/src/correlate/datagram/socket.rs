@@ -4,44 +4,108 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ipctrace_common::digest;
+use ipctrace_common::wire::{self, op_flag};
 
 use crate::correlate::address::Ends;
 use crate::correlate::call::Recent;
 use crate::correlate::context::{Context, LINGER};
-use crate::model::{End, Proc};
+use crate::decode;
+use crate::model::Proc;
 
 use super::Way;
 
 /// More than any queue holds.
 const MOST: usize = 65_536;
+/// Datagrams received before they were seen to arrive that are remembered.
+const EARLY: usize = 64;
+/// How long what has left the queue is kept for a receiver that has not been seen, ns: its thread may be kept from the end of
+/// its call.
+const KEPT: u64 = 5_000_000_000;
 
 /// A datagram in the queue.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    /// What its headers say; `None` if it was gone before it could be looked at.
-    pub(super) way: Option<Way>,
+    /// What its headers say.
+    pub(super) way: Way,
+    /// Digest of its content; 0 if none was taken.
+    pub(super) digest: u64,
     /// Number of the datagram that was sent, if it is known which it is.
     pub(super) sent: Option<u64>,
     /// Address of its buffer.
     pub(super) data: u64,
     /// It was in the queue when the socket was first seen.
     pub(super) queued: bool,
-    /// When it was seen.
+    /// When it was seen in the queue.
     pub(super) time: u64,
+    /// A time at which it is known to have left the queue; 0 if it may be there.
+    pub(super) gone: u64,
+    /// What was received may have been this and not another like it.
+    pub(super) doubt: bool,
 }
 
 /// A call that received.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) who: Arc<Proc>,
+    /// Beginning of the call; 0 if it was not seen.
     pub(super) enter: u64,
     pub(super) time: u64,
     pub(super) bytes: u64,
-    /// Buffer of what was first in the queue when the call began; 0 if there was nothing.
-    pub(super) front: u64,
+    /// The datagram may have been longer.
+    cut: bool,
+    /// Digest of what was received; 0 if none was taken.
+    digest: u64,
+    /// Where it came from, as far as the caller was told: [`Way::source`].
+    source: Option<i64>,
+    /// Buffer that it was in; 0 if that was not seen.
+    pub(super) buffer: u64,
+    /// Buffer of what was first in the queue when the call began, 0 if that was empty; `None` if it is not known.
+    pub(super) front: Option<u64>,
     pub(super) payload: Bytes,
+    /// Another process was receiving when the call began or ended.
+    pub(super) overlaps: bool,
     /// When the record came.
     pub(super) since: u64,
+}
+
+impl Taken {
+    pub(super) fn new(record: &decode::Op, who: Arc<Proc>, now: u64) -> Taken {
+        let op = &record.fixed;
+        let has = |flag: u16| op.header.flags & flag != 0;
+        let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
+        Taken {
+            who,
+            enter,
+            time: op.header.time,
+            bytes: op.bytes,
+            cut: has(op_flag::CUT) || has(op_flag::STRADDLES_START),
+            digest: op.digest,
+            source: has(op_flag::DETAIL).then_some(op.detail),
+            buffer: if has(op_flag::FROM) { op.sender_sock } else { 0 },
+            front: Some(op.pos_enter).filter(|front| enter != 0 && *front != wire::Op::UNKNOWN),
+            payload: record.payload.clone(),
+            overlaps: has(op_flag::OVERLAPS),
+            since: now,
+        }
+    }
+
+    /// Whether it may be a datagram of which this is known.
+    pub(super) fn fits(&self, way: Way, digest: u64) -> bool {
+        self.has_length(way.len)
+            && self.source.is_none_or(|source| source == way.source())
+            && digest::agree(digest, self.digest, self.bytes, way.len == self.bytes)
+    }
+
+    /// Whether the call and its memory were looked at: then its buffer would have been seen if the content were not in it.
+    pub(super) fn looked_at(&self) -> bool {
+        self.digest != 0
+    }
+
+    /// Whether it may be a datagram of that length.
+    pub(super) fn has_length(&self, len: u64) -> bool {
+        if self.cut { len >= self.bytes } else { len == self.bytes }
+    }
 }
 
 /// A socket that receives.
@@ -50,8 +114,11 @@ pub(super) struct Socket {
     pub(super) inode: u64,
     /// Where it is bound, if the kernel has told.
     pub(super) ends: Option<Ends>,
+    /// What is in the queue, in the order in which it was seen there.
     pub(super) arrivals: VecDeque<Arrival>,
     pub(super) waiting: VecDeque<Taken>,
+    /// Numbers of what was received here: without having been seen to arrive, or at other sockets too.
+    pub(super) early: VecDeque<u64>,
     /// How many of the arrivals have been told of by the walk along the queue.
     pub(super) told: usize,
     /// How many receives the kernel has counted, as far as their records have come.
@@ -59,17 +126,14 @@ pub(super) struct Socket {
     receivers: Recent,
     /// The thread that received last, and the begin of its call.
     call: (u32, u64),
-    /// The sender of what was received last, and when that was.
-    last: Option<(End, u64)>,
     pub(super) used: u64,
 }
 
 impl Socket {
     /// Takes a datagram in.
-    pub(super) fn enqueue(&mut self, arrival: Arrival, queued: bool) {
-        let known =
-            |other: &Arrival| arrival.data != 0 && other.data == arrival.data && other.sent == arrival.sent;
-        if queued {
+    pub(super) fn enqueue(&mut self, arrival: Arrival) {
+        let known = |other: &Arrival| other.data == arrival.data && other.sent == arrival.sent;
+        if arrival.queued {
             // The walk tells of the queue from its beginning: what it has and we have not is older than what follows.
             let told = self.told.min(self.arrivals.len());
             if !self.arrivals.get(told).is_some_and(known) {
@@ -83,11 +147,8 @@ impl Socket {
             other.queued = false;
             return;
         }
-        if arrival.sent.is_some() && self.arrivals.back().is_some_and(known) {
-            // Two came at once: each time only the last was looked at.
-            let index = self.arrivals.len() - 1;
-            let time = arrival.time;
-            self.arrivals.insert(index, Arrival { way: None, sent: None, data: 0, queued: false, time });
+        if arrival.sent.is_some() && self.arrivals.iter().rev().take(EARLY).any(known) {
+            // Several came at once, and each time the last was looked at. The others are known by what was sent.
             return;
         }
         if self.arrivals.len() >= MOST {
@@ -97,22 +158,21 @@ impl Socket {
         self.arrivals.push_back(arrival);
     }
 
-    /// Takes a receive in; gives how many before it are lost.
-    pub(super) fn receive(&mut self, taken: Taken, before: Option<u64>) -> u64 {
-        let lost = before.map_or(0, |before| before.saturating_sub(self.books));
-        // Records of two CPUs may have changed places: then none is lost, and the later one makes up for it.
-        let lost = if self.receivers.crowd() { 0 } else { lost };
+    /// Takes a receive in; true if the books say that others before it have not come.
+    pub(super) fn receive(&mut self, taken: Taken, before: Option<u64>) -> bool {
+        let gap = before.is_some_and(|before| before > self.books);
         self.books = self.books.max(before.map_or(0, |before| before + 1));
         let place = self.waiting.iter().rposition(|other| other.time <= taken.time);
         self.waiting.insert(place.map_or(0, |place| place + 1), taken);
-        lost
+        gap
     }
 
     /// The next receive that is to be joined, if it may be joined now.
     pub(super) fn next(&mut self, force: bool, context: &Context<'_>) -> Option<Taken> {
         let first = self.waiting.front()?;
         let process = first.who.identity();
-        let others = self.receivers.others(process)
+        let others = first.overlaps
+            || self.receivers.others(process)
             || self.waiting.iter().any(|other| other.who.identity() != process);
         // One that overlapped it may have taken its datagram first, though its record comes later.
         if others && !force && context.now.saturating_sub(first.time) < LINGER {
@@ -121,66 +181,46 @@ impl Socket {
         self.waiting.pop_front()
     }
 
-    /// Takes the datagram that a receive of so many bytes took out of the queue.
-    pub(super) fn arrival(&mut self, taken: &Taken) -> Option<Arrival> {
-        let bytes = taken.bytes;
-        if !self.align(taken) {
-            return None;
+    /// Whether that call is the one that was dealt with last: then what was first in the queue when it began tells of its
+    /// first datagram only.
+    pub(super) fn goes_on(&self, taken: &Taken) -> bool {
+        self.call == (taken.who.tid, taken.enter)
+    }
+
+    /// Whether a process other than its own may have been receiving at the same time.
+    pub(super) fn contended(&self, taken: &Taken) -> bool {
+        let process = taken.who.identity();
+        taken.overlaps
+            || self.receivers.overlaps(process, taken.enter)
+            || self.waiting.iter().any(|other| other.who.identity() != process && other.enter <= taken.time)
+    }
+
+    /// A receive is dealt with.
+    pub(super) fn done(&mut self, taken: &Taken) {
+        self.call = (taken.who.tid, taken.enter);
+        self.receivers.note(taken.who.identity(), taken.time);
+    }
+
+    /// Takes an arrival out.
+    pub(super) fn remove(&mut self, index: usize) -> Option<Arrival> {
+        if index < self.told {
+            self.told -= 1;
         }
-        let fits = |arrival: &Arrival| match arrival.way {
-            Some(way) if bytes == 0 => way.len == 0,
-            Some(way) => way.len >= bytes,
-            None => true,
-        };
-        let index = self.arrivals.iter().position(fits)?;
-        if bytes == 0 && index > 0 {
-            // Not an empty datagram: the socket was shut down.
-            return None;
-        }
-        self.told = self.told.saturating_sub(1);
         self.arrivals.remove(index)
     }
 
-    /// Drops what must have been taken before that call began, by calls of which no record came, or was noted twice. False
-    /// if what was next then was not seen to arrive.
-    fn align(&mut self, taken: &Taken) -> bool {
-        // Of a call that takes several only the first is the one that was next when it began; and where several processes
-        // receive, another may have been faster.
-        let first = self.call != (taken.who.tid, taken.enter);
-        if !first || taken.enter == 0 || self.receivers.others(taken.who.identity()) {
-            return true;
+    /// Takes out, from the front, what has left the queue long ago.
+    pub(super) fn forgotten(&mut self, now: u64) -> Option<Arrival> {
+        let first = self.arrivals.front()?;
+        let old = first.gone != 0 && now.saturating_sub(first.gone) > KEPT;
+        if old { self.remove(0) } else { None }
+    }
+
+    /// Remembers what was received here.
+    pub(super) fn ahead(&mut self, number: u64) {
+        if self.early.len() >= EARLY {
+            self.early.pop_front();
         }
-        let gone = match taken.front {
-            0 => self.arrivals.iter().take_while(|arrival| arrival.time < taken.enter).count(),
-            front => match self.arrivals.iter().position(|arrival| arrival.data == front) {
-                Some(index) => index,
-                None => return false,
-            },
-        };
-        self.told = self.told.saturating_sub(gone);
-        self.arrivals.drain(..gone);
-        true
-    }
-
-    /// A receive is dealt with; the next one of the same call takes what is next then.
-    pub(super) fn done(&mut self, taken: &Taken) {
-        self.call = (taken.who.tid, taken.enter);
-    }
-
-    /// Remembers what was received. False if other processes receive here too, and what they got may be this: at the same
-    /// moment, or because a receive of theirs was missed, of which nothing would tell (see `align`).
-    pub(super) fn note(&mut self, taken: &Taken, sender: &End) -> bool {
-        self.done(taken);
-        let process = taken.who.identity();
-        let waiting =
-            self.waiting.iter().any(|other| other.who.identity() != process && other.enter <= taken.time);
-        let overlapped = waiting || self.receivers.overlaps(process, taken.enter);
-        let same = |other: &End| other == sender;
-        let several = self.receivers.others(process);
-        let alone = self.last.as_ref().is_none_or(|(last, time)| same(last) || *time < taken.enter)
-            && self.arrivals.is_empty();
-        self.receivers.note(process, taken.time);
-        self.last = Some((sender.clone(), taken.time));
-        !several && (!overlapped || alone)
+        self.early.push_back(number);
     }
 }

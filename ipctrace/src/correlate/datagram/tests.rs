@@ -4,6 +4,9 @@ use std::net::Ipv6Addr;
 use ipctrace_common::wire::Kind;
 use zerocopy::IntoBytes;
 
+use bytes::Bytes;
+use ipctrace_common::{Mechanism, digest};
+
 use super::*;
 use crate::correlate::testing::{Short, header, op, record, shorts, task, transfers};
 use crate::correlate::{Correlator, Limits};
@@ -60,6 +63,29 @@ fn receive(pid: u32, bytes: u64, when: (u64, u64)) -> Record {
 fn receive_first(pid: u32, bytes: u64, when: (u64, u64), front: u64) -> Record {
     let fixed = op(Mechanism::Udp, 0, pid, op_flag::RECEIVE, when, bytes);
     record(wire::Op { key: key(RECEIVER), receiver_inode: RECEIVER + 1, pos_enter: front, ..fixed })
+}
+
+/// With these flags besides.
+fn flagged(record: Record, flags: u16) -> Record {
+    let Record::Op(mut record) = record else { return record };
+    record.fixed.header.flags |= flags;
+    Record::Op(record)
+}
+
+/// A datagram or a receive whose content begins with `word`.
+fn content(record: Record, word: u64) -> Record {
+    let digest = digest::of(&[word, 0, 0, 0, 0, 0, 0, 0]);
+    match record {
+        Record::Op(mut record) => {
+            record.fixed.digest = digest;
+            Record::Op(record)
+        }
+        Record::Datagram(mut record) => {
+            record.digest = digest;
+            Record::Datagram(record)
+        }
+        other => other,
+    }
 }
 
 /// The receiver is seen for the first time.
@@ -122,7 +148,8 @@ fn a_buffer_is_used_again() {
 fn what_does_not_fit_is_gone_and_what_is_dropped_is_unread() {
     let [one, call_one] = sent(ONE, 10, 7, 900, 1);
     let [two, call_two] = sent(ONE, 10, 8, 50, 10);
-    let records = [one, arrived(7, 900, 3), call_one, two, call_two, receive_first(20, 100, (20, 21), 7)];
+    let cut = flagged(receive_first(20, 100, (20, 21), 7), op_flag::CUT);
+    let records = [one, arrived(7, 900, 3), call_one, two, call_two, cut];
     let expected = [(Ok(10), Ok(20), 100), (Ok(10), Err(Why::Unread), 800), (Ok(10), Err(Why::Unread), 50)];
     assert_eq!(correlate(records), expected);
 }
@@ -237,5 +264,5 @@ fn an_arrival_that_somebody_took_unseen_is_taken_by_nobody_else() {
         call_two,
         receive(20, 64, (15, 30)),
     ];
-    assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Err(Why::Unread), 64)]);
+    assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Err(Why::Lost), 64)]);
 }
