@@ -180,7 +180,10 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
     let mut found = Found { data: 0, from: [0; 16], to: [0; 16], ports: [0; 2], len: 0, digest: 0 };
     let looked = look(buffer, what, &mut found);
     // Meanwhile a receiver on another CPU may have taken it, and the buffer be another's by now.
-    if what == u32::from(datagram::ARRIVED) && read::<u64>(buffer, offset!(skb_next)) == Ok(0) {
+    if what == u32::from(datagram::ARRIVED)
+        && (read::<u64>(buffer, offset!(skb_next)) == Ok(0)
+            || read::<u16>(sock, offset!(inet_sport)).map(u16::from_be) != Ok(found.ports[1]))
+    {
         return 0;
     }
     match looked {

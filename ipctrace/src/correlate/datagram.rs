@@ -28,6 +28,8 @@ use socket::{Arrival, Socket, Taken};
 
 /// Datagrams among which one that was not seen to arrive is looked for.
 const REACH: usize = 1024;
+/// Datagrams whose arrival may still be told a second time.
+const RECENT: usize = 64;
 
 /// All datagrams under way.
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ pub(super) struct Datagrams {
     unsent: HashMap<u64, VecDeque<Called>>,
     /// Those that were not seen to arrive, with their lengths, by the port that they go to.
     flying: HashMap<u16, VecDeque<(u64, u64)>>,
+    /// Buffers of those that were received last, and of which nothing more is known.
+    done: VecDeque<(u64, Way)>,
     /// Those that may be for another host.
     far: Vec<u64>,
     sockets: HashMap<Key, Socket>,
@@ -153,31 +157,46 @@ impl Datagrams {
         self.leaving.entry(record.sock).or_default().push_back(number);
     }
 
-    /// A datagram entered a queue: which of those sent is it?
+    /// A datagram entered a queue.
     fn arrived_at(&mut self, record: &wire::Datagram, context: &Context<'_>) {
-        let way = Way::of(record);
-        let alike = |sent: &Sent| {
-            // Where addresses are translated on the way, one of them changes.
-            let same = sent.way.len == way.len && (sent.way.from == way.from || sent.way.to == way.to);
-            same && (sent.digest == record.digest || sent.digest == 0 || record.digest == 0)
-        };
-        let number = self.by_data.get(&record.data).copied();
-        let sent = number.filter(|number| self.sent.get(number).is_some_and(alike));
         let key = key(record.sock);
+        let sent = self.which(record, key);
+        if sent.is_none() && self.done.contains(&(record.data, Way::of(record))) {
+            // Where several came at once, it has been told of before.
+            return;
+        }
         let socket = self.socket(key, record.inode, context);
-        let known = socket.early.iter().position(|early| Some(*early) == sent);
-        if let Some(index) = known {
+        if let Some(index) = socket.early.iter().position(|early| Some(*early) == sent) {
             // It was told to have been received before this record came.
             socket.early.remove(index);
         } else {
             let queued = record.header.flags == datagram::QUEUED;
-            let (data, digest, time) = (record.data, record.digest, record.header.time);
+            let (way, digest) = (Way::of(record), record.digest);
+            let (data, time) = (record.data, record.header.time);
             socket.enqueue(Arrival { way, digest, sent, data, queued, time, gone: 0, doubt: false });
         }
         if let Some(number) = sent {
             self.landed(number);
             self.drop_if_done(number);
         }
+    }
+
+    /// Which of those sent a datagram is that was seen in a queue.
+    fn which(&self, record: &wire::Datagram, key: Key) -> Option<u64> {
+        let way = Way::of(record);
+        let alike = |number: &u64| {
+            self.sent.get(number).is_some_and(|sent| {
+                // Where addresses are translated on the way, one of them changes.
+                let same = sent.way.len == way.len && (sent.way.from == way.from || sent.way.to == way.to);
+                let digests = sent.digest == record.digest || sent.digest == 0 || record.digest == 0;
+                sent.data == record.data && same && digests
+            })
+        };
+        // By the time its record comes, it may have been received and its buffer be another's.
+        let early = || self.sockets.get(&key).into_iter().flat_map(|socket| &socket.early).copied();
+        let flying = || self.flying.get(&way.to.port()).into_iter().flatten().map(|(number, _)| *number);
+        let last = self.by_data.get(&record.data).copied();
+        last.into_iter().chain(early()).chain(flying().rev()).find(alike)
     }
 
     /// A datagram was seen to arrive. One that goes to several sockets may not have been seen at another.
@@ -314,7 +333,11 @@ impl Datagrams {
         if !sent.received || !sent.arrived || sent.way.spreads() || sent.call.is_none() {
             return;
         }
-        let data = sent.data;
+        let (data, way) = (sent.data, sent.way);
+        if self.done.len() >= RECENT {
+            self.done.pop_front();
+        }
+        self.done.push_back((data, way));
         self.sent.remove(&number);
         if self.by_data.get(&data) == Some(&number) {
             self.by_data.remove(&data);

@@ -55,8 +55,10 @@ struct Candidate {
 struct Choice {
     taken: Candidate,
     exact: bool,
-    /// Others that it may have been.
+    /// Others, of other processes, that it may have been.
     rivals: Vec<Where>,
+    /// When the first was sent of all that it may have been.
+    earliest: u64,
 }
 
 /// The sender of what was received.
@@ -169,8 +171,8 @@ impl Datagrams {
         };
         let arrivals = || socket.arrivals.iter().enumerate().filter(|(_, arrival)| here(arrival));
         if let Some(taken) = self.by_buffer(arrivals(), socket, taken) {
-            let exact = !lost(&taken);
-            return Some(Choice { taken, exact, rivals: Vec::new() });
+            let (exact, earliest) = (!lost(&taken), taken.time);
+            return Some(Choice { taken, exact, rivals: Vec::new(), earliest });
         }
         let fitting = |paged: bool| {
             let arrived = arrivals()
@@ -198,7 +200,8 @@ impl Datagrams {
             .map(|other| other.place)
             .collect();
         let exact = rivals.is_empty() && !first.doubt && !lost(&first);
-        Some(Choice { taken: first, exact, rivals })
+        let earliest = fitting(true).map(|candidate| candidate.time).min().unwrap_or(0);
+        Some(Choice { taken: first, exact, rivals, earliest })
     }
 
     /// What was in the buffer that a receive was seen to take.
@@ -331,7 +334,6 @@ impl Datagrams {
         let way = choice.taken.way;
         let channel = way.channel();
         let sent = found.number.and_then(|number| self.sent.get(&number));
-        let left = sent.map_or(0, |sent| sent.time);
         let call = sent.and_then(|sent| sent.call.as_ref());
         let payload = call.map_or(&taken.payload, |call| &call.payload).clone();
         let latency = call.map(|call| taken.time.saturating_sub(call.time));
@@ -351,9 +353,9 @@ impl Datagrams {
             }
             socket.done(&taken);
         }
-        if exact && left != 0 {
+        if exact && choice.taken.sent.is_some() {
             // First in, first out: what was in the queue before it was sent has been taken.
-            self.pass(key, left, taken.time, 0);
+            self.pass(key, choice.earliest, taken.time, 0);
         }
         let who = End::Known(Arc::clone(&taken.who));
         if taken.bytes > 0 || way.len == 0 {

@@ -1,14 +1,13 @@
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
+use bytes::Bytes;
 use ipctrace_common::wire::Kind;
+use ipctrace_common::{Mechanism, digest};
 use zerocopy::IntoBytes;
 
-use bytes::Bytes;
-use ipctrace_common::{Mechanism, digest};
-
 use super::*;
-use crate::correlate::testing::{Short, header, op, record, shorts, task, transfers};
+use crate::correlate::testing::{Short, header, op, record, short, shorts, task, transfers};
 use crate::correlate::{Correlator, Limits};
 use crate::decode::Record;
 
@@ -101,11 +100,20 @@ fn opened(time: u64) -> Record {
 }
 
 fn correlate(records: impl IntoIterator<Item = Record>) -> Vec<Short> {
+    shorts(&events(records))
+}
+
+/// With whether each is exact.
+fn certain(records: impl IntoIterator<Item = Record>) -> Vec<(Short, bool)> {
+    transfers(&events(records)).into_iter().map(|transfer| (short(transfer), transfer.exact)).collect()
+}
+
+fn events(records: impl IntoIterator<Item = Record>) -> Vec<Event> {
     let mut correlator = Correlator::new(Limits::default());
     let mut out = Vec::new();
     records.into_iter().for_each(|record| correlator.push(record, &mut out));
     correlator.finish(1 << 40, &mut out);
-    shorts(&out)
+    out
 }
 
 #[test]
@@ -265,4 +273,158 @@ fn an_arrival_that_somebody_took_unseen_is_taken_by_nobody_else() {
         receive(20, 64, (15, 30)),
     ];
     assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Err(Why::Lost), 64)]);
+}
+
+/// Sent, called and arrived: of `pid`, with that content.
+fn arrives(sock: u64, pid: u32, data: u64, word: u64, time: u64) -> [Record; 3] {
+    let [left, call] = sent(sock, pid, data, 64, time);
+    [content(left, word), call, content(arrived(data, 64, time + 3), word)]
+}
+
+#[test]
+fn a_receive_told_before_the_arrival_leaves_nothing_behind() {
+    let [one, call_one, arrived_one] = arrives(ONE, 10, 7, 0, 1);
+    let [two, call_two, arrived_two] = arrives(ONE, 11, 8, 0, 20);
+    // The receiver was done before the first was seen in the queue.
+    let records = [
+        opened(0),
+        one,
+        call_one,
+        content(receive(20, 64, (0, 6)), 0),
+        arrived_one,
+        two,
+        call_two,
+        arrived_two,
+        content(receive(20, 64, (12, 30)), 0),
+    ];
+    assert_eq!(certain(records), [((Ok(10), Ok(20), 64), true), ((Ok(11), Ok(20), 64), true)]);
+}
+
+#[test]
+fn receivers_at_once_get_what_their_memory_says() {
+    let one = arrives(ONE, 10, 7, 1, 1);
+    let two = arrives(ONE, 11, 8, 2, 2);
+    // The one whose call ended first took the second.
+    let receives = [
+        flagged(content(receive(20, 64, (0, 10)), 2), op_flag::OVERLAPS),
+        flagged(content(receive(21, 64, (0, 11)), 1), op_flag::OVERLAPS),
+    ];
+    assert_eq!(
+        certain([opened(0)].into_iter().chain(one).chain(two).chain(receives)),
+        [((Ok(11), Ok(20), 64), true), ((Ok(10), Ok(21), 64), true)]
+    );
+}
+
+#[test]
+fn what_is_alike_and_received_at_once_is_in_doubt() {
+    let play = |enter: u64, flags: u16| {
+        let one = arrives(ONE, 10, 7, 1, 1);
+        let two = arrives(ONE, 11, 8, 1, 5);
+        let receives = [
+            flagged(content(receive_first(20, 64, (10, 12), wire::Op::UNKNOWN), 1), flags),
+            flagged(content(receive_first(21, 64, (enter, 15), wire::Op::UNKNOWN), 1), flags),
+        ];
+        certain([opened(0)].into_iter().chain(one).chain(two).chain(receives))
+    };
+    let expected = |exact| [((Ok(10), Ok(20), 64), exact), ((Ok(11), Ok(21), 64), exact)];
+    assert_eq!(play(11, op_flag::OVERLAPS), expected(false));
+    // One after the other they took one after the other, for the second was sent when the first was in the queue.
+    assert_eq!(play(13, 0), expected(true));
+}
+
+#[test]
+fn alike_ones_that_were_sent_at_once_are_in_doubt() {
+    let one = arrives(ONE, 10, 7, 1, 1);
+    let two = arrives(ONE, 11, 8, 1, 2);
+    let unknown = |pid, when| content(receive_first(pid, 64, when, wire::Op::UNKNOWN), 1);
+    let receives = [unknown(20, (10, 12)), unknown(21, (13, 15))];
+    let expected = [((Ok(10), Ok(20), 64), false), ((Ok(11), Ok(21), 64), false)];
+    assert_eq!(certain([opened(0)].into_iter().chain(one).chain(two).chain(receives)), expected);
+}
+
+#[test]
+fn where_it_came_from_tells_too() {
+    let other = |record: Record| {
+        let Record::Datagram(mut record) = record else { return record };
+        record.from_port = 9;
+        Record::Datagram(record)
+    };
+    let one = arrives(ONE, 10, 7, 1, 1);
+    let two = arrives(TWO, 11, 8, 1, 2).map(other);
+    let asked = |pid, when, port: i64| {
+        let record = flagged(content(receive(pid, 64, when), 1), op_flag::OVERLAPS | op_flag::DETAIL);
+        let Record::Op(mut record) = record else { return record };
+        record.fixed.detail = port << 32 | 1;
+        Record::Op(record)
+    };
+    let receives = [asked(20, (0, 10), 9), asked(21, (0, 11), 1)];
+    assert_eq!(
+        certain([opened(0)].into_iter().chain(one).chain(two).chain(receives)),
+        [((Ok(11), Ok(20), 64), true), ((Ok(10), Ok(21), 64), true)]
+    );
+}
+
+#[test]
+fn a_buffer_that_was_seen_to_be_taken_is_certain() {
+    let [one, call_one] = sent(ONE, 10, 7, 64, 1);
+    let [two, call_two] = sent(ONE, 11, 8, 64, 2);
+    let took = |pid, when, data| {
+        let record = flagged(receive(pid, 64, when), op_flag::OVERLAPS | op_flag::FROM);
+        let Record::Op(mut record) = record else { return record };
+        record.fixed.sender_sock = data;
+        Record::Op(record)
+    };
+    // Of one the arrival is not known.
+    let records = [
+        opened(0),
+        one,
+        two,
+        call_one,
+        call_two,
+        arrived(8, 64, 5),
+        took(20, (4, 7), 8),
+        took(21, (4, 8), 7),
+    ];
+    assert_eq!(certain(records), [((Ok(11), Ok(20), 64), true), ((Ok(10), Ok(21), 64), true)]);
+}
+
+#[test]
+fn what_is_not_in_the_buffer_is_not_taken_unseen() {
+    let [one, call_one] = sent(ONE, 10, 7, 9000, 1);
+    let [two, call_two, arrived_two] = arrives(ONE, 11, 8, 5, 2);
+    // The first 8 bytes of one of them; the first of the two is in pages, and those would have been seen.
+    let cut = flagged(content(receive_first(20, 8, (10, 12), wire::Op::UNKNOWN), 5), op_flag::CUT);
+    let records = [opened(0), one, call_one, arrived(7, 9000, 4), two, call_two, arrived_two, cut];
+    let expected = [((Ok(11), Ok(20), 8), true), ((Ok(11), Err(Why::Unread), 56), true)];
+    assert_eq!(certain(records)[..2], expected);
+}
+
+#[test]
+fn threads_that_saw_the_same_first_one_took_one_each() {
+    let one = arrives(ONE, 10, 7, 1, 1);
+    let two = arrives(ONE, 11, 8, 2, 2);
+    let receives = [
+        content(receive_first(20, 64, (10, 14), 7), 2),
+        content(receive_first(20, 64, (11, 15), wire::Op::UNKNOWN), 1),
+    ];
+    assert_eq!(
+        correlate([opened(0)].into_iter().chain(one).chain(two).chain(receives)),
+        [(Ok(11), Ok(20), 64), (Ok(10), Ok(20), 64)]
+    );
+}
+
+#[test]
+fn segments_of_one_are_received_one_by_one() {
+    let [one, call] = sent(ONE, 10, 7, 100, 1);
+    let segment = |data, len, time| seen(datagram::ARRIVED, RECEIVER, data, len, None, time);
+    let records = [
+        opened(0),
+        one,
+        call,
+        segment(70, 60, 3),
+        segment(71, 40, 4),
+        receive_first(20, 60, (10, 12), 70),
+        receive_first(20, 40, (13, 15), 71),
+    ];
+    assert_eq!(certain(records), [((Ok(10), Ok(20), 60), true), ((Ok(10), Ok(20), 40), true)]);
 }
