@@ -11,7 +11,7 @@ use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
+use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, udp_taken, unix};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -118,6 +118,10 @@ fn leave(side: &mut Side) {
     unsafe {
         let present = &raw mut (*books).present[usize::from(side.receive & 1)];
         let before = add(&raw mut (*present).calls, u64::MAX);
+        if before > 1 && udp_taken::receives(side) {
+            // What was first in the queue when the call began, another may have taken.
+            side.pos_enter = wire::Op::UNKNOWN;
+        }
         // The books may have been opened anew meanwhile: what did not arrive there does not leave.
         if before == 0 {
             add(&raw mut (*present).calls, 1);

@@ -112,6 +112,7 @@ pub(crate) fn choose(tid: u32, call: &mut InFlight, index: u32) {
 pub(crate) fn look(side: &mut Side) {
     if receives(side) {
         let before = channel::receivers(side);
+        side.pos_locked = before.1;
         side.pos_enter = if before.0 == 1 { udp::queue_front(side.object) } else { Op::UNKNOWN };
         if channel::receivers(side) != before {
             side.pos_enter = Op::UNKNOWN;

@@ -45,7 +45,7 @@ pub(super) struct Datagrams {
     unsent: HashMap<u64, VecDeque<Called>>,
     /// Those that were not seen to arrive, with their lengths, by the port that they go to.
     flying: HashMap<u16, VecDeque<(u64, u64)>>,
-    /// Buffers of those that were received last, and of which nothing more is known.
+    /// Those that were received last, by their buffers.
     done: VecDeque<(u64, Way)>,
     /// Those that may be for another host.
     far: Vec<u64>,
@@ -161,7 +161,10 @@ impl Datagrams {
     fn arrived_at(&mut self, record: &wire::Datagram, context: &Context<'_>) {
         let key = key(record.sock);
         let sent = self.which(record, key);
-        if sent.is_none() && self.done.contains(&(record.data, Way::of(record))) {
+        let (data, way) = (record.data, Way::of(record));
+        let known = |arrival: &Arrival| arrival.sent.is_some() && (arrival.data, arrival.way) == (data, way);
+        let there = self.sockets.get(&key).is_some_and(|socket| socket.arrivals.iter().any(known));
+        if sent.is_none() && (there || self.done.contains(&(data, way))) {
             // Where several came at once, it has been told of before.
             return;
         }
@@ -171,8 +174,7 @@ impl Datagrams {
             socket.early.remove(index);
         } else {
             let queued = record.header.flags == datagram::QUEUED;
-            let (way, digest) = (Way::of(record), record.digest);
-            let (data, time) = (record.data, record.header.time);
+            let (digest, time) = (record.digest, record.header.time);
             socket.enqueue(Arrival { way, digest, sent, data, queued, time, gone: 0, doubt: false });
         }
         if let Some(number) = sent {
@@ -320,6 +322,10 @@ impl Datagrams {
     fn retire(&mut self, number: u64) {
         let Some(sent) = self.sent.get_mut(&number) else { return };
         sent.received = true;
+        if self.done.len() >= RECENT {
+            self.done.pop_front();
+        }
+        self.done.push_back((sent.data, sent.way));
         if !sent.way.spreads() {
             self.flies_no_more(number);
         }
@@ -333,11 +339,7 @@ impl Datagrams {
         if !sent.received || !sent.arrived || sent.way.spreads() || sent.call.is_none() {
             return;
         }
-        let (data, way) = (sent.data, sent.way);
-        if self.done.len() >= RECENT {
-            self.done.pop_front();
-        }
-        self.done.push_back((data, way));
+        let data = sent.data;
         self.sent.remove(&number);
         if self.by_data.get(&data) == Some(&number) {
             self.by_data.remove(&data);
@@ -370,10 +372,15 @@ impl Datagrams {
     pub(super) fn finish(&mut self, locals: &mut Locals, context: &mut Context<'_>) {
         self.tick(true, locals, context);
         for socket in std::mem::take(&mut self.sockets).into_values() {
-            socket.arrivals.iter().filter(|arrival| arrival.gone != 0).for_each(|gone| self.left_unseen(gone));
+            socket
+                .arrivals
+                .iter()
+                .filter(|arrival| arrival.gone != 0)
+                .for_each(|gone| self.left_unseen(gone));
         }
         for sent in std::mem::take(&mut self.sent).into_values().filter(|sent| !sent.received) {
-            context.out.extend(sent.unreceived(if sent.gone { Why::Lost } else { Why::Unread }));
+            let lost = sent.gone && context.loss.is_some();
+            context.out.extend(sent.unreceived(if lost { Why::Lost } else { Why::Unread }));
         }
         for call in std::mem::take(&mut self.unsent).into_values().flatten() {
             let channel = Arc::new(Channel { id: format!("udp:[{}]->?", call.inode), name: None });

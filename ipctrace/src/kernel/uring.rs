@@ -92,14 +92,8 @@ pub fn decide(facts: &Facts, tracepoints: &[Hook]) -> Result<Uring, String> {
 
 /// The hooks that are for rings alone; by receives at the socket, messages of recvmmsg(2) are counted too.
 pub fn is_for_rings(hook: Hook) -> bool {
-    [
-        Hook::SockSend,
-        Hook::UringComplete,
-        Hook::UringOverflow,
-        Hook::UringSubmit,
-        Hook::UringSubmitSqe,
-    ]
-    .contains(&hook)
+    [Hook::SockSend, Hook::UringComplete, Hook::UringOverflow, Hook::UringSubmit, Hook::UringSubmitSqe]
+        .contains(&hook)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ipctrace_common::wire::Key;
 
 use crate::correlate::address::{Locals, Place};
-use crate::correlate::context::Context;
+use crate::correlate::context::{Context, LINGER};
 use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 
 use super::sent::transfer;
@@ -45,8 +45,8 @@ struct Candidate {
     seen: u64,
     /// Its sender, if known.
     process: Option<(u32, u64)>,
-    /// Its content is not in the buffer itself.
-    paged: bool,
+    /// Digest of its content; 0 if that is not in the buffer itself.
+    digest: u64,
     doubt: bool,
 }
 
@@ -57,8 +57,10 @@ struct Choice {
     exact: bool,
     /// Others, of other processes, that it may have been.
     rivals: Vec<Where>,
-    /// When the first was sent of all that it may have been.
-    earliest: u64,
+    /// The kernel has shown that it is this one.
+    shown: bool,
+    /// What was received may be several that are not alike.
+    vague: bool,
 }
 
 /// The sender of what was received.
@@ -81,14 +83,15 @@ impl Found {
 impl Datagrams {
     /// Joins the waiting receives of a socket to what was sent, as far as that is known.
     pub(super) fn settle(&mut self, key: Key, force: bool, locals: &mut Locals, context: &mut Context<'_>) {
+        let mut index = 0;
         while let Some(socket) = self.sockets.get_mut(&key) {
-            let Some(taken) = socket.next(force, context) else { break };
+            let Some(taken) = socket.next(index, force, context) else { break };
             self.look(key, &taken);
             let patient = !force && !context.overdue(taken.since);
             let Some(choice) = self.choose(key, &taken, context) else {
                 // What was sent is always told before it, unless that is lost; 0 is also what a closed socket gives.
                 if taken.bytes > 0 && patient {
-                    self.put_back(key, taken);
+                    self.put_back(key, index, taken);
                     break;
                 }
                 if taken.bytes > 0 {
@@ -96,10 +99,16 @@ impl Datagrams {
                 }
                 continue;
             };
+            if choice.vague && !force && context.now.saturating_sub(taken.time) < LINGER {
+                // Those that were received at the same time and are known better come first.
+                self.put_back(key, index, taken);
+                index += 1;
+                continue;
+            }
             match self.sender(key, &choice, &taken, patient, locals, context) {
                 Some(found) => self.write(key, choice, taken, found, context),
                 None => {
-                    self.put_back(key, taken);
+                    self.put_back(key, index, taken);
                     break;
                 }
             }
@@ -113,9 +122,9 @@ impl Datagrams {
     }
 
     /// Such a receive waits on.
-    fn put_back(&mut self, key: Key, taken: Taken) {
+    fn put_back(&mut self, key: Key, index: usize, taken: Taken) {
         if let Some(socket) = self.sockets.get_mut(&key) {
-            socket.waiting.push_front(taken);
+            socket.waiting.insert(index, taken);
         }
     }
 
@@ -162,7 +171,8 @@ impl Datagrams {
     /// What a receive took, as far as can be said.
     fn choose(&self, key: Key, taken: &Taken, context: &Context<'_>) -> Option<Choice> {
         let socket = self.sockets.get(&key)?;
-        let received = |number: u64| self.sent.get(&number).is_some_and(|sent| sent.received && !sent.way.spreads());
+        let received =
+            |number: u64| self.sent.get(&number).is_some_and(|sent| sent.received && !sent.way.spreads());
         let here = |arrival: &Arrival| {
             (arrival.gone == 0 || arrival.gone > taken.enter) && !arrival.sent.is_some_and(received)
         };
@@ -171,22 +181,22 @@ impl Datagrams {
         };
         let arrivals = || socket.arrivals.iter().enumerate().filter(|(_, arrival)| here(arrival));
         if let Some(taken) = self.by_buffer(arrivals(), socket, taken) {
-            let (exact, earliest) = (!lost(&taken), taken.time);
-            return Some(Choice { taken, exact, rivals: Vec::new(), earliest });
+            let exact = !lost(&taken);
+            return Some(Choice { taken, exact, rivals: Vec::new(), shown: true, vague: false });
         }
         let fitting = |paged: bool| {
             let arrived = arrivals()
                 .filter(|(_, arrival)| taken.fits(arrival.way, arrival.digest))
                 .map(|(index, arrival)| self.arrived(index, arrival))
                 .filter(|candidate| candidate.time <= taken.time);
-            arrived.chain(self.flying(key, taken)).filter(move |candidate| paged || !candidate.paged)
+            arrived.chain(self.flying(key, taken)).filter(move |candidate| paged || candidate.digest != 0)
         };
-        let first = taken.front.filter(|front| *front != 0 && !socket.goes_on(taken));
+        let first = taken.front.filter(|front| *front != 0 && taken.alone && !socket.goes_on(taken));
         let first = first.and_then(|front| fitting(true).find(|candidate| candidate.data == front));
         let at_front = first.is_some();
         // Its buffer would have been seen if the content were elsewhere.
         let first = first.or_else(|| fitting(!taken.looked_at()).next());
-        let paged = !taken.looked_at() || first.as_ref().is_none_or(|first| first.paged);
+        let paged = !taken.looked_at() || first.as_ref().is_none_or(|first| first.digest == 0);
         let first = first.or_else(|| fitting(true).next())?;
         let contended = socket.contended(taken);
         // Without its number it may be any of those that left alike: see `alike`.
@@ -196,12 +206,13 @@ impl Datagrams {
         let rivals: Vec<Where> = fitting(paged)
             .filter(|other| other.place != first.place)
             .filter(|other| other.process != first.process || other.queued != first.queued)
-            .filter(|other| !itself(other) && (contended || !at_front && other.time <= first.seen))
+            .filter(|other| !itself(other) && !at_front && (contended || other.time <= first.seen))
             .map(|other| other.place)
             .collect();
         let exact = rivals.is_empty() && !first.doubt && !lost(&first);
-        let earliest = fitting(true).map(|candidate| candidate.time).min().unwrap_or(0);
-        Some(Choice { taken: first, exact, rivals, earliest })
+        let other = |other: Candidate| (other.way.len, other.digest) != (first.way.len, first.digest);
+        let vague = !at_front && fitting(paged).any(other);
+        Some(Choice { taken: first, exact, rivals, shown: at_front, vague })
     }
 
     /// What was in the buffer that a receive was seen to take.
@@ -214,9 +225,8 @@ impl Datagrams {
         if taken.buffer == 0 {
             return None;
         }
-        let in_it = |(_, other): &(usize, &Arrival)| {
-            other.data == taken.buffer && taken.has_length(other.way.len)
-        };
+        let in_it =
+            |(_, other): &(usize, &Arrival)| other.data == taken.buffer && taken.has_length(other.way.len);
         if let Some((index, arrival)) = arrivals.find(in_it) {
             return Some(self.arrived(index, arrival));
         }
@@ -255,7 +265,7 @@ impl Datagrams {
             time: sent.map_or(arrival.time, |sent| sent.time),
             seen: arrival.time,
             process: sent.and_then(Sent::process),
-            paged: arrival.digest == 0,
+            digest: arrival.digest,
             doubt: arrival.doubt || sent.is_some_and(|sent| sent.doubt),
         }
     }
@@ -301,7 +311,8 @@ impl Datagrams {
         let ends = self.sockets.get(&key).and_then(|socket| socket.ends);
         let fits = |sent: &Sent| {
             let left = sent.way.len.saturating_sub(if sent.way.spreads() { 0 } else { sent.heard });
-            (sent.way.from, sent.way.to) == (way.from, way.to) && left >= way.len && sent.reaches(ends)
+            let same = (sent.way.from, sent.way.to) == (way.from, way.to);
+            same && !sent.arrived && left >= way.len && sent.reaches(ends)
         };
         let recent = self.sent.iter().rev().take(REACH);
         let mut fitting =
@@ -353,9 +364,9 @@ impl Datagrams {
             }
             socket.done(&taken);
         }
-        if exact && choice.taken.sent.is_some() {
+        if exact && choice.shown && choice.taken.sent.is_some() {
             // First in, first out: what was in the queue before it was sent has been taken.
-            self.pass(key, choice.earliest, taken.time, 0);
+            self.pass(key, choice.taken.time, taken.time, 0);
         }
         let who = End::Known(Arc::clone(&taken.who));
         if taken.bytes > 0 || way.len == 0 {
@@ -410,7 +421,7 @@ fn departed(number: u64, sent: &Sent) -> Candidate {
         // Nothing is known to stand behind it.
         seen: u64::MAX,
         process: sent.process(),
-        paged: sent.digest == 0,
+        digest: sent.digest,
         doubt: sent.doubt,
     }
 }

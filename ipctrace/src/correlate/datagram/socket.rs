@@ -62,6 +62,8 @@ pub(super) struct Taken {
     pub(super) buffer: u64,
     /// Buffer of what was first in the queue when the call began, 0 if that was empty; `None` if it is not known.
     pub(super) front: Option<u64>,
+    /// No other call was receiving between its begin and its end.
+    pub(super) alone: bool,
     pub(super) payload: Bytes,
     /// Another process was receiving when the call began or ended.
     pub(super) overlaps: bool,
@@ -74,6 +76,8 @@ impl Taken {
         let op = &record.fixed;
         let has = |flag: u16| op.header.flags & flag != 0;
         let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
+        let front = Some(op.pos_enter).filter(|front| enter != 0 && *front != wire::Op::UNKNOWN);
+        let undisturbed = !has(op_flag::SEQUENCED) || op.before == op.pos_locked;
         Taken {
             who,
             enter,
@@ -83,7 +87,8 @@ impl Taken {
             digest: op.digest,
             source: has(op_flag::DETAIL).then_some(op.detail),
             buffer: if has(op_flag::FROM) { op.sender_sock } else { 0 },
-            front: Some(op.pos_enter).filter(|front| enter != 0 && *front != wire::Op::UNKNOWN),
+            front,
+            alone: front.is_some() && undisturbed && !has(op_flag::OVERLAPS),
             payload: record.payload.clone(),
             overlaps: has(op_flag::OVERLAPS),
             since: now,
@@ -167,9 +172,9 @@ impl Socket {
         gap
     }
 
-    /// The next receive that is to be joined, if it may be joined now.
-    pub(super) fn next(&mut self, force: bool, context: &Context<'_>) -> Option<Taken> {
-        let first = self.waiting.front()?;
+    /// The receive that is to be joined next, the first from `index` on, if it may be joined now.
+    pub(super) fn next(&mut self, index: usize, force: bool, context: &Context<'_>) -> Option<Taken> {
+        let first = self.waiting.get(index)?;
         let process = first.who.identity();
         let others = first.overlaps
             || self.receivers.others(process)
@@ -178,7 +183,7 @@ impl Socket {
         if others && !force && context.now.saturating_sub(first.time) < LINGER {
             return None;
         }
-        self.waiting.pop_front()
+        self.waiting.remove(index)
     }
 
     /// Whether that call is the one that was dealt with last: then what was first in the queue when it began tells of its

@@ -272,7 +272,7 @@ fn an_arrival_that_somebody_took_unseen_is_taken_by_nobody_else() {
         call_two,
         receive(20, 64, (15, 30)),
     ];
-    assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Err(Why::Lost), 64)]);
+    assert_eq!(correlate(records), [(Ok(11), Ok(20), 64), (Ok(10), Err(Why::Unread), 64)]);
 }
 
 /// Sent, called and arrived: of `pid`, with that content.
