@@ -15,7 +15,8 @@ macro_rules! offsets {
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
         impl Offsets {
-            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`.
+            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`; several, the newest
+            /// last and with ` or ` between them, where kernels differ in the name.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
             ];
@@ -333,7 +334,7 @@ offsets! {
     /// Names of an inode.
     inode_dentries = "inode.i_dentry";
     /// Place of a name among those of its inode.
-    dentry_alias = "dentry.d_u.d_alias";
+    dentry_alias = "dentry.d_u.d_alias or dentry.d_alias";
     /// Hash and length of a name.
     dentry_hash_len = "dentry.d_name.hash_len";
     /// Place of a name in the cache of names: not set once it is deleted.

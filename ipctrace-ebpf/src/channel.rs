@@ -43,10 +43,6 @@ pub(crate) struct Present {
     several: u32,
 }
 
-impl Present {
-    const NOBODY: Present = Present { calls: 0, first: 0, several: 0 };
-}
-
 /// The call on this side begins. Pipes need no such account: positions tell more.
 #[inline(always)]
 pub(crate) fn arrive(side: &mut Side, tgid: u32) {
@@ -122,6 +118,8 @@ static CHANNELS: HashMap<Key, Books> = HashMap::with_max_entries(65_536, 0);
 struct Named {
     fixed: wire::Channel,
     name: [u8; NAME_MAX + 256],
+    /// What its books begin with.
+    books: Books,
 }
 
 #[map]
@@ -155,7 +153,11 @@ pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u6
     // Should it be forgotten meanwhile, the end of a call finds no books: see `emit::fill`.
     side.last.announced = 1;
     if !is_known(side) {
-        announce(tid, index as u32, taken_before);
+        let (mechanism, object) = (side.mechanism, side.object);
+        // Called here, not in `announce`: nested calls share one small stack.
+        if announce(tid, index as u32, taken_before) != 0 && mechanism == Mechanism::Udp as u8 {
+            udp::tell_queued(object);
+        }
     }
 }
 
@@ -243,22 +245,22 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
         // Another CPU was first, and tells of it.
         return Ok(false);
     }
+    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
+    // do not interrupt each other on one CPU.
+    let record = unsafe { &mut *desk };
+    // Of the rest nothing is ever written: it is zero.
+    record.books.queued = queued;
+    record.books.inode = inode;
+    record.books.sequence = sequence;
     // Books of another socket that was at the same address, if there are any.
-    let _ = CHANNELS.remove(side.key);
-    match CHANNELS.insert(
-        side.key,
-        Books { sent: 0, taken: 0, queued, inode, sequence, present: [Present::NOBODY; 2] },
-        BPF_NOEXIST,
-    ) {
+    let _ = CHANNELS.remove(&side.key);
+    match CHANNELS.insert(&side.key, &record.books, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(false),
         Err(_) => return Err(Cause::MapFull),
     }
-    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
-    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
-    // do not interrupt each other on one CPU.
-    let record = unsafe { &mut *desk };
     let name_len = name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
@@ -275,12 +277,8 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;
-    let len = size_of::<wire::Channel>() + name_len;
-    // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
-    if side.mechanism == Mechanism::Udp as u8 {
-        udp::tell_queued(side.object);
-    }
+    // SAFETY: a record with room for its name, initialised memory of a map.
+    unsafe { ring::output_with::<wire::Channel, NAME_MAX>(&raw const record.fixed, name_len) };
     Ok(true)
 }
 
@@ -479,9 +477,8 @@ pub(crate) fn tell_file(mechanism: Mechanism, flags: u16, key: Key, dentry: u64,
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;
-    let len = size_of::<wire::Channel>() + name_len;
-    // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
+    // SAFETY: a record with room for its name, initialised memory of a map.
+    unsafe { ring::output_with::<wire::Channel, NAME_MAX>(&raw const record.fixed, name_len) };
     Ok(())
 }
 

@@ -91,11 +91,18 @@ fn try_made(fd: u32) -> Result<()> {
         unsafe { core::ptr::write_volatile(place, operations) };
     }
     if !task::is_tracer(task::pid_tgid()) {
-        let mut side = Side::NONE;
-        describe(file, &mut side)?;
+        let desk = inflight::desk().ok_or(Cause::MapFull)?;
+        // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
+        let side = unsafe { &mut (*desk).sides[0] };
+        side.mechanism = 0;
+        side.receive = 0;
+        describe(file, side)?;
+        if side.mechanism == 0 {
+            return Ok(());
+        }
         channel::forget(&side.key);
         if queued(side.object) != 0 {
-            channel::try_announce(&side, 0, channel_flag::MADE)?;
+            channel::try_announce(side, 0, channel_flag::MADE)?;
         }
     }
     Ok(())
@@ -110,7 +117,7 @@ pub extern "C" fn eventfd_exited(tid: u32) -> i32 {
         let call = unsafe { &mut *call };
         if call.moved.bytes != 0 {
             value(call);
-            emit::emit_slowly(tid, 0);
+            emit::slowly(tid, call, 0);
         }
     }
     0

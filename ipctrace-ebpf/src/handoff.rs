@@ -8,7 +8,7 @@ use crate::inflight::{self, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::{self, Direction};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{pid, ring, special, task};
+use crate::{message, pid, ring, special, task};
 
 const SOL_SOCKET: u32 = 1;
 const SCM_RIGHTS: u32 = 1;
@@ -20,7 +20,7 @@ const HEADER: u64 = 16;
 /// # Errors
 /// If the buffer could not be read.
 #[inline(always)]
-pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
+fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
     if control == 0 || control_len < HEADER {
         return Ok(());
     }
@@ -30,11 +30,14 @@ pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
     if walk.failed { Err(Cause::ReadFailed) } else { Ok(()) }
 }
 
-/// As [`passed`], for messages among several. The verifier looks at it by itself.
+/// Tells of the descriptors that go along with a message, whose header is `header` in the caller's memory. The verifier looks
+/// at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn passed_along(tid: u32, control: u64, control_len: u64) -> i32 {
-    if let Err(cause) = passed(tid, control, control_len) {
+pub extern "C" fn passed_along(tid: u32, header: u64) -> i32 {
+    let outcome = read_user::<[u64; 2]>(header, message::CONTROL)
+        .and_then(|[control, control_len]| passed(tid, control, control_len));
+    if let Err(cause) = outcome {
         ring::count(cause);
     }
     0

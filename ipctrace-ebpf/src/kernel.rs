@@ -1,6 +1,7 @@
 //! Reading kernel memory. All of it is in this module.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use ipctrace_common::Cause;
 
 /// Why a `try_…` function gave up: the cause under which its caller counts it.
@@ -16,6 +17,22 @@ pub(crate) fn read<T: Copy>(address: u64, offset: usize) -> Result<T> {
     // SAFETY: bpf_probe_read_kernel takes any address and fails for what it cannot read; every `T` used here is an
     // integer or an array of integers, for which every bit pattern is valid.
     unsafe { bpf_probe_read_kernel(source) }.map_err(|_| Cause::ReadFailed)
+}
+
+/// Reads a value of the kernel at `address + offset` to where it is wanted. What is larger than a register takes room on the
+/// stack otherwise, of which all functions that call each other have 512 bytes together before Linux 6.13.
+///
+/// # Safety
+/// `place` must be valid for a write; it need not be aligned.
+///
+/// # Errors
+/// As [`read`]; the place is zeroed then.
+#[inline(always)]
+pub(crate) unsafe fn copy<T: Copy>(place: *mut T, address: u64, offset: usize) -> Result<()> {
+    let source = address.wrapping_add(offset as u64) as *const c_void;
+    // SAFETY: the place is valid by contract; as for `read`.
+    let status = unsafe { generated::bpf_probe_read_kernel(place.cast(), size_of::<T>() as u32, source) };
+    if status == 0 { Ok(()) } else { Err(Cause::ReadFailed) }
 }
 
 /// Reads a value of the current process at `address + offset`; as [`read`].

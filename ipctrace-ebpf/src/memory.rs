@@ -274,8 +274,8 @@ pub extern "C" fn share_tell(index: u32, file: u64) -> i32 {
     let len = named.fixed.name_len as usize;
     let len = if len > NAME_MAX { NAME_MAX } else { len };
     named.fixed.name_len = len as u32;
-    // SAFETY: at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe { core::slice::from_raw_parts(place.cast::<u8>(), size_of::<wire::Share>() + len) });
+    // SAFETY: a record with room for its name, initialised memory of a map.
+    unsafe { ring::output_with::<wire::Share, NAME_MAX>(record, len) };
     1
 }
 

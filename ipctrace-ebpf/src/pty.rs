@@ -132,8 +132,9 @@ pub extern "C" fn pty_exited(tid: u32) -> i32 {
     pty_expected(tid);
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        if unsafe { (*call).moved.bytes } != 0 {
-            emit::emit_slowly(tid, 0);
+        let call = unsafe { &mut *call };
+        if call.moved.bytes != 0 {
+            emit::slowly(tid, call, 0);
         }
     }
     0
@@ -197,12 +198,12 @@ struct Count {
 }
 
 /// Bytes that are looked at in one turn.
-const CHUNK: u64 = 64;
+const CHUNK: u64 = 32;
 
 impl Repeat for Count {
     /// 64 KiB, and the rest below a chunk byte by byte.
-    const LIMIT: u32 = 1024 + CHUNK as u32;
-    const PLAIN_LIMIT: u32 = 64;
+    const LIMIT: u32 = 2048 + CHUNK as u32;
+    const PLAIN_LIMIT: u32 = 32;
 
     #[inline(always)]
     fn turn(&mut self, _index: u32) -> bool {
@@ -210,7 +211,7 @@ impl Repeat for Count {
             return true;
         }
         if self.left >= CHUNK {
-            let Ok(words) = read_user::<[u64; 8]>(self.at, 0) else {
+            let Ok(words) = read_user::<[u64; 4]>(self.at, 0) else {
                 return true;
             };
             for word in words {
@@ -233,8 +234,9 @@ impl Repeat for Count {
     }
 }
 
-/// How many of the eight bytes of a word are `byte`.
-#[inline(always)]
+/// How many of the eight bytes of a word are `byte`. Out of line: several at once would keep their intermediate values on the
+/// stack.
+#[inline(never)]
 fn equal(word: u64, byte: u8) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;

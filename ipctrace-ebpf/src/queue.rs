@@ -156,7 +156,10 @@ pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     if returned >= 0 && (inflight::get(tid).is_some() || straddled(tid, special)) {
         queue_completed(tid, special, returned as u64);
-        emit::emit_slowly(tid, 0);
+        if let Some(call) = inflight::get(tid) {
+            // SAFETY: a valid pointer into the map; the entry is the current thread's.
+            emit::slowly(tid, unsafe { &mut *call }, 0);
+        }
     }
     inflight::end(tid);
     0

@@ -32,14 +32,15 @@ pub(crate) fn repeat<R: Repeat>(state: &mut R) {
         }
     } else {
         for index in 0..R::PLAIN_LIMIT {
-            if state.turn(index) {
+            if step(index, &raw mut *state) != 0 {
                 break;
             }
         }
     }
 }
 
-/// What bpf_loop calls; 1 ends the loop.
+/// What bpf_loop calls; 1 ends the loop. Never part of its caller, whose stack it would add to.
+#[inline(never)]
 extern "C" fn step<R: Repeat>(index: u32, state: *mut R) -> i64 {
     // SAFETY: `repeat` passes its caller's state, which lives on the stack and is not used meanwhile.
     i64::from(unsafe { &mut *state }.turn(index))
