@@ -369,14 +369,10 @@ pub struct Config {
     pub payload: u32,
     /// Size of `struct pipe_buffer`.
     pub pipe_buffer_size: u32,
-    /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
-    pub has_loop: u32,
     /// Bits of an address within a page.
     pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
-    /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
-    pub has_find_vma: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
@@ -392,10 +388,8 @@ impl Config {
         mechanisms: 0,
         payload: 0,
         pipe_buffer_size: 0,
-        has_loop: 0,
         page_shift: 0,
         verbose: 0,
-        has_find_vma: 0,
         uring: Uring::OFF,
         run: 0,
     };

@@ -13,7 +13,7 @@ use ipctrace_common::{Cause, Hook, Mechanism, waiting};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
-use crate::object::OBJECT;
+use crate::object::{OBJECT, PLAIN};
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
 
@@ -110,7 +110,7 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     if let Some(bytes) = ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
     }
-    loader.load(OBJECT).context("loading the eBPF maps")
+    loader.load(if plan.plain { PLAIN } else { OBJECT }).context("loading the eBPF maps")
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {

@@ -81,7 +81,7 @@ pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<
     print!("{}", report::table(&reports, &demos));
     let mut outcome = Outcome { failed: 0, passed: 0, not_run: 0 };
     for report in &reports {
-        match (&report.version, report.failures()) {
+        match (&report.version, report.failures(&demos)) {
             (Err(_), _) => outcome.not_run += 1,
             (Ok(_), 0) => outcome.passed += 1,
             (Ok(_), failures) => outcome.failed += failures as u32,
@@ -167,7 +167,7 @@ fn run_one(
     println!(
         "   {}: {} failures, {} s, {}",
         series.name,
-        report.failures(),
+        report.failures(demos),
         start.elapsed().as_secs(),
         log.display()
     );

@@ -57,7 +57,9 @@ fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()
     step("lints");
     run(ready.tools(cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"])))?;
     step("lints of the eBPF programs");
-    run(ready.tools(&mut ebpf_lints()))?;
+    for features in ["", "plain"] {
+        run(ready.tools(ebpf_lints().args(["--features", features])))?;
+    }
     step("unit and end-to-end tests");
     let binary = build::build(&build::Arguments { release: true })?;
     for suite in suites(ready)? {
