@@ -10,6 +10,7 @@ use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
+use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
 
@@ -269,8 +270,10 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     record.fixed.key = side.key;
     record.fixed.queued = queued;
     let pipe = pipe::is_pipe(side.mechanism);
-    record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { sequence };
-    record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { sequence };
+    record.fixed.write_pos =
+        if pipe { pipe::position(side.object, false, Bound::Upper).unwrap_or(0) } else { sequence };
+    record.fixed.read_pos =
+        if pipe { pipe::position(side.object, true, Bound::Lower).unwrap_or(0) } else { sequence };
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };

@@ -174,7 +174,7 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
     let position = if flags & op_flag::POSITIONS == 0 {
         0
     } else if pipe::is_pipe(side.mechanism) {
-        pipe::position(side.object, receive).unwrap_or(0)
+        pipe::position(side.object, receive, pipe::Bound::Upper).unwrap_or(0)
     } else {
         inet::inet_position(side.object, u32::from(receive))
     };

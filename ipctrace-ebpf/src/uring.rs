@@ -274,7 +274,8 @@ fn settled(thread: &mut Thread, ctx: u64) {
     // this thread's to write.
     let call = unsafe { &mut *call };
     if call.sides[0].flags & op_flag::POSITIONS != 0 && is_pipe(&call.sides[0]) {
-        call.done = pipe::position(call.sides[0].object, call.sides[0].receive != 0).unwrap_or(0);
+        call.done =
+            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Upper).unwrap_or(0);
     }
 }
 

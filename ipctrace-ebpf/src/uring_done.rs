@@ -129,7 +129,8 @@ fn completed(completion: Completion) -> Result<()> {
     call.enter = ring::now();
     call.done = 0;
     if call.sides[0].flags & op_flag::POSITIONS != 0 && uring::is_pipe(&call.sides[0]) {
-        call.sides[0].pos_enter = pipe::position(call.sides[0].object, call.sides[0].receive != 0)?;
+        call.sides[0].pos_enter =
+            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Lower)?;
     }
     Ok(())
 }
