@@ -84,7 +84,7 @@ pub(crate) fn position(pipe: u64, receive: bool, bound: Bound) -> Result<u64> {
     if empty && bound == Bound::Lower { Ok(position >> 32 << 32) } else { Ok(position) }
 }
 
-/// The same as it is seen at this moment, and whether the buffer there is empty.
+/// The same as it is seen at this moment, and whether the buffer there is empty though the pipe is not.
 #[inline(always)]
 fn glance(pipe: u64, receive: bool) -> Result<(u64, bool)> {
     let (head, tail, size) = counters(pipe)?;
@@ -104,7 +104,7 @@ fn glance(pipe: u64, receive: bool) -> Result<(u64, bool)> {
         (read(buffer, offset!(pipe_buffer_offset))?, read(buffer, offset!(pipe_buffer_len))?)
     };
     let end = if receive { start } else { start.wrapping_add(len) };
-    Ok((u64::from(index) << 32 | u64::from(end), len == 0))
+    Ok((u64::from(index) << 32 | u64::from(end), len == 0 && head != tail))
 }
 
 /// Adds up the buffers of a pipe.
