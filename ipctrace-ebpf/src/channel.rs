@@ -12,7 +12,7 @@ use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
+use crate::{inet, own, pipe, ring, task};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -233,7 +233,7 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 /// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
 pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
-    let queued = queued(side).saturating_add(taken_before);
+    let queued = own::queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
     } else {
@@ -260,10 +260,10 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
     // do not interrupt each other on one CPU.
     let record = unsafe { &mut *desk };
-    let name_len = name(side, &mut record.name);
+    let name_len = own::name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        let flags = flags | self::flags(side);
+        let flags = flags | own::flags(side);
         ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
         task::describe_current(&raw mut record.fixed.task);
     }
@@ -281,48 +281,8 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     let len = size_of::<wire::Channel>() + name_len;
     // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
     ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
-    if side.mechanism == Mechanism::Udp as u8 {
-        udp::tell_queued(side.object);
-    }
+    own::opened(side);
     Ok(true)
-}
-
-/// [`channel_flag`]s.
-#[inline(always)]
-fn flags(side: &Side) -> u16 {
-    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
-    if semaphore { channel_flag::SEMAPHORE } else { 0 }
-}
-
-/// What is in the channel now.
-#[inline(always)]
-pub(crate) fn queued(side: &Side) -> u64 {
-    match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Pipe | Mechanism::Fifo) => pipe::queued(side.object),
-        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
-            let owner = if side.receive != 0 { side.object } else { side.peer };
-            unix::queued(owner, has_messages(side.mechanism))
-        }
-        Some(Mechanism::Eventfd) => eventfd::queued(side.object),
-        Some(Mechanism::Pty) => pty::queued(side.object),
-        Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
-        Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
-        Some(Mechanism::Tcp) => inet::queued(side),
-        // Each is told of by itself: `udp::tell_queued`.
-        Some(Mechanism::Udp) => 0,
-        Some(
-            Mechanism::SysvShm
-            | Mechanism::PosixShm
-            | Mechanism::Memfd
-            | Mechanism::SharedFile
-            | Mechanism::SharedAnon
-            | Mechanism::SysvSem
-            | Mechanism::Futex
-            | Mechanism::ProcessVm
-            | Mechanism::Signal,
-        )
-        | None => u64::MAX,
-    }
 }
 
 /// Enters `amount` into the books; gives what had been entered before, if the channel has books.
@@ -335,43 +295,9 @@ pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
     })
 }
 
-/// Writes the channel's name and gives its length; 0 if it has none.
-#[inline(always)]
-fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Fifo) => object::file(side.fd as u32).map_or(0, |file| path(file, place)),
-        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
-            let (receiver, sender) =
-                if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };
-            match bound_name(receiver, place) {
-                Ok(0) | Err(_) => bound_name(sender, place).unwrap_or(0),
-                Ok(len) => len,
-            }
-        }
-        Some(Mechanism::PosixMq) => posix_mq::name(side.fd as u32, place),
-        Some(Mechanism::SysvMsg) => sysv_msg::name(side.object, place),
-        Some(Mechanism::Tcp | Mechanism::Udp) => inet::name(side.object, place),
-        Some(
-            Mechanism::Pipe
-            | Mechanism::SysvShm
-            | Mechanism::PosixShm
-            | Mechanism::Memfd
-            | Mechanism::SharedFile
-            | Mechanism::SharedAnon
-            | Mechanism::SysvSem
-            | Mechanism::Futex
-            | Mechanism::Eventfd
-            | Mechanism::Pty
-            | Mechanism::ProcessVm
-            | Mechanism::Signal,
-        )
-        | None => 0,
-    }
-}
-
 /// The name that a unix socket is bound to, without its address family.
 #[inline(always)]
-fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
+pub(crate) fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
     /// `sun_path`, and one NUL more.
     const PATH: usize = 109;
     if sock == 0 {
