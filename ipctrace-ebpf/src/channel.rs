@@ -10,8 +10,9 @@ use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
+use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
+use crate::{inet, own, pipe, ring, task};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -155,8 +156,8 @@ pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u6
     if !is_known(side) {
         let (mechanism, object) = (side.mechanism, side.object);
         // Called here, not in `announce`: nested calls share one small stack.
-        if announce(tid, index as u32, taken_before) != 0 && mechanism == Mechanism::Udp as u8 {
-            udp::tell_queued(object);
+        if announce(tid, index as u32, taken_before) != 0 {
+            own::opened(mechanism, object);
         }
     }
 }
@@ -234,7 +235,7 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 /// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
 pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
-    let queued = queued(side).saturating_add(taken_before);
+    let queued = own::queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
     } else {
@@ -261,18 +262,20 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
         Err(-17) => return Ok(false),
         Err(_) => return Err(Cause::MapFull),
     }
-    let name_len = name(side, &mut record.name);
+    let name_len = own::name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        let flags = flags | self::flags(side);
+        let flags = flags | own::flags(side);
         ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
         task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
     let pipe = pipe::is_pipe(side.mechanism);
-    record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { sequence };
-    record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { sequence };
+    record.fixed.write_pos =
+        if pipe { pipe::position(side.object, false, Bound::Upper).unwrap_or(0) } else { sequence };
+    record.fixed.read_pos =
+        if pipe { pipe::position(side.object, true, Bound::Lower).unwrap_or(0) } else { sequence };
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
@@ -280,44 +283,6 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     // SAFETY: a record with room for its name, initialised memory of a map.
     unsafe { ring::output_with::<wire::Channel, NAME_MAX>(&raw const record.fixed, name_len) };
     Ok(true)
-}
-
-/// [`channel_flag`]s.
-#[inline(always)]
-fn flags(side: &Side) -> u16 {
-    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
-    if semaphore { channel_flag::SEMAPHORE } else { 0 }
-}
-
-/// What is in the channel now.
-#[inline(always)]
-pub(crate) fn queued(side: &Side) -> u64 {
-    match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Pipe | Mechanism::Fifo) => pipe::queued(side.object),
-        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
-            let owner = if side.receive != 0 { side.object } else { side.peer };
-            unix::queued(owner, has_messages(side.mechanism))
-        }
-        Some(Mechanism::Eventfd) => eventfd::queued(side.object),
-        Some(Mechanism::Pty) => pty::queued(side.object),
-        Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
-        Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
-        Some(Mechanism::Tcp) => inet::queued(side),
-        // Each is told of by itself: `udp::tell_queued`.
-        Some(Mechanism::Udp) => 0,
-        Some(
-            Mechanism::SysvShm
-            | Mechanism::PosixShm
-            | Mechanism::Memfd
-            | Mechanism::SharedFile
-            | Mechanism::SharedAnon
-            | Mechanism::SysvSem
-            | Mechanism::Futex
-            | Mechanism::ProcessVm
-            | Mechanism::Signal,
-        )
-        | None => u64::MAX,
-    }
 }
 
 /// Enters `amount` into the books; gives what had been entered before, if the channel has books.
@@ -379,43 +344,9 @@ pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
     })
 }
 
-/// Writes the channel's name and gives its length; 0 if it has none.
-#[inline(always)]
-fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Fifo) => object::file(side.fd as u32).map_or(0, |file| path(file, place)),
-        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
-            let (receiver, sender) =
-                if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };
-            match bound_name(receiver, place) {
-                Ok(0) | Err(_) => bound_name(sender, place).unwrap_or(0),
-                Ok(len) => len,
-            }
-        }
-        Some(Mechanism::PosixMq) => posix_mq::name(side.fd as u32, place),
-        Some(Mechanism::SysvMsg) => sysv_msg::name(side.object, place),
-        Some(Mechanism::Tcp | Mechanism::Udp) => inet::name(side.object, place),
-        Some(
-            Mechanism::Pipe
-            | Mechanism::SysvShm
-            | Mechanism::PosixShm
-            | Mechanism::Memfd
-            | Mechanism::SharedFile
-            | Mechanism::SharedAnon
-            | Mechanism::SysvSem
-            | Mechanism::Futex
-            | Mechanism::Eventfd
-            | Mechanism::Pty
-            | Mechanism::ProcessVm
-            | Mechanism::Signal,
-        )
-        | None => 0,
-    }
-}
-
 /// The name that a unix socket is bound to, without its address family.
 #[inline(always)]
-fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
+pub(crate) fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
     /// `sun_path`, and one NUL more.
     const PATH: usize = 109;
     if sock == 0 {

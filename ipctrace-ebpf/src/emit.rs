@@ -8,7 +8,7 @@ use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::inflight::{self, InFlight};
 use crate::run::{self, Ended};
-use crate::{channel, config, inet, payload, pipe, ring, task};
+use crate::{channel, config, inet, own, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -23,8 +23,7 @@ static OP_DESK: PerCpuArray<Long> = PerCpuArray::with_max_entries(1, 0);
 /// What a mechanism's books count.
 #[inline(always)]
 fn amount(mechanism: u8, bytes: u64) -> u64 {
-    const CALLS: u32 = Mechanism::Eventfd.bit() | Mechanism::Pty.bit();
-    if has_messages(mechanism) || CALLS >> (mechanism & 31) & 1 != 0 { 1 } else { bytes }
+    if has_messages(mechanism) || own::is_looked_into(mechanism) { 1 } else { bytes }
 }
 
 /// Whether the mechanism keeps messages apart.
@@ -199,7 +198,7 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
     let position = if flags & op_flag::POSITIONS == 0 {
         0
     } else if pipe::is_pipe(side.mechanism) {
-        pipe::position(side.object, receive).unwrap_or(0)
+        pipe::position(side.object, receive, pipe::Bound::Upper).unwrap_or(0)
     } else {
         inet::inet_position(side.object, u32::from(receive))
     };

@@ -10,7 +10,7 @@ use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read};
 use crate::object::{self, is_on};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, ring};
+use crate::{channel, ring};
 
 /// Device numbers as the kernel packs them (include/linux/kdev_t.h): the slaves' majors, /dev/tty and /dev/ptmx.
 const MINOR_BITS: u32 = 20;
@@ -124,21 +124,6 @@ fn try_queued(tty: u64) -> Result<u64> {
     let head: u64 = read(data, offset!(n_tty_read_head))?;
     let tail: u64 = read(data, offset!(n_tty_read_tail))?;
     Ok(head.wrapping_sub(tail))
-}
-
-/// Tells of the call in flight of thread `tid` on a terminal. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn pty_exited(tid: u32) -> i32 {
-    pty_expected(tid);
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        let call = unsafe { &mut *call };
-        if call.moved.bytes != 0 {
-            emit::slowly(tid, call, 0);
-        }
-    }
-    0
 }
 
 /// Notes with the call in flight of thread `tid` what the line discipline will make of what was written, or what a read has

@@ -14,7 +14,7 @@ use crate::config::offset;
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::{Result, read, read_user};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, posix_mq, ring, special, syscall, sysv_msg};
+use crate::{channel, emit, own, posix_mq, ring, special, syscall, sysv_msg};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
@@ -352,7 +352,7 @@ pub extern "C" fn queue_found(tid: u32) -> i32 {
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
     let side = &call.sides[0];
-    let left = channel::queued(side);
+    let left = own::queued(side);
     if left == 0 || left == u64::MAX {
         return 0;
     }

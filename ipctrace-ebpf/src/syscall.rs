@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found};
-use crate::{channel, eventfd, futex, handoff, inet, pty, ring, signal, special, straddle, task};
+use crate::{channel, futex, handoff, inet, own, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -219,12 +219,8 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
                 address_len: call.address_len,
                 ..plain(returned)
             };
-            if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
-                eventfd::eventfd_exited(tid);
-                return;
-            }
-            if call.sides[0].mechanism == Mechanism::Pty as u8 {
-                pty::pty_exited(tid);
+            if own::is_looked_into(call.sides[0].mechanism) {
+                own::exited_looked_into(tid);
                 return;
             }
         }
