@@ -165,11 +165,11 @@ impl Report {
         let text = self.step("programs").map_or("", |step| &step.output);
         text.lines()
             .filter_map(|line| {
-                let (begin, budget) = line.split_once(" verified instructions")?;
-                let mut words = begin.split_whitespace();
-                let name = words.next_back().and(begin.split_whitespace().next())?;
-                let count = begin.split_whitespace().nth(1).unwrap_or("not told");
-                let _ = budget;
+                // The first stands behind the name of the test.
+                let mut words = line.split_once(" verified instructions")?.0.split_whitespace().rev();
+                let last = words.next()?;
+                let (name, count) =
+                    if last.parse::<u64>().is_ok() { (words.next()?, last) } else { (last, "not told") };
                 Some((name.to_owned(), count.to_owned()))
             })
             .collect()
