@@ -111,21 +111,27 @@ impl Tracer {
         for (cause, count) in self.attached.losses()? {
             self.intake.correlator.lost(now(), cause, count, events);
         }
-        let mut taken = 0;
-        while taken < BATCH
-            && let Some(item) = self.attached.ring.next()
-        {
-            taken += 1;
-            self.intake.record(&item, events);
-        }
-        let now = now();
+        // Runs stand beside the ring: those that are to be told of come before what happened after them. What happened
+        // after this moment waits for the next round, which takes the runs that have come to stand meanwhile.
+        let begun = now();
         let Tracer { attached, intake, .. } = self;
-        attached.runs.take(now, false, |record| intake.record(record, events));
-        if now.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
-            self.ticked = now;
-            self.tick(now, false, events)?;
+        attached.runs.take(begun, false, |record| intake.record(record, events));
+        let mut taken = 0;
+        let drained = loop {
+            let Some(item) = attached.ring.next() else { break true };
+            intake.record(&item, events);
+            taken += 1;
+            if taken == BATCH || intake.correlator.now() > begun {
+                break false;
+            }
+        };
+        // Nothing has been missed for long while it may still be in the ring.
+        let seen = if drained { begun } else { intake.correlator.now().min(begun) };
+        if seen.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
+            self.ticked = seen;
+            self.tick(seen, false, events)?;
         }
-        Ok(taken == BATCH)
+        Ok(!drained)
     }
 
     fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
