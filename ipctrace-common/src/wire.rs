@@ -435,7 +435,8 @@ pub struct Datagram {
     pub inode: u64,
     /// Beginning of the call in which it was sent, as in its [`Op`]; 0 if it left outside of the sender's call.
     pub enter: u64,
-    /// Address of the data, which stays the same from socket to socket, and is used again later.
+    /// Address of the data, which stays the same from socket to socket, and is used again later. 0 if the datagram was
+    /// gone before it could be looked at, or could not be read: nothing below is known then.
     pub data: u64,
     /// Where it comes from, as in [`Ends`].
     pub from: [u8; 16],

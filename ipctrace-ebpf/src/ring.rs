@@ -103,10 +103,30 @@ pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
     entry.submit(wake_up(size_of::<T>() as u64 + RECORD_HEADER));
 }
 
-/// Puts a record of variable length on the ring.
+/// Puts a record that stands elsewhere on the ring.
 #[inline(always)]
 pub(crate) fn output(record: &[u8]) {
-    if EVENTS.output::<[u8]>(record, wake_up(record.len() as u64 + RECORD_HEADER)).is_err() {
+    put(record, wake_up(record.len() as u64 + RECORD_HEADER));
+}
+
+/// Puts a record on the ring, and `len` bytes behind it, `MOST` at most.
+///
+/// # Safety
+/// There must be `MOST` initialised bytes behind the record.
+#[inline(always)]
+pub(crate) unsafe fn output_with<T, const MOST: usize>(record: *const T, len: usize) {
+    let flags = wake_up((size_of::<T>() + MOST) as u64 + RECORD_HEADER);
+    // Looked at here and nowhere before: what verifiers know of a number that was on the stack meanwhile, or that others were
+    // computed from, differs from version to version, and is sometimes wrong.
+    let len = core::hint::black_box(len);
+    let len = if len > MOST { MOST } else { len };
+    // SAFETY: valid by contract.
+    put(unsafe { core::slice::from_raw_parts(record.cast::<u8>(), size_of::<T>() + len) }, flags);
+}
+
+#[inline(always)]
+fn put(record: &[u8], flags: u64) {
+    if EVENTS.output::<[u8]>(record, flags).is_err() {
         // Its header took a number already.
         count(Cause::RingFull);
     }

@@ -16,7 +16,7 @@ use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::config::offset;
 use crate::inet::mapped;
-use crate::kernel::{Result, load, read};
+use crate::kernel::{Result, copy, load, read};
 use crate::repeat::{Repeat, repeat};
 use crate::{inflight, ring, task, unix};
 
@@ -177,19 +177,10 @@ impl Repeat for Walk {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
-    let mut found = Found { data: 0, from: [0; 16], to: [0; 16], ports: [0; 2], len: 0, digest: 0 };
-    let looked = look(buffer, what, &mut found);
-    // Meanwhile a receiver on another CPU may have taken it, and the buffer be another's by now.
-    if what == u32::from(datagram::ARRIVED)
-        && (read::<u64>(buffer, offset!(skb_next)) == Ok(0)
-            || read::<u16>(sock, offset!(inet_sport)).map(u16::from_be) != Ok(found.ports[1]))
-    {
-        return 0;
-    }
-    match looked {
-        Ok(true) => {}
+    let packet = match Packet::of(buffer) {
+        Ok(Some(packet)) => packet,
         // Not the beginning of a datagram.
-        Ok(false) => return 0,
+        Ok(None) => return 0,
         Err(cause) => {
             // What has arrived may be gone.
             if what != u32::from(datagram::ARRIVED) {
@@ -197,9 +188,10 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
             }
             return 0;
         }
+    };
+    if what == u32::from(datagram::ARRIVED) && is_gone(buffer, sock, &packet) {
+        return 0;
     }
-    let netns =
-        read::<u64>(sock, offset!(sock_net)).and_then(|net| read(net, offset!(net_inum))).unwrap_or(0);
     let Some(mut entry) = ring::reserve::<wire::Datagram>() else {
         return 0;
     };
@@ -224,65 +216,102 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
             (*record).enter = (*call).enter;
         }
         task::describe_current(&raw mut (*record).task);
-        (*record).data = found.data;
-        (*record).from = found.from;
-        (*record).to = found.to;
-        (*record).from_port = found.ports[0];
-        (*record).to_port = found.ports[1];
-        (*record).len = found.len;
-        (*record).netns = netns;
+        (*record).digest = digest_of_content(buffer, &packet, what).unwrap_or(0);
+        // What could not be read is nothing; what has arrived may be gone.
+        let arrived = what == u32::from(datagram::ARRIVED);
+        if packet.write(record).is_err() || (arrived && is_gone(buffer, sock, &packet)) {
+            if !arrived {
+                ring::count(Cause::ReadFailed);
+            }
+            (*record).data = 0;
+            (*record).from_port = 0;
+            (*record).to_port = 0;
+            (*record).len = 0;
+        }
+        (*record).netns =
+            read::<u64>(sock, offset!(sock_net)).and_then(|net| read(net, offset!(net_inum))).unwrap_or(0);
         (*record).reserved = 0;
-        (*record).digest = found.digest;
     }
     ring::submit(entry);
     0
 }
 
-/// What a packet's headers say.
-struct Found {
-    data: u64,
-    from: [u8; 16],
-    to: [u8; 16],
-    ports: [u16; 2],
-    len: u32,
-    digest: u64,
+/// Whether a buffer that was in the queue of that socket is no longer in it: a receiver on another CPU may have taken it, and
+/// it may be another's by now.
+#[inline(always)]
+fn is_gone(buffer: u64, sock: u64, packet: &Packet) -> bool {
+    read::<u64>(buffer, offset!(skb_next)) == Ok(0)
+        || read::<u16>(sock, offset!(inet_sport)) != read::<u16>(packet.transport, 2)
 }
 
-/// Reads the headers of a packet; false if it is not the first (or only) fragment of a datagram.
+/// Where the headers of a packet are.
+struct Packet {
+    /// Its memory.
+    head: u64,
+    network: u64,
+    transport: u64,
+    v6: bool,
+}
+
+impl Packet {
+    /// Finds them; `None` if it is not the first (or only) fragment of a datagram.
+    #[inline(always)]
+    fn of(buffer: u64) -> Result<Option<Packet>> {
+        let head: u64 = read(buffer, offset!(skb_head))?;
+        let network = head + u64::from(read::<u16>(buffer, offset!(skb_network_header))?);
+        let transport = head + u64::from(read::<u16>(buffer, offset!(skb_transport_header))?);
+        let v6 = match read::<u8>(network, 0)? >> 4 {
+            // struct iphdr, include/uapi/linux/ip.h.
+            4 => {
+                if u16::from_be(read(network, 6)?) & 0x1fff != 0 {
+                    return Ok(None);
+                }
+                false
+            }
+            // struct ipv6hdr, include/uapi/linux/ipv6.h; struct frag_hdr.
+            6 => {
+                if read::<u8>(network, 6)? == FRAGMENT && u16::from_be(read(network, 42)?) & 0xfff8 != 0 {
+                    return Ok(None);
+                }
+                true
+            }
+            _ => return Err(Cause::ReadFailed),
+        };
+        Ok(Some(Packet { head, network, transport, v6 }))
+    }
+
+    /// Writes what they say.
+    ///
+    /// # Safety
+    /// `record` must be valid for a write.
+    #[inline(always)]
+    unsafe fn write(&self, record: *mut wire::Datagram) -> Result<()> {
+        // SAFETY: valid by contract.
+        unsafe {
+            let (from, to) = (&raw mut (*record).from, &raw mut (*record).to);
+            if self.v6 {
+                copy(from, self.network, 8)?;
+                copy(to, self.network, 24)?;
+            } else {
+                mapped(from, self.network, 12)?;
+                mapped(to, self.network, 16)?;
+            }
+            // struct udphdr, include/uapi/linux/udp.h.
+            (*record).from_port = u16::from_be(read(self.transport, 0)?);
+            (*record).to_port = u16::from_be(read(self.transport, 2)?);
+            (*record).len = u32::from(u16::from_be(read(self.transport, 4)?)).saturating_sub(8);
+            (*record).data = self.head;
+        }
+        Ok(())
+    }
+}
+
+/// Digest of the content of a packet; 0 if it is not in the buffer itself.
 #[inline(always)]
-fn look(buffer: u64, what: u32, found: &mut Found) -> Result<bool> {
-    let head: u64 = read(buffer, offset!(skb_head))?;
-    let network = head + u64::from(read::<u16>(buffer, offset!(skb_network_header))?);
-    let transport = head + u64::from(read::<u16>(buffer, offset!(skb_transport_header))?);
-    match read::<u8>(network, 0)? >> 4 {
-        // struct iphdr, include/uapi/linux/ip.h.
-        4 => {
-            if u16::from_be(read(network, 6)?) & 0x1fff != 0 {
-                return Ok(false);
-            }
-            found.from = mapped(read(network, 12)?);
-            found.to = mapped(read(network, 16)?);
-        }
-        // struct ipv6hdr, include/uapi/linux/ipv6.h; struct frag_hdr.
-        6 => {
-            if read::<u8>(network, 6)? == FRAGMENT && u16::from_be(read(network, 42)?) & 0xfff8 != 0 {
-                return Ok(false);
-            }
-            found.from = read(network, 8)?;
-            found.to = read(network, 24)?;
-        }
-        _ => return Err(Cause::ReadFailed),
-    }
-    // struct udphdr, include/uapi/linux/udp.h.
-    let [from, to, len]: [u16; 3] = read(transport, 0)?;
-    found.ports = [u16::from_be(from), u16::from_be(to)];
-    found.len = u32::from(u16::from_be(len)).saturating_sub(8);
-    found.data = head;
-    let content = transport + 8;
-    let here = (head + u64::from(read::<u32>(buffer, offset!(skb_tail))?)).saturating_sub(content);
-    let wanted = u64::from(found.len).min(digest::BYTES);
-    if here >= wanted {
-        found.digest = digest_of(content, wanted, what);
-    }
-    Ok(true)
+fn digest_of_content(buffer: u64, packet: &Packet, what: u32) -> Result<u64> {
+    let content = packet.transport + 8;
+    let len = u64::from(u16::from_be(read(packet.transport, 4)?)).saturating_sub(8);
+    let here = (packet.head + u64::from(read::<u32>(buffer, offset!(skb_tail))?)).saturating_sub(content);
+    let wanted = len.min(digest::BYTES);
+    Ok(if here >= wanted { digest_of(content, wanted, what) } else { 0 })
 }

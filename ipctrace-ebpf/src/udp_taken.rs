@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::{Result, read, read_user};
 use crate::message::MsgHdr;
 use crate::repeat::opaque;
-use crate::{channel, ring, syscall, task, udp, uring, uring_socket};
+use crate::{channel, emit, ring, syscall, task, udp, uring, uring_socket};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -117,6 +117,17 @@ pub(crate) fn look(side: &mut Side) {
         if channel::receivers(side) != before {
             side.pos_enter = Op::UNKNOWN;
         }
+    }
+}
+
+/// Tells of the datagram that the call in flight of thread `tid` took, of which `moved` tells.
+#[inline(always)]
+pub(crate) fn tell(tid: u32) {
+    if udp_received(tid) != 0
+        && let Some(call) = inflight::get(tid)
+    {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        emit::slowly(tid, unsafe { &mut *call }, 0);
     }
 }
 

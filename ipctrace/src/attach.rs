@@ -13,7 +13,7 @@ use ipctrace_common::{Cause, Hook, Mechanism, waiting};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
-use crate::object::OBJECT;
+use crate::object::{OBJECT, PLAIN};
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
 
@@ -110,7 +110,7 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     if let Some(bytes) = ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
     }
-    loader.load(OBJECT).context("loading the eBPF maps")
+    loader.load(if plan.plain { PLAIN } else { OBJECT }).context("loading the eBPF maps")
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -251,10 +251,10 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
         let tried = plan
             .hooks
             .iter()
-            .map(|hook| (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| first_line(&error))));
+            .map(|hook| (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| one_line(&error))));
         Ok(tried.collect())
     };
-    attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect())
+    attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(one_line(&error)))).collect())
 }
 
 /// How many instructions the verifier looked at for each program of the plan; `None` where the kernel (before 5.16) does
@@ -274,9 +274,21 @@ pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
     Ok(counts)
 }
 
-/// An error and its causes without the verifier's log, which can have thousands of lines.
-fn first_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
+/// An error and its causes in one line: of the verifier's log, which can have thousands of lines, its last word.
+fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    log::debug!("{text}");
+    let (error, verifier) = text.split_once("Verifier output:").unwrap_or((&text, ""));
+    let error = error.lines().next().unwrap_or_default().trim_end_matches(['.', ' ']);
+    /// How lines begin that follow the last word.
+    const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", ": "];
+    let said = |line: &&str| {
+        !line.is_empty() && *line != ":" && !STATISTICS.iter().any(|begin| line.starts_with(begin))
+    };
+    match verifier.lines().map(str::trim_end).rev().find(said) {
+        Some(last) => format!("{error}: {last}"),
+        None => error.to_owned(),
+    }
 }
 
 /// Our programs that are loaded in the kernel now, whoever loaded them: id and name.

@@ -88,6 +88,10 @@ impl Datagrams {
         locals: &mut Locals,
         context: &mut Context<'_>,
     ) -> Option<()> {
+        if record.data == 0 {
+            // It could not be read, which is counted, or was gone before it could be looked at.
+            return Some(());
+        }
         match record.header.flags {
             datagram::SENT => self.left(record, who, locals, context),
             datagram::ARRIVED | datagram::QUEUED => self.arrived_at(record, context),
