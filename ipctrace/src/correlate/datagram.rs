@@ -43,8 +43,8 @@ pub(super) struct Datagrams {
     leaving: HashMap<u64, VecDeque<u64>>,
     /// Calls of which the datagram has not left yet, by sending socket.
     unsent: HashMap<u64, VecDeque<Called>>,
-    /// Those that were not seen to arrive, with their lengths, by the port that they go to.
-    flying: HashMap<u16, VecDeque<(u64, u64)>>,
+    /// Those that were not seen to arrive, by the port that they go to and their length.
+    flying: BTreeMap<(u16, u64), VecDeque<u64>>,
     /// Those that were received last, by their buffers.
     done: VecDeque<(u64, Way)>,
     /// Those that may be for another host.
@@ -142,11 +142,7 @@ impl Datagrams {
         };
         self.sent.insert(number, sent);
         self.by_data.insert(record.data, number);
-        let flying = self.flying.entry(way.to.port()).or_default();
-        if flying.len() >= REACH {
-            flying.pop_front();
-        }
-        flying.push_back((number, way.len));
+        self.flying.entry((way.to.port(), way.len)).or_default().push_back(number);
         if record.enter == 0
             && let Some(calls) = self.unsent.get_mut(&record.sock)
             && let Some(index) = calls.iter().position(|call| call.bytes == way.len)
@@ -200,7 +196,7 @@ impl Datagrams {
         };
         // By the time its record comes, it may have been received and its buffer be another's.
         let early = || self.sockets.get(&key).into_iter().flat_map(|socket| &socket.early).copied();
-        let flying = || self.flying.get(&way.to.port()).into_iter().flatten().map(|(number, _)| *number);
+        let flying = || self.flying.get(&(way.to.port(), way.len)).into_iter().flatten().copied();
         let last = self.by_data.get(&record.data).copied();
         last.into_iter().chain(early()).chain(flying().rev()).find(alike)
     }
@@ -215,13 +211,17 @@ impl Datagrams {
     }
 
     fn flies_no_more(&mut self, number: u64) {
-        let Some(port) = self.sent.get(&number).map(|sent| sent.way.to.port()) else { return };
-        if let Some(flying) = self.flying.get_mut(&port) {
-            if let Some(index) = flying.iter().rposition(|(other, _)| *other == number) {
+        let Some(sent) = self.sent.get(&number) else { return };
+        let place = (sent.way.to.port(), sent.way.len);
+        if let Some(flying) = self.flying.get_mut(&place) {
+            // Mostly it is the latest, or the oldest.
+            if flying.front() == Some(&number) {
+                flying.pop_front();
+            } else if let Some(index) = flying.iter().rposition(|other| *other == number) {
                 flying.remove(index);
             }
             if flying.is_empty() {
-                self.flying.remove(&port);
+                self.flying.remove(&place);
             }
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ipctrace_common::wire::Key;
 
 use crate::correlate::address::{Locals, Place};
-use crate::correlate::context::{Context, LINGER};
+use crate::correlate::context::Context;
 use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 
 use super::sent::transfer;
@@ -85,7 +85,9 @@ impl Datagrams {
     pub(super) fn settle(&mut self, key: Key, force: bool, locals: &mut Locals, context: &mut Context<'_>) {
         let mut index = 0;
         while let Some(socket) = self.sockets.get_mut(&key) {
-            let Some(taken) = socket.next(index, force, context) else { break };
+            let held = |taken: &Taken| taken.vague && !force && !context.overdue(taken.time);
+            index += socket.waiting.iter().skip(index).take_while(|taken| held(taken)).count();
+            let Some(mut taken) = socket.next(index, force, context) else { break };
             self.look(key, &taken);
             let patient = !force && !context.overdue(taken.since);
             let Some(choice) = self.choose(key, &taken, context) else {
@@ -99,8 +101,10 @@ impl Datagrams {
                 }
                 continue;
             };
-            if choice.vague && !force && context.now.saturating_sub(taken.time) < LINGER {
-                // Those that were received at the same time and are known better come first.
+            if choice.vague && !force && !context.overdue(taken.time) {
+                // Those that were received at the same time and are known better come first, though their calls be kept
+                // from their end.
+                taken.vague = true;
                 self.put_back(key, index, taken);
                 index += 1;
                 continue;
@@ -237,20 +241,22 @@ impl Datagrams {
         (fits && there).then(|| departed(number, sent))
     }
 
-    /// What was sent to a socket and not seen to arrive there, and may be what was received.
-    fn flying<'a>(&'a self, key: Key, taken: &'a Taken) -> impl Iterator<Item = Candidate> + 'a {
-        let socket = self.sockets.get(&key);
-        let ends = socket.and_then(|socket| socket.ends);
-        let port = ends.map_or(0, |ends| ends.local.port());
-        self.flying.get(&port).into_iter().flatten().filter(|(_, len)| taken.has_length(*len)).filter_map(
-            move |(number, _)| {
-                let sent = self.sent.get(number)?;
-                let early = socket.is_some_and(|socket| socket.early.contains(number));
-                let here = sent.reaches(ends) && !early && (!sent.received || sent.way.spreads());
-                let fits = taken.fits(sent.way, sent.digest) && sent.time <= taken.time;
-                (here && fits).then(|| departed(*number, sent))
-            },
-        )
+    /// What was sent to a socket and not seen to arrive there, and may be what was received, in the order in which it left.
+    fn flying(&self, key: Key, taken: &Taken) -> Vec<Candidate> {
+        let Some(socket) = self.sockets.get(&key) else { return Vec::new() };
+        let port = socket.ends.map_or(0, |ends| ends.local.port());
+        let (least, most) = taken.lengths();
+        let numbers = self.flying.range((port, least)..=(port, most)).flat_map(|(_, numbers)| numbers);
+        let fitting = numbers.filter_map(|number| {
+            let sent = self.sent.get(number)?;
+            let open = !sent.received || sent.way.spreads();
+            let here = open && sent.reaches(socket.ends) && !socket.early.contains(number);
+            let fits = taken.fits(sent.way, sent.digest) && sent.time <= taken.time;
+            (here && fits).then(|| (*number, departed(*number, sent)))
+        });
+        let mut found: Vec<(u64, Candidate)> = fitting.collect();
+        found.sort_unstable_by_key(|(number, _)| *number);
+        found.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
     /// One of the arrivals.

@@ -67,6 +67,8 @@ pub(super) struct Taken {
     pub(super) payload: Bytes,
     /// Another process was receiving when the call began or ended.
     pub(super) overlaps: bool,
+    /// It may be several that are not alike: others come first for a while.
+    pub(super) vague: bool,
     /// When the record came.
     pub(super) since: u64,
 }
@@ -91,6 +93,7 @@ impl Taken {
             alone: front.is_some() && undisturbed && !has(op_flag::OVERLAPS),
             payload: record.payload.clone(),
             overlaps: has(op_flag::OVERLAPS),
+            vague: false,
             since: now,
         }
     }
@@ -107,9 +110,15 @@ impl Taken {
         self.digest != 0
     }
 
+    /// The least and the greatest length that the datagram may have had.
+    pub(super) fn lengths(&self) -> (u64, u64) {
+        (self.bytes, if self.cut { u64::MAX } else { self.bytes })
+    }
+
     /// Whether it may be a datagram of that length.
     pub(super) fn has_length(&self, len: u64) -> bool {
-        if self.cut { len >= self.bytes } else { len == self.bytes }
+        let (least, most) = self.lengths();
+        (least..=most).contains(&len)
     }
 }
 
