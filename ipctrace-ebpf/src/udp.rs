@@ -309,6 +309,9 @@ impl Packet {
 /// Digest of the content of a packet; 0 if it is not in the buffer itself.
 #[inline(always)]
 fn digest_of_content(buffer: u64, packet: &Packet, what: u32) -> Result<u64> {
+    if offset!(skb_tail) == 0 {
+        return Ok(0);
+    }
     let content = packet.transport + 8;
     let len = u64::from(u16::from_be(read(packet.transport, 4)?)).saturating_sub(8);
     let here = (packet.head + u64::from(read::<u32>(buffer, offset!(skb_tail))?)).saturating_sub(content);

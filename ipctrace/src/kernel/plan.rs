@@ -71,6 +71,8 @@ const OWN: &[(&str, u32)] = &[
     ("n_tty_data.", PTY),
     ("task_struct.thread_pid", PROCESS_VM),
     ("task_struct.pid_links", PROCESS_VM),
+    // Without it, datagrams are known by less.
+    ("sk_buff.tail", 0),
     // Since Linux 6.9; without it, pidfds are as they were before.
     ("pid.stashed", 0),
     ("inode.i_private", 0),
