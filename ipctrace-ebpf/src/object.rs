@@ -52,14 +52,45 @@ impl Side {
 /// `struct fdtable`, include/linux/fdtable.h.
 #[inline(always)]
 pub(crate) fn file(fd: u32) -> Result<u64> {
-    // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
-    // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
-    let (slots, limit): (u64, u32) = unsafe {
-        let files: *const u8 = load(task::current(), offset!(task_files));
-        let table: *const u8 = load(files, offset!(files_fdt));
-        (load(table, offset!(fdt_fd)), load(table, offset!(fdt_max_fds)))
-    };
-    if fd >= limit { Ok(0) } else { read(slots, fd as usize * 8) }
+    let files: u64 = read(task::untyped(), offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    Slots { first: read(table, offset!(fdt_fd))?, limit: read(table, offset!(fdt_max_fds))? }.file(fd)
+}
+
+/// The descriptors of the current task.
+#[derive(Clone, Copy)]
+pub(crate) struct Slots {
+    first: u64,
+    limit: u32,
+}
+
+impl Slots {
+    /// Finds them. To be called where the verifier comes by once: see `task::leader`.
+    #[inline(always)]
+    pub(crate) fn of_current() -> Slots {
+        // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
+        // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
+        unsafe {
+            let files: *const u8 = load(task::current(), offset!(task_files));
+            let table: *const u8 = load(files, offset!(files_fdt));
+            Slots { first: load(table, offset!(fdt_fd)), limit: load(table, offset!(fdt_max_fds)) }
+        }
+    }
+
+    /// The `struct file` behind a descriptor; 0 if it is not open.
+    #[inline(always)]
+    fn file(self, fd: u32) -> Result<u64> {
+        if fd >= self.limit { Ok(0) } else { read(self.first, fd as usize * 8) }
+    }
+
+    /// The open file behind `fd`.
+    ///
+    /// # Errors
+    /// If a structure of the kernel could not be read.
+    #[inline(always)]
+    pub(crate) fn find(self, fd: u32) -> Result<Found> {
+        Found::new(fd, self.file(fd)?)
+    }
 }
 
 /// Whether a mechanism is traced.
@@ -74,12 +105,41 @@ pub(crate) struct Found {
     fd: u32,
     file: u64,
     inode: u64,
+    /// `private_data`, if it was read on the way.
+    private: u64,
     mode: u16,
 }
 
 impl Found {
     /// No open file.
-    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, mode: 0 };
+    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, private: 0, mode: 0 };
+
+    /// The open file at that address; 0 is none.
+    #[inline(always)]
+    fn new(fd: u32, file: u64) -> Result<Found> {
+        if file == 0 {
+            return Ok(Found::NOTHING);
+        }
+        let [private, inode] = if Found::has_both() {
+            read(file, offset!(file_private_data))?
+        } else {
+            [0, read(file, offset!(file_inode))?]
+        };
+        Ok(Found { fd, file, inode, private, mode: read(inode, offset!(inode_mode))? })
+    }
+
+    /// Whether the two fields that are needed of most files stand together, as they do since Linux 6.12. Known to the
+    /// verifier.
+    #[inline(always)]
+    fn has_both() -> bool {
+        offset!(file_inode) == offset!(file_private_data) + 8
+    }
+
+    /// Its `private_data`.
+    #[inline(always)]
+    fn private(self) -> Result<u64> {
+        if Found::has_both() { Ok(self.private) } else { read(self.file, offset!(file_private_data)) }
+    }
 
     /// Whether it may be a channel. If not, the call is over for us.
     #[inline(always)]
@@ -93,27 +153,13 @@ impl Found {
     }
 }
 
-/// The open file behind `fd`.
-///
-/// # Errors
-/// If a structure of the kernel could not be read.
-#[inline(always)]
-pub(crate) fn find(fd: u32) -> Result<Found> {
-    let file = file(fd)?;
-    if file == 0 {
-        return Ok(Found::NOTHING);
-    }
-    let inode: u64 = read(file, offset!(file_inode))?;
-    Ok(Found { fd, file, inode, mode: read(inode, offset!(inode_mode))? })
-}
-
 /// Describes the channel behind `fd` in `side`; `mechanism` stays 0 if it is none that is traced.
 ///
 /// # Errors
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<()> {
-    describe_found(find(fd)?, direction, side)
+    describe_found(Found::new(fd, file(fd)?)?, direction, side)
 }
 
 /// Describes the channel that an open file is.
@@ -122,10 +168,7 @@ pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Result<()> {
-    let inode: u64 = read(file, offset!(file_inode))?;
-    let mode: u16 = read(inode, offset!(inode_mode))?;
-    let fd = side.fd as u32;
-    describe_found(Found { fd, file, inode, mode }, direction, side)
+    describe_found(Found::new(side.fd as u32, file)?, direction, side)
 }
 
 /// As [`describe`].
@@ -134,14 +177,14 @@ pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Resu
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side) -> Result<()> {
-    let Found { fd, file, inode, mode } = found;
+    let Found { fd, file, inode, mode, .. } = found;
     side.mechanism = 0;
     side.fd = fd as i32;
     side.receive = u8::from(direction == Direction::Receive);
     side.flags = if direction == Direction::Receive { op_flag::RECEIVE } else { 0 };
     match mode & S_IFMT {
-        S_IFIFO => pipe::describe(file, inode, side),
-        S_IFSOCK => socket(file, inode, side),
+        S_IFIFO => pipe::describe(file, inode, found.private()?, side),
+        S_IFSOCK => socket(found.private()?, inode, side),
         S_IFREG | S_IFNONE => {
             side.last.file = 0;
             eventfd::describe(file, side)
@@ -156,9 +199,8 @@ pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side
 
 /// Describes the channel that a socket is.
 #[inline(always)]
-fn socket(file: u64, inode: u64, side: &mut Side) -> Result<()> {
+fn socket(socket: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.last.file = 0;
-    let socket: u64 = read(file, offset!(file_private_data))?;
     let sock: u64 = read(socket, offset!(socket_sk))?;
     if sock == 0 {
         return Ok(());

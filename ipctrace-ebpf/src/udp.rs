@@ -163,7 +163,8 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         (*record).sock = sock;
         (*record).inode = unix::inode_of(sock).unwrap_or(0);
         (*record).enter = 0;
-        if let (true, Some(call)) = (sent, inflight::get(tid))
+        if sent
+            && let Some(call) = inflight::get(tid)
             && ((*call).sides[0].object == sock || (*call).sides[1].object == sock)
         {
             (*record).enter = (*call).enter;

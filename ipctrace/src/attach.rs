@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::sync::Mutex;
+use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
@@ -9,13 +11,19 @@ use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
-use ipctrace_common::{Cause, Hook, Mechanism, waiting};
+use ipctrace_common::{Cause, Hook, Mechanism, Shape, waiting};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
 use crate::object::OBJECT;
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
+
+/// The program that tells of memory that is shared already.
+const SEEN: &str = "memory_seen";
+
+/// Most programs that are loaded at the same time.
+const LOADERS: usize = 4;
 
 /// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
 pub struct Attached {
@@ -48,8 +56,11 @@ unsafe impl aya::Pod for KernelKey {}
 /// # Errors
 /// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached.
 pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
-    let mut ebpf = load(plan, Some(ring_bytes))?;
-    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let (ebpf, btf) = std::thread::scope(|scope| {
+        let btf = scope.spawn(types);
+        (load(plan, Some(ring_bytes)), btf.join())
+    });
+    let (mut ebpf, btf) = (ebpf?, btf.map_err(|_| anyhow::anyhow!("reading the kernel's BTF failed"))??);
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
@@ -62,14 +73,21 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     } else {
         Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?)
     };
+    let mut loaded = verify(&mut ebpf, &plan.hooks, &btf);
     let mut failed = Vec::new();
     for hook in &plan.hooks {
-        if let Err(error) = start(&mut ebpf, *hook, &btf) {
+        let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
+        if let Err(error) = loaded.and_then(|()| start(&mut ebpf, *hook)) {
             if hook.needed_by() != 0 {
                 return Err(error);
             }
             failed.push((*hook, format!("{error:#}")));
         }
+    }
+    if plan.config.mechanisms & Mechanism::of_shape(Shape::Shared) != 0
+        && let Err(error) = seen(&mut ebpf).and_then(|program| Ok(program.load("task_vma", &btf)?))
+    {
+        log::debug!("loading the program {SEEN}: {error:#}");
     }
     if plan.config.mechanisms & Mechanism::Eventfd.bit() != 0 {
         show_an_eventfd(&ebpf)?;
@@ -102,6 +120,8 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     let classes = syscalls::table(plan.config.mechanisms);
     let mut loader = EbpfLoader::new();
+    // No place is looked up by the loader: our own table does that.
+    loader.btf(None);
     loader.override_global("CONFIG", plan.config.as_bytes(), true).override_global(
         "CLASSES",
         classes.as_slice(),
@@ -117,14 +137,53 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
 }
 
-fn start(ebpf: &mut Ebpf, hook: Hook, btf: &Btf) -> Result<()> {
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(hook.program())
-        .with_context(|| format!("the eBPF object has no program {}", hook.program()))?
-        .try_into()?;
-    program
-        .load(hook.tracepoint(), btf)
-        .with_context(|| format!("loading the program {}", hook.program()))?;
+/// The kernel's types.
+fn types() -> Result<Btf> {
+    Btf::from_sys_fs().context("reading the kernel's BTF")
+}
+
+fn missing(program: &str) -> anyhow::Error {
+    anyhow::anyhow!("the eBPF object has no program {program}")
+}
+
+/// Loads the hooks' programs, several at a time: most of the start-up is the verifier's, which has a thread of its own for
+/// each program.
+fn verify(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> HashMap<Hook, Result<()>> {
+    let mut programs: Vec<(Hook, &mut Program)> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| Some((*hooks.iter().find(|hook| hook.program() == name)?, program)))
+        .collect();
+    // The last are taken first: those on system calls take longest.
+    programs.sort_by_key(|(hook, _)| (matches!(hook, Hook::SysEnter | Hook::SysExit), *hook));
+    let (waiting, done) = (Mutex::new(programs), Mutex::new(HashMap::new()));
+    let work = || {
+        // Nobody panics while a lock is held.
+        while let Some((hook, program)) = waiting.lock().ok().and_then(|mut waiting| waiting.pop()) {
+            let loaded = <&mut BtfTracePoint>::try_from(program)
+                .and_then(|program| program.load(hook.tracepoint(), btf))
+                .with_context(|| format!("loading the program {}", hook.program()));
+            if let Ok(mut done) = done.lock() {
+                done.insert(hook, loaded);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..available_parallelism().map_or(1, usize::from).min(LOADERS) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_default()
+}
+
+/// The program that tells of memory that is shared already.
+fn seen(ebpf: &mut Ebpf) -> Result<&mut Iter> {
+    Ok(ebpf.program_mut(SEEN).ok_or_else(|| missing(SEEN))?.try_into()?)
+}
+
+fn start(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
+    let program: &mut BtfTracePoint =
+        ebpf.program_mut(hook.program()).ok_or_else(|| missing(hook.program()))?.try_into()?;
     program.attach().with_context(|| format!("attaching to the tracepoint {}", hook.tracepoint()))?;
     Ok(())
 }
@@ -175,13 +234,7 @@ impl Attached {
     /// # Errors
     /// If the kernel refuses.
     pub fn shared_memory(&mut self) -> Result<()> {
-        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-        let program: &mut Iter = self
-            .ebpf
-            .program_mut("memory_seen")
-            .context("the eBPF object has no program memory_seen")?
-            .try_into()?;
-        program.load("task_vma", &btf).context("loading the program memory_seen")?;
+        let program = seen(&mut self.ebpf)?;
         let link = program.attach().context("attaching the program memory_seen")?;
         let mut file = program.take_link(link)?.into_file()?;
         // It runs while it is read, and writes nothing; after a million mappings it wants to be asked again.
@@ -247,11 +300,11 @@ impl Attached {
 pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
     let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
         let mut ebpf = load(plan, None)?;
-        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-        let tried = plan
-            .hooks
-            .iter()
-            .map(|hook| (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| first_line(&error))));
+        let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
+        let tried = plan.hooks.iter().map(|hook| {
+            let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
+            (*hook, loaded.and_then(|()| start(&mut ebpf, *hook)).map_err(|error| first_line(&error)))
+        });
         Ok(tried.collect())
     };
     attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect())
@@ -264,10 +317,11 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
 /// If a program cannot be loaded and attached.
 pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
     let mut ebpf = load(plan, None)?;
-    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
     let mut counts = Vec::new();
     for hook in &plan.hooks {
-        start(&mut ebpf, *hook, &btf)?;
+        loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())))?;
+        start(&mut ebpf, *hook)?;
         let program = ebpf.program(hook.program()).context("a program that was loaded")?;
         counts.push((*hook, program.info()?.verified_instruction_count()));
     }
