@@ -1,5 +1,7 @@
 //! The object behind a descriptor, at the time of the call.
 
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::op_flag;
 
@@ -15,6 +17,8 @@ const S_IFREG: u16 = 0o100_000;
 const S_IFCHR: u16 = 0o020_000;
 /// Of no type: anonymous inodes before Linux 6.16, since when they are regular files.
 const S_IFNONE: u16 = 0;
+/// Of a device number, as the kernel packs it: include/linux/kdev_t.h.
+const MINOR_BITS: u32 = 20;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -83,14 +87,44 @@ impl Slots {
         if fd >= self.limit { Ok(0) } else { read(self.first, fd as usize * 8) }
     }
 
-    /// The open file behind `fd`.
+    /// The open file behind `fd`; nothing if it is known to be no channel.
     ///
     /// # Errors
     /// If a structure of the kernel could not be read.
     #[inline(always)]
     pub(crate) fn find(self, fd: u32) -> Result<Found> {
-        Found::new(fd, self.file(fd)?)
+        let file = self.file(fd)?;
+        if file == 0 || !Found::stand_together() {
+            return Found::new(fd, file);
+        }
+        let [operations, _, private, inode]: [u64; 4] = read(file, offset!(file_op))?;
+        if is_strange(operations) {
+            return Ok(Found::NOTHING);
+        }
+        Ok(Found { fd, file, inode, operations, private, mode: read(inode, offset!(inode_mode))? })
     }
+}
+
+/// File operations (`f_op`) of files that are no channels: what was found out once of a kind of file need not be found out of
+/// the next. Operations are part of the kernel or of a module and are of no channel later on: those of channels are part of
+/// the kernel proper.
+#[map]
+static STRANGE: Array<u64> = Array::with_max_entries(STRANGERS, 0);
+
+/// How many kinds of file are remembered: a power of two.
+const STRANGERS: u32 = 64;
+
+/// Where operations would stand in [`STRANGE`].
+#[inline(always)]
+fn strange(operations: u64) -> Option<*mut u64> {
+    STRANGE.get_ptr_mut(((operations >> 5) ^ (operations >> 11)) as u32 & (STRANGERS - 1))
+}
+
+/// Whether files with these operations are known to be no channels.
+#[inline(always)]
+fn is_strange(operations: u64) -> bool {
+    // SAFETY: a valid, aligned pointer into the map, read in one load.
+    strange(operations).is_some_and(|place| unsafe { core::ptr::read_volatile(place) } == operations)
 }
 
 /// Whether a mechanism is traced.
@@ -105,6 +139,8 @@ pub(crate) struct Found {
     fd: u32,
     file: u64,
     inode: u64,
+    /// `f_op`, if it was read on the way; else 0.
+    operations: u64,
     /// `private_data`, if it was read on the way.
     private: u64,
     mode: u16,
@@ -112,7 +148,7 @@ pub(crate) struct Found {
 
 impl Found {
     /// No open file.
-    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, private: 0, mode: 0 };
+    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, operations: 0, private: 0, mode: 0 };
 
     /// The open file at that address; 0 is none.
     #[inline(always)]
@@ -125,7 +161,13 @@ impl Found {
         } else {
             [0, read(file, offset!(file_inode))?]
         };
-        Ok(Found { fd, file, inode, private, mode: read(inode, offset!(inode_mode))? })
+        Ok(Found { fd, file, inode, operations: 0, private, mode: read(inode, offset!(inode_mode))? })
+    }
+
+    /// Whether `f_op`, `private_data` and `f_inode` can be read in one go, as they can since Linux 6.12. Known to the verifier.
+    #[inline(always)]
+    fn stand_together() -> bool {
+        offset!(file_private_data) == offset!(file_op) + 16 && offset!(file_inode) == offset!(file_op) + 24
     }
 
     /// Whether the two fields that are needed of most files stand together, as they do since Linux 6.12. Known to the
@@ -144,13 +186,31 @@ impl Found {
     /// Whether it may be a channel. If not, the call is over for us.
     #[inline(always)]
     pub(crate) fn may_be_channel(self) -> bool {
-        match self.mode & S_IFMT {
-            S_IFIFO | S_IFSOCK => true,
-            S_IFREG | S_IFNONE => self.file != 0 && eventfd::is_one(self.file),
-            S_IFCHR => pty::is_one(self.inode),
-            _ => false,
+        let (may, always) = match self.mode & S_IFMT {
+            S_IFIFO | S_IFSOCK => return true,
+            S_IFREG | S_IFNONE if self.file == 0 => return false,
+            S_IFREG | S_IFNONE => (eventfd::is_one(self.file), eventfd::is_certain()),
+            // All terminals have the same operations, whatever drives them.
+            S_IFCHR => (pty::is_one(self.inode), is_memory(self.inode)),
+            _ => (false, true),
+        };
+        if !may
+            && always
+            && self.operations != 0
+            && let Some(place) = strange(self.operations)
+        {
+            // SAFETY: a valid, aligned pointer into the map, written in one store.
+            unsafe { core::ptr::write_volatile(place, self.operations) };
         }
+        may
     }
+}
+
+/// Whether a character device is one of those that are memory (`/dev/null`, `/dev/zero`): `MEM_MAJOR`,
+/// include/uapi/linux/major.h.
+#[inline(always)]
+fn is_memory(inode: u64) -> bool {
+    read::<u32>(inode, offset!(inode_rdev)).is_ok_and(|device| device >> MINOR_BITS == 1)
 }
 
 /// Describes the channel behind `fd` in `side`; `mechanism` stays 0 if it is none that is traced.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -16,6 +16,7 @@ use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
 use crate::object::OBJECT;
+use crate::ring::Ring;
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
 
@@ -29,7 +30,7 @@ const LOADERS: usize = 4;
 pub struct Attached {
     ebpf: Ebpf,
     /// Records come here.
-    pub ring: RingBuf<MapData>,
+    pub ring: Ring,
     losses: PerCpuArray<MapData, u64>,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
@@ -61,7 +62,10 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         (load(plan, Some(ring_bytes)), btf.join())
     });
     let (mut ebpf, btf) = (ebpf?, btf.map_err(|_| anyhow::anyhow!("reading the kernel's BTF failed"))??);
-    let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+    let aya::maps::Map::RingBuf(ring) = take(&mut ebpf, "EVENTS")? else {
+        anyhow::bail!("the map EVENTS is no ring buffer");
+    };
+    let ring = Ring::map(ring, ring_bytes)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
     let aya::maps::Map::Array(runs) = take(&mut ebpf, "RUNS")? else {

@@ -20,6 +20,7 @@ pub mod object;
 pub mod options;
 pub mod output;
 pub mod render;
+pub mod ring;
 pub mod runs;
 pub mod screen;
 pub mod session;

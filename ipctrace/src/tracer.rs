@@ -1,12 +1,13 @@
 //! A running trace: takes records from the ring and gives events.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ipctrace_common::wire::process_event;
 use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};
+use zerocopy::IntoBytes;
 
 use crate::addresses;
 use crate::attach::{self, Attached};
@@ -26,8 +27,8 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Records taken in one go before the caller is given a chance to look at signals and deadlines.
 const BATCH: usize = 16_384;
 
-/// Room for records between kernel and collector.
-pub const RING_BYTES: u32 = 32 << 20;
+/// Room for records between kernel and collector. It counts as our memory, in full.
+pub const RING_BYTES: u32 = 16 << 20;
 
 /// A new process, both by `(pid, start)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ impl Tracer {
         let mut correlator = Correlator::new(Limits::default());
         correlator.at_home(own_namespace("ipc").unwrap_or(0));
         let intake = Intake { correlator, feedback, forks: Vec::new() };
+        give_back();
+        hurry();
         Ok(Tracer { attached, intake, ticked: now(), evicted: 0, gathered: 0 })
     }
 
@@ -97,8 +100,7 @@ impl Tracer {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn readable(&self) -> Result<OwnedFd> {
-        // SAFETY: the ring lives as long as self, so its descriptor is open.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.attached.ring.as_raw_fd()) };
+        let ring = self.attached.ring.descriptor();
         ring.try_clone_to_owned().context("duplicating the descriptor of the ring buffer")
     }
 
@@ -108,19 +110,14 @@ impl Tracer {
     /// If the kernel's counters cannot be read.
     pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
         // Before the records, so that what is taken for certain is known to have lost nothing.
-        for (cause, count) in self.attached.losses()? {
-            self.intake.correlator.lost(now(), cause, count, events);
-        }
         let mut taken = 0;
-        while taken < BATCH
-            && let Some(item) = self.attached.ring.next()
-        {
-            taken += 1;
-            self.intake.record(&item, events);
+        if !self.attached.ring.is_empty() {
+            self.losses(events)?;
+            let Tracer { attached, intake, .. } = self;
+            taken = attached.ring.take(BATCH, |record| intake.record(record, events));
         }
         let now = now();
-        let Tracer { attached, intake, .. } = self;
-        attached.runs.take(now, false, |record| intake.record(record, events));
+        self.runs(now, false, events)?;
         if now.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
             self.ticked = now;
             self.tick(now, false, events)?;
@@ -128,10 +125,28 @@ impl Tracer {
         Ok(taken == BATCH)
     }
 
-    fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
+    /// Tells of what the kernel lost.
+    fn losses(&mut self, events: &mut Vec<Event>) -> Result<()> {
         for (cause, count) in self.attached.losses()? {
-            self.intake.correlator.lost(now, cause, count, events);
+            self.intake.correlator.lost(now(), cause, count, events);
         }
+        Ok(())
+    }
+
+    /// Takes the runs that have stood for a while; all of them if `force`.
+    fn runs(&mut self, now: u64, force: bool, events: &mut Vec<Event>) -> Result<()> {
+        let runs = self.attached.runs.take(now, force);
+        if !runs.is_empty() {
+            self.losses(events)?;
+        }
+        for run in runs {
+            self.intake.record(run.as_bytes(), events);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
+        self.losses(events)?;
         let evicted = self.intake.correlator.evicted();
         if evicted > self.evicted {
             self.intake.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);
@@ -157,8 +172,7 @@ impl Tracer {
         self.attached.detach();
         while self.take(events)? {}
         let now = now();
-        let Tracer { attached, intake, .. } = self;
-        attached.runs.take(now, true, |record| intake.record(record, events));
+        self.runs(now, true, events)?;
         self.tick(now, true, events)?;
         self.intake.correlator.finish(now, events);
         Ok(())
@@ -184,6 +198,39 @@ impl Tracer {
     /// Hooks that could not be attached although the kernel has them.
     pub fn failed_hooks(&self) -> &[(ipctrace_common::Hook, String)] {
         &self.attached.failed
+    }
+}
+
+/// Gives memory that is free back to the kernel: the types of a kernel take much, and only at the start.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: looks at free memory of the allocator alone, under its own lock.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Puts this thread before others: on a host whose processors are all busy, what is traced would else leave us too little time
+/// to keep up with it, and records would be lost. Not what we start, and not if somebody has given us another place.
+fn hurry() {
+    /// Of 40 steps; each is worth about a quarter more of a processor that many want.
+    const NICENESS: i32 = -15;
+    // SAFETY: calls that take numbers, and a structure that lives until they return.
+    unsafe {
+        let usual = libc::getpriority(libc::PRIO_PROCESS, 0) == 0;
+        let parameters = libc::sched_param { sched_priority: 0 };
+        if usual
+            && libc::sched_getscheduler(0) == libc::SCHED_OTHER
+            && libc::sched_setscheduler(
+                0,
+                libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK,
+                &raw const parameters,
+            ) == 0
+            && libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) != 0
+        {
+            // Without CAP_SYS_NICE, which nothing else needs.
+            log::debug!("at the usual priority: {}", std::io::Error::last_os_error());
+        }
     }
 }
 
