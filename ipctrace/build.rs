@@ -24,8 +24,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let target_dir = out.join("ebpf");
-    compile(workspace, &target_dir)?;
-    fs::copy(target_dir.join("bpfel-unknown-none/release/ipctrace-ebpf"), out.join("ipctrace-ebpf"))?;
+    let object = target_dir.join("bpfel-unknown-none/release/ipctrace-ebpf");
+    for (features, name) in [("", "ipctrace-ebpf"), ("plain", "ipctrace-ebpf-plain")] {
+        compile(workspace, &target_dir, features)?;
+        fs::copy(&object, out.join(name))?;
+    }
     Ok(())
 }
 
@@ -34,7 +37,7 @@ fn runs(tool: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-fn compile(workspace: &Path, target_dir: &Path) -> Result<(), Box<dyn Error>> {
+fn compile(workspace: &Path, target_dir: &Path, features: &str) -> Result<(), Box<dyn Error>> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     // The object carries type information (BTF): function signatures for the verifier, line numbers for its log. Version 3
     // of the instruction set has atomic adds that return a value, and 32-bit arithmetic.
@@ -49,6 +52,7 @@ fn compile(workspace: &Path, target_dir: &Path) -> Result<(), Box<dyn Error>> {
         .args(["run", "nightly", "cargo", "build", "--package", "ipctrace-ebpf", "--release"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
         .arg(target_dir)
+        .args(["--features", features])
         .current_dir(workspace)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         // These name the stable toolchain that runs this script.

@@ -15,7 +15,8 @@ macro_rules! offsets {
         pub struct Offsets { $($(#[$doc])* pub $field: u32,)* }
 
         impl Offsets {
-            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`.
+            /// For each field the kernel's `struct.member` path whose offset it holds, or `sizeof struct`; several, the newest
+            /// last and with ` or ` between them, where kernels differ in the name.
             pub const PATHS: &'static [(&'static str, fn(&mut Offsets) -> &mut u32)] = &[
                 $(($path, |offsets| &mut offsets.$field),)*
             ];
@@ -333,7 +334,7 @@ offsets! {
     /// Names of an inode.
     inode_dentries = "inode.i_dentry";
     /// Place of a name among those of its inode.
-    dentry_alias = "dentry.d_u.d_alias";
+    dentry_alias = "dentry.d_u.d_alias or dentry.d_alias";
     /// Hash and length of a name.
     dentry_hash_len = "dentry.d_name.hash_len";
     /// Place of a name in the cache of names: not set once it is deleted.
@@ -368,14 +369,10 @@ pub struct Config {
     pub payload: u32,
     /// Size of `struct pipe_buffer`.
     pub pipe_buffer_size: u32,
-    /// 1 if the kernel has the helper bpf_loop (Linux 5.17).
-    pub has_loop: u32,
     /// Bits of an address within a page.
     pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
-    /// 1 if the kernel has the helper bpf_find_vma (Linux 5.17).
-    pub has_find_vma: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
@@ -391,10 +388,8 @@ impl Config {
         mechanisms: 0,
         payload: 0,
         pipe_buffer_size: 0,
-        has_loop: 0,
         page_shift: 0,
         verbose: 0,
-        has_find_vma: 0,
         uring: Uring::OFF,
         run: 0,
     };

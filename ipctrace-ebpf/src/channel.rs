@@ -10,8 +10,9 @@ use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, read};
+use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{eventfd, inet, object, pipe, posix_mq, pty, ring, sysv_msg, task, udp, unix};
+use crate::{inet, own, pipe, ring, task};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -41,10 +42,6 @@ pub(crate) struct Present {
     first: u32,
     /// 1 if another has made one too.
     several: u32,
-}
-
-impl Present {
-    const NOBODY: Present = Present { calls: 0, first: 0, several: 0 };
 }
 
 /// The call on this side begins. Pipes need no such account: positions tell more.
@@ -153,6 +150,8 @@ static CHANNELS: HashMap<Key, Books> = HashMap::with_max_entries(65_536, 0);
 struct Named {
     fixed: wire::Channel,
     name: [u8; NAME_MAX + 256],
+    /// What its books begin with.
+    books: Books,
 }
 
 #[map]
@@ -186,7 +185,11 @@ pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u6
     // Should it be forgotten meanwhile, the end of a call finds no books: see `emit::fill`.
     side.last.announced = 1;
     if !is_known(side) {
-        announce(tid, index as u32, taken_before);
+        let (mechanism, object) = (side.mechanism, side.object);
+        // Called here, not in `announce`: nested calls share one small stack.
+        if announce(tid, index as u32, taken_before) != 0 {
+            own::opened(mechanism, object);
+        }
     }
 }
 
@@ -267,7 +270,7 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 /// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
 pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
-    let queued = queued(side).saturating_add(taken_before);
+    let queued = own::queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
     } else {
@@ -278,87 +281,100 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
         // Another CPU was first, and tells of it.
         return Ok(false);
     }
+    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
+    // do not interrupt each other on one CPU.
+    let record = unsafe { &mut *desk };
+    // Of the rest nothing is ever written: it is zero.
+    record.books.queued = queued;
+    record.books.inode = inode;
+    record.books.sequence = sequence;
     // Books of another socket that was at the same address, if there are any.
-    let _ = CHANNELS.remove(side.key);
-    match CHANNELS.insert(
-        side.key,
-        Books { sent: 0, taken: 0, queued, inode, sequence, present: [Present::NOBODY; 2] },
-        BPF_NOEXIST,
-    ) {
+    let _ = CHANNELS.remove(&side.key);
+    match CHANNELS.insert(&side.key, &record.books, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.
         Err(-17) => return Ok(false),
         Err(_) => return Err(Cause::MapFull),
     }
-    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
-    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
-    // do not interrupt each other on one CPU.
-    let record = unsafe { &mut *desk };
-    let name_len = name(side, &mut record.name);
+    let name_len = own::name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        let flags = flags | self::flags(side);
+        let flags = flags | own::flags(side);
         ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
         task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
     let pipe = pipe::is_pipe(side.mechanism);
-    record.fixed.write_pos = if pipe { pipe::position(side.object, false).unwrap_or(0) } else { sequence };
-    record.fixed.read_pos = if pipe { pipe::position(side.object, true).unwrap_or(0) } else { sequence };
+    record.fixed.write_pos =
+        if pipe { pipe::position(side.object, false, Bound::Upper).unwrap_or(0) } else { sequence };
+    record.fixed.read_pos =
+        if pipe { pipe::position(side.object, true, Bound::Lower).unwrap_or(0) } else { sequence };
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;
-    let len = size_of::<wire::Channel>() + name_len;
-    // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
-    if side.mechanism == Mechanism::Udp as u8 {
-        udp::tell_queued(side.object);
-    }
+    // SAFETY: a record with room for its name, initialised memory of a map.
+    unsafe { ring::output_with::<wire::Channel, NAME_MAX>(&raw const record.fixed, name_len) };
     Ok(true)
-}
-
-/// [`channel_flag`]s.
-#[inline(always)]
-fn flags(side: &Side) -> u16 {
-    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
-    if semaphore { channel_flag::SEMAPHORE } else { 0 }
-}
-
-/// What is in the channel now.
-#[inline(always)]
-pub(crate) fn queued(side: &Side) -> u64 {
-    match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Pipe | Mechanism::Fifo) => pipe::queued(side.object),
-        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
-            let owner = if side.receive != 0 { side.object } else { side.peer };
-            unix::queued(owner, has_messages(side.mechanism))
-        }
-        Some(Mechanism::Eventfd) => eventfd::queued(side.object),
-        Some(Mechanism::Pty) => pty::queued(side.object),
-        Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
-        Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
-        Some(Mechanism::Tcp) => inet::queued(side),
-        // Each is told of by itself: `udp::tell_queued`.
-        Some(Mechanism::Udp) => 0,
-        Some(
-            Mechanism::SysvShm
-            | Mechanism::PosixShm
-            | Mechanism::Memfd
-            | Mechanism::SharedFile
-            | Mechanism::SharedAnon
-            | Mechanism::SysvSem
-            | Mechanism::Futex
-            | Mechanism::ProcessVm
-            | Mechanism::Signal,
-        )
-        | None => u64::MAX,
-    }
 }
 
 /// Enters `amount` into the books; gives what had been entered before, if the channel has books. With `leaves` the call on
 /// this side ends, too.
+#[cfg(feature = "plain")]
+#[inline(always)]
+pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
+    if leaves {
+        leave(side);
+    }
+    let before = enter_alone(side.key.id, side.key.space, u32::from(side.receive), amount);
+    (before != u64::MAX).then_some(before)
+}
+
+/// Channels into whose books someone is entering something, by direction.
+#[cfg(feature = "plain")]
+#[map]
+static ENTERING: HashMap<[u64; 3], u32> = HashMap::with_max_entries(4096, 0);
+
+/// The same where the processor has no operation for it: one at a time, by a map's promise that only one can put in what is
+/// not there. `u64::MAX` if there are no books. The verifier looks at it by itself.
+#[cfg(feature = "plain")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn enter_alone(id: u64, space: u64, receive: u32, amount: u64) -> u64 {
+    /// Others are done within a few of these.
+    const TURNS: u32 = 128;
+    let key = [id, space, u64::from(receive)];
+    let mut alone = false;
+    for _ in 0..TURNS {
+        if ENTERING.insert(&key, &1, BPF_NOEXIST).is_ok() {
+            alone = true;
+            break;
+        }
+    }
+    let before = match books(&Key { id, space }) {
+        // SAFETY: a valid pointer into the map's value, which only the one whose key is in `ENTERING` writes.
+        Some(books) => unsafe {
+            let place = if receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent };
+            let before = core::ptr::read_volatile(place);
+            core::ptr::write_volatile(place, before.wrapping_add(amount));
+            before
+        },
+        None => u64::MAX,
+    };
+    if alone {
+        // It is there.
+        let _ = ENTERING.remove(&key);
+    } else {
+        ring::count(Cause::MapFull);
+    }
+    before
+}
+
+/// Enters `amount` into the books; gives what had been entered before, if the channel has books. With `leaves` the call on
+/// this side ends, too.
+#[cfg(not(feature = "plain"))]
 #[inline(always)]
 pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
     let books = books(&side.key)?;
@@ -372,43 +388,9 @@ pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
     })
 }
 
-/// Writes the channel's name and gives its length; 0 if it has none.
-#[inline(always)]
-fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Fifo) => object::file(side.fd as u32).map_or(0, |file| path(file, place)),
-        Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
-            let (receiver, sender) =
-                if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };
-            match bound_name(receiver, place) {
-                Ok(0) | Err(_) => bound_name(sender, place).unwrap_or(0),
-                Ok(len) => len,
-            }
-        }
-        Some(Mechanism::PosixMq) => posix_mq::name(side.fd as u32, place),
-        Some(Mechanism::SysvMsg) => sysv_msg::name(side.object, place),
-        Some(Mechanism::Tcp | Mechanism::Udp) => inet::name(side.object, place),
-        Some(
-            Mechanism::Pipe
-            | Mechanism::SysvShm
-            | Mechanism::PosixShm
-            | Mechanism::Memfd
-            | Mechanism::SharedFile
-            | Mechanism::SharedAnon
-            | Mechanism::SysvSem
-            | Mechanism::Futex
-            | Mechanism::Eventfd
-            | Mechanism::Pty
-            | Mechanism::ProcessVm
-            | Mechanism::Signal,
-        )
-        | None => 0,
-    }
-}
-
 /// The name that a unix socket is bound to, without its address family.
 #[inline(always)]
-fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
+pub(crate) fn bound_name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> Result<usize> {
     /// `sun_path`, and one NUL more.
     const PATH: usize = 109;
     if sock == 0 {
@@ -519,9 +501,8 @@ pub(crate) fn tell_file(mechanism: Mechanism, flags: u16, key: Key, dentry: u64,
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;
-    let len = size_of::<wire::Channel>() + name_len;
-    // SAFETY: `len` is at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), len) });
+    // SAFETY: a record with room for its name, initialised memory of a map.
+    unsafe { ring::output_with::<wire::Channel, NAME_MAX>(&raw const record.fixed, name_len) };
     Ok(())
 }
 

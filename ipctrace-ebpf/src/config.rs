@@ -29,10 +29,8 @@ setting! {
     mechanisms: u32 = CONFIG.mechanisms;
     payload: u32 = CONFIG.payload;
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
-    has_loop: u32 = CONFIG.has_loop;
     page_shift: u32 = CONFIG.page_shift;
     verbose: u32 = CONFIG.verbose;
-    has_find_vma: u32 = CONFIG.has_find_vma;
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;

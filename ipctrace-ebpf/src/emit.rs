@@ -8,7 +8,7 @@ use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::inflight::{self, InFlight};
 use crate::run::{self, Ended};
-use crate::{channel, config, inet, payload, pipe, ring, task};
+use crate::{channel, config, inet, own, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -23,8 +23,7 @@ static OP_DESK: PerCpuArray<Long> = PerCpuArray::with_max_entries(1, 0);
 /// What a mechanism's books count.
 #[inline(always)]
 fn amount(mechanism: u8, bytes: u64) -> u64 {
-    const CALLS: u32 = Mechanism::Eventfd.bit() | Mechanism::Pty.bit();
-    if has_messages(mechanism) || CALLS >> (mechanism & 31) & 1 != 0 { 1 } else { bytes }
+    if has_messages(mechanism) || own::is_looked_into(mechanism) { 1 } else { bytes }
 }
 
 /// Whether the mechanism keeps messages apart.
@@ -37,15 +36,30 @@ pub(crate) fn has_messages(mechanism: u8) -> bool {
 /// Writes a record of what `call.moved` says was moved through side `index` of the call in flight of thread `tid`.
 #[inline(always)]
 pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
-    // Socket addresses and payload make a record that is copied once more; without them it is made in place.
-    if call.moved.address != 0 || (config::payload() != 0 && call.moved.user != 0) {
-        if call.run != 0 {
-            call.run = 0;
-            run::end_run(tid);
-        }
-        emit_long(tid, index as u32);
-        return;
+    if is_long(call) {
+        long(tid, call, index);
+    } else {
+        short(tid, call, index);
     }
+}
+
+/// Socket addresses and payload make a record that is copied once more; without them it is made in place.
+#[inline(always)]
+fn is_long(call: &InFlight) -> bool {
+    call.moved.address != 0 || (config::payload() != 0 && call.moved.user != 0)
+}
+
+#[inline(always)]
+fn long(tid: u32, call: &mut InFlight, index: usize) {
+    if call.run != 0 {
+        call.run = 0;
+        run::end_run(tid);
+    }
+    emit_long(tid, index as u32);
+}
+
+#[inline(always)]
+fn short(tid: u32, call: &mut InFlight, index: usize) {
     let ended = ended(call, index);
     if config::run() != 0 && ended.flags & op_flag::POSITIONS != 0 {
         if run::join(tid, call, index, &ended) {
@@ -106,13 +120,23 @@ pub extern "C" fn emit_plain(tid: u32, index: u32) -> i32 {
     0
 }
 
-/// As [`op`], for the paths on which time matters less than the verifier's patience: it looks at this one by itself.
+/// As [`op`], for the paths on which time matters less than the verifier's patience: it looks at both halves by themselves.
+#[inline(always)]
+pub(crate) fn slowly(tid: u32, call: &mut InFlight, index: usize) {
+    if is_long(call) {
+        long(tid, call, index);
+    } else {
+        emit_short(tid, index as u32);
+    }
+}
+
+/// The half of [`slowly`] that is not long.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn emit_slowly(tid: u32, index: u32) -> i32 {
+pub extern "C" fn emit_short(tid: u32, index: u32) -> i32 {
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        op(tid, unsafe { &mut *call }, (index & 1) as usize);
+        short(tid, unsafe { &mut *call }, (index & 1) as usize);
     }
     0
 }
@@ -154,9 +178,9 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
         record.fixed.payload_len = captured as u32;
         len += captured;
     }
-    let total = size_of::<wire::Op>() + len.min(ADDRESS_MAX + PAYLOAD_MAX as usize);
-    // SAFETY: `total` is at most the size of the record, which is initialised memory of a map.
-    ring::output(unsafe { core::slice::from_raw_parts(desk.cast::<u8>(), total) });
+    const MOST: usize = ADDRESS_MAX + PAYLOAD_MAX as usize;
+    // SAFETY: a record with room for more than that, initialised memory of a map.
+    unsafe { ring::output_with::<wire::Op, MOST>(&raw const record.fixed, len) };
     0
 }
 
@@ -177,7 +201,7 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
     let position = if flags & op_flag::POSITIONS == 0 {
         0
     } else if pipe::is_pipe(side.mechanism) {
-        pipe::position(side.object, receive).unwrap_or(0)
+        pipe::position(side.object, receive, pipe::Bound::Upper).unwrap_or(0)
     } else {
         inet::inet_position(side.object, u32::from(receive))
     };

@@ -9,7 +9,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read, read_user};
-use crate::{channel, emit, object, ring, task};
+use crate::{channel, object, ring, task};
 
 /// Size of what is read and written.
 const VALUE: u64 = 8;
@@ -99,29 +99,21 @@ fn try_made(fd: u32) -> Result<()> {
         unsafe { core::ptr::write_volatile(place, operations) };
     }
     if !task::is_tracer(task::pid_tgid()) {
-        let mut side = Side::NONE;
-        describe(file, &mut side)?;
+        let desk = inflight::desk().ok_or(Cause::MapFull)?;
+        // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
+        let side = unsafe { &mut (*desk).sides[0] };
+        side.mechanism = 0;
+        side.receive = 0;
+        describe(file, side)?;
+        if side.mechanism == 0 {
+            return Ok(());
+        }
         channel::forget(&side.key);
         if queued(side.object) != 0 {
-            channel::try_announce(&side, 0, channel_flag::MADE)?;
+            channel::try_announce(side, 0, channel_flag::MADE)?;
         }
     }
     Ok(())
-}
-
-/// Tells of the call in flight of thread `tid` on an eventfd. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn eventfd_exited(tid: u32) -> i32 {
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        let call = unsafe { &mut *call };
-        if call.moved.bytes != 0 {
-            value(call);
-            emit::emit_slowly(tid, 0);
-        }
-    }
-    0
 }
 
 /// Looks for what was added or taken, in the caller's memory; gives it, 0 if it could not be read.

@@ -1,7 +1,9 @@
 //! Futexes in shared memory: kernel/futex. Those that are private to a process never come here: [`is_private`].
 
+#[cfg(not(feature = "plain"))]
 use aya_ebpf::bindings::task_struct;
 use aya_ebpf::cty::c_void;
+#[cfg(not(feature = "plain"))]
 use aya_ebpf::helpers::generated::bpf_find_vma;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
@@ -9,11 +11,13 @@ use ipctrace_common::syscall::Special;
 use ipctrace_common::wire::{Key, channel_flag, wake_flag};
 use ipctrace_common::{Cause, Mechanism};
 
-use crate::config::{has_find_vma, offset, page_shift};
+use crate::config::{offset, page_shift};
 use crate::kernel::{Result, load, read, read_user};
 use crate::repeat::{Repeat, repeat};
+#[cfg(not(feature = "plain"))]
+use crate::task;
 use crate::wake::{self, Ended, Place, role};
-use crate::{channel, ring, special, task};
+use crate::{channel, ring, special};
 
 /// `FUTEX_PRIVATE_FLAG`, and with `FUTEX_CLOCK_REALTIME` all that is not the operation: include/uapi/linux/futex.h.
 const PRIVATE: u32 = 128;
@@ -102,9 +106,16 @@ extern "C" fn mapping(_task: *mut c_void, vma: *const u8, found: *mut Found) -> 
 #[inline(always)]
 fn resolve(address: u64) -> Result<Found> {
     let mut found = Found { address, file: 0, inode: 0, offset: u64::MAX };
-    if address == 0 || has_find_vma() == 0 {
+    if address == 0 {
         return Ok(found);
     }
+    #[cfg(feature = "plain")]
+    let status = {
+        let _: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
+        found.file = 0;
+        -2
+    };
+    #[cfg(not(feature = "plain"))]
     // SAFETY: the current task; `mapping` has the signature that the helper calls, and the state outlives the call.
     let status = unsafe {
         let callback: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;

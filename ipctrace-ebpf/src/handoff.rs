@@ -1,14 +1,14 @@
 //! Descriptors passed over unix sockets: SCM_RIGHTS, unix(7), net/core/scm.c; or taken: pidfd_getfd(2).
 
+use ipctrace_common::Cause;
 use ipctrace_common::wire::{self, Key, Kind, op_flag};
-use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inflight::{self, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::{self, Direction};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{pid, ring, special, task};
+use crate::{message, own, pid, ring, special, task};
 
 const SOL_SOCKET: u32 = 1;
 const SCM_RIGHTS: u32 = 1;
@@ -20,7 +20,7 @@ const HEADER: u64 = 16;
 /// # Errors
 /// If the buffer could not be read.
 #[inline(always)]
-pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
+fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
     if control == 0 || control_len < HEADER {
         return Ok(());
     }
@@ -30,11 +30,14 @@ pub(crate) fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
     if walk.failed { Err(Cause::ReadFailed) } else { Ok(()) }
 }
 
-/// As [`passed`], for messages among several. The verifier looks at it by itself.
+/// Tells of the descriptors that go along with a message, whose header is `header` in the caller's memory. The verifier looks
+/// at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn passed_along(tid: u32, control: u64, control_len: u64) -> i32 {
-    if let Err(cause) = passed(tid, control, control_len) {
+pub extern "C" fn passed_along(tid: u32, header: u64) -> i32 {
+    let outcome = read_user::<[u64; 2]>(header, message::CONTROL)
+        .and_then(|[control, control_len]| passed(tid, control, control_len));
+    if let Err(cause) = outcome {
         ring::count(cause);
     }
     0
@@ -178,14 +181,15 @@ unsafe fn fill(record: *mut wire::Handoff, file: u64, fd: u32) {
     }
     let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
     let super_block: u64 = read(inode, offset!(inode_sb)).unwrap_or(0);
-    const NUMBERED: u32 = Mechanism::Eventfd.bit() | Mechanism::Pty.bit();
-    let is_numbered = NUMBERED >> (object.mechanism & 31) & 1 != 0;
     // SAFETY: valid by contract.
     unsafe {
         task::describe_current(&raw mut (*record).task);
         (*record).file = file;
-        (*record).object_inode =
-            if is_numbered { object.own_inode - 1 } else { read(inode, offset!(inode_ino)).unwrap_or(0) };
+        (*record).object_inode = if own::is_numbered(object.mechanism) {
+            object.own_inode - 1
+        } else {
+            read(inode, offset!(inode_ino)).unwrap_or(0)
+        };
         (*record).object_device = u64::from(read::<u32>(super_block, offset!(sb_dev)).unwrap_or(0));
         (*record).object_peer_inode = object.peer_inode;
         (*record).fd = fd as i32;

@@ -4,12 +4,12 @@
 //! receives. User space finds the other end by the addresses and, for TCP, by the sequence numbers, which are the same
 //! at both.
 
-use ipctrace_common::wire::{Ends, Key, op_flag};
+use ipctrace_common::wire::{Ends, Key, NAME_MAX, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
-use crate::kernel::{Result, read};
+use crate::kernel::{Result, copy, read};
 use crate::object::is_on;
 use crate::{channel, emit, ring, udp};
 
@@ -95,43 +95,61 @@ fn try_space(sock: u64) -> Result<u64> {
     Ok(Key::SOCKET | u64::from(u16::from_be(local)) << 16 | u64::from(u16::from_be(remote)))
 }
 
-/// The ends of a socket.
+/// Writes the ends of a socket.
+///
+/// # Safety
+/// `ends` must be valid for a write; it need not be aligned.
 ///
 /// # Errors
 /// If it could not be read.
 #[inline(always)]
-pub(crate) fn ends(sock: u64, ends: &mut Ends) -> Result<()> {
+unsafe fn ends(sock: u64, ends: *mut Ends) -> Result<()> {
     let net: u64 = read(sock, offset!(sock_net))?;
-    ends.netns = read(net, offset!(net_inum))?;
-    ends.local_port = u16::from_be(read(sock, offset!(inet_sport))?);
-    ends.remote_port = u16::from_be(read(sock, offset!(sock_dport))?);
-    if read::<u16>(sock, offset!(sock_family))? == AF_INET6 {
-        ends.local = read(sock, offset!(sock_v6_rcv_saddr))?;
-        ends.remote = read(sock, offset!(sock_v6_daddr))?;
-    } else {
-        ends.local = mapped(read(sock, offset!(sock_rcv_saddr))?);
-        ends.remote = mapped(read(sock, offset!(sock_daddr))?);
+    let (local, remote): (u16, u16) = (read(sock, offset!(inet_sport))?, read(sock, offset!(sock_dport))?);
+    // SAFETY: valid by contract.
+    unsafe {
+        copy(&raw mut (*ends).netns, net, offset!(net_inum))?;
+        (&raw mut (*ends).local_port).write_unaligned(u16::from_be(local));
+        (&raw mut (*ends).remote_port).write_unaligned(u16::from_be(remote));
+        if read::<u16>(sock, offset!(sock_family))? == AF_INET6 {
+            copy(&raw mut (*ends).local, sock, offset!(sock_v6_rcv_saddr))?;
+            copy(&raw mut (*ends).remote, sock, offset!(sock_v6_daddr))
+        } else {
+            mapped(&raw mut (*ends).local, sock, offset!(sock_rcv_saddr))?;
+            mapped(&raw mut (*ends).remote, sock, offset!(sock_daddr))
+        }
     }
-    Ok(())
 }
 
-/// An IPv4 address as IPv6 maps it.
+/// Reads an IPv4 address and writes it as IPv6 maps it.
+///
+/// # Safety
+/// `place` must be valid for a write.
+///
+/// # Errors
+/// If it could not be read.
 #[inline(always)]
-pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+pub(crate) unsafe fn mapped(place: *mut [u8; 16], address: u64, offset: usize) -> Result<()> {
+    let bytes = place.cast::<u8>();
+    // SAFETY: valid by contract; volatile, or the compiler would make a loop of it, which the verifier walks through.
+    unsafe {
+        for index in 0..10 {
+            core::ptr::write_volatile(bytes.add(index), 0);
+        }
+        core::ptr::write_volatile(bytes.add(10), 0xff);
+        core::ptr::write_volatile(bytes.add(11), 0xff);
+        copy(bytes.add(12).cast::<[u8; 4]>(), address, offset)
+    }
 }
 
 /// Writes the ends of a socket where the name of a channel goes, and gives their length.
 #[inline(always)]
-pub(crate) fn name(sock: u64, place: &mut [u8]) -> usize {
-    let mut found = Ends { local: [0; 16], remote: [0; 16], local_port: 0, remote_port: 0, netns: 0 };
-    if ends(sock, &mut found).is_err() || place.len() < size_of::<Ends>() {
-        return 0;
+pub(crate) fn name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+    // SAFETY: there is room for it.
+    match unsafe { ends(sock, place.as_mut_ptr().cast()) } {
+        Ok(()) => size_of::<Ends>(),
+        Err(_) => 0,
     }
-    // SAFETY: there is room for it; the place need not be aligned.
-    unsafe { place.as_mut_ptr().cast::<Ends>().write_unaligned(found) };
-    size_of::<Ends>()
 }
 
 /// Sequence number of the next byte of a TCP connection in one direction.
@@ -190,6 +208,6 @@ pub extern "C" fn connected_meanwhile(tid: u32, index: u32) -> i32 {
     }
     side.key = key(side.object, space, side.receive != 0);
     channel::open(tid, call, index, call.moved.bytes);
-    emit::emit_slowly(tid, index as u32);
+    emit::slowly(tid, call, index);
     0
 }

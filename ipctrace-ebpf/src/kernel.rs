@@ -1,6 +1,7 @@
 //! Reading kernel memory. All of it is in this module.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use ipctrace_common::Cause;
 
 /// Why a `try_…` function gave up: the cause under which its caller counts it.
@@ -18,6 +19,22 @@ pub(crate) fn read<T: Copy>(address: u64, offset: usize) -> Result<T> {
     unsafe { bpf_probe_read_kernel(source) }.map_err(|_| Cause::ReadFailed)
 }
 
+/// Reads a value of the kernel at `address + offset` to where it is wanted. What is larger than a register takes room on the
+/// stack otherwise, of which all functions that call each other have 512 bytes together before Linux 6.13.
+///
+/// # Safety
+/// `place` must be valid for a write; it need not be aligned.
+///
+/// # Errors
+/// As [`read`]; the place is zeroed then.
+#[inline(always)]
+pub(crate) unsafe fn copy<T: Copy>(place: *mut T, address: u64, offset: usize) -> Result<()> {
+    let source = address.wrapping_add(offset as u64) as *const c_void;
+    // SAFETY: the place is valid by contract; as for `read`.
+    let status = unsafe { generated::bpf_probe_read_kernel(place.cast(), size_of::<T>() as u32, source) };
+    if status == 0 { Ok(()) } else { Err(Cause::ReadFailed) }
+}
+
 /// Reads a value of the current process at `address + offset`; as [`read`].
 #[inline(always)]
 pub(crate) fn read_user<T: Copy>(address: u64, offset: usize) -> Result<T> {
@@ -32,52 +49,115 @@ pub(crate) fn read_user<T: Copy>(address: u64, offset: usize) -> Result<T> {
 /// `base` must be such a pointer (an argument of a BTF tracepoint, `bpf_get_current_task_btf`, or a pointer field loaded
 /// from one), and `offset` a constant known to the verifier that is the place of a `T` in it. The verifier checks both
 /// and the kernel handles a fault by reading zero.
+///
+/// Kernels for which the plain programs are do not give all such pointers a type: there it is a helper's read.
 #[inline(always)]
 pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
+    #[cfg(not(feature = "plain"))]
     // SAFETY: as the caller argues.
-    unsafe { core::ptr::read_volatile(base.add(offset).cast::<T>()) }
-}
-
-/// Puts a value in place of another, and gives that. Nothing moves across it.
-///
-/// # Safety
-/// `place` must be valid and aligned.
-#[inline(always)]
-pub(crate) unsafe fn swap(place: *mut u64, value: u64) -> u64 {
-    // SAFETY: as the caller argues. The target has this instruction (BPF_XCHG, Linux 5.12), as for `add`.
     unsafe {
-        core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(place, value)
+        core::ptr::read_volatile(base.add(offset).cast::<T>())
+    }
+    #[cfg(feature = "plain")]
+    {
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        // SAFETY: room for a `T`; the helper fills it, with zeros if it fails, which is what a load would give; every `T`
+        // used here is an integer, an array of integers or a pointer.
+        unsafe {
+            let source = (base as u64).wrapping_add(offset as u64) as *const c_void;
+            let _ =
+                generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, source);
+            value.assume_init()
+        }
     }
 }
 
-/// Adds to a counter that other CPUs or interrupts may change at the same time; gives what it held before.
-///
-/// # Safety
-/// `counter` must be valid and aligned.
-#[inline(always)]
-pub(crate) unsafe fn add(counter: *mut u64, amount: u64) -> u64 {
-    // SAFETY: as the caller argues. The target has this instruction (BPF_ATOMIC | BPF_FETCH, Linux 5.12), though core
-    // does not offer it there through AtomicU64.
-    unsafe {
-        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
-            counter, amount,
-        )
+/// Operations of which the processor makes one.
+#[cfg(not(feature = "plain"))]
+mod atomic {
+    use core::intrinsics::AtomicOrdering::SeqCst;
+
+    /// Puts a value in place of another, and gives that. Nothing moves across it.
+    ///
+    /// # Safety
+    /// `place` must be valid and aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn swap(place: *mut u64, value: u64) -> u64 {
+        // SAFETY: as the caller argues. The target has this instruction (BPF_XCHG, Linux 5.12), as for `add`.
+        unsafe { core::intrinsics::atomic_xchg::<u64, { SeqCst }>(place, value) }
+    }
+
+    /// Adds to a counter that other CPUs or interrupts may change at the same time; gives what it held before.
+    ///
+    /// # Safety
+    /// `counter` must be valid and aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn add(counter: *mut u64, amount: u64) -> u64 {
+        // SAFETY: as the caller argues. The target has this instruction (BPF_ATOMIC | BPF_FETCH, Linux 5.12), though core
+        // does not offer it there through AtomicU64.
+        unsafe { core::intrinsics::atomic_xadd::<u64, u64, { SeqCst }>(counter, amount) }
+    }
+
+    /// Writes `new` if there is `old`; gives what there was.
+    ///
+    /// # Safety
+    /// `place` must be valid and aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn exchange(place: *mut u64, old: u64, new: u64) -> u64 {
+        // SAFETY: as the caller argues; as for `add`.
+        unsafe { core::intrinsics::atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(place, old, new).0 }
     }
 }
 
-/// Writes `new` if there is `old`; gives what there was.
-///
-/// # Safety
-/// `place` must be valid and aligned.
-#[inline(always)]
-pub(crate) unsafe fn exchange(place: *mut u64, old: u64, new: u64) -> u64 {
-    // SAFETY: as the caller argues; as for `add`.
-    unsafe {
-        core::intrinsics::atomic_cxchg::<
-            u64,
-            { core::intrinsics::AtomicOrdering::SeqCst },
-            { core::intrinsics::AtomicOrdering::SeqCst },
-        >(place, old, new)
-        .0
+/// What takes their place on kernels before Linux 5.12, which know one atomic operation: an addition that gives nothing.
+#[cfg(feature = "plain")]
+mod atomic {
+    use core::intrinsics::AtomicOrdering::Relaxed;
+
+    /// As its namesake, but not one operation: for what is used by nobody else at the same time.
+    ///
+    /// # Safety
+    /// `place` must be valid and aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn swap(place: *mut u64, value: u64) -> u64 {
+        // SAFETY: as the caller argues.
+        unsafe {
+            let before = core::ptr::read_volatile(place);
+            core::ptr::write_volatile(place, value);
+            before
+        }
+    }
+
+    /// Adds to a counter that other CPUs or interrupts may change at the same time. Gives what it held before, or more if
+    /// others changed it meanwhile: who asks whether it is alone is never told so wrongly.
+    ///
+    /// # Safety
+    /// `counter` must be valid and aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn add(counter: *mut u64, amount: u64) -> u64 {
+        // SAFETY: as the caller argues.
+        unsafe {
+            let before = core::ptr::read_volatile(counter);
+            core::intrinsics::atomic_xadd::<u64, u64, { Relaxed }>(counter, amount);
+            before.max(core::ptr::read_volatile(counter).wrapping_sub(amount))
+        }
+    }
+
+    /// As its namesake, but not one operation.
+    ///
+    /// # Safety
+    /// `place` must be valid and aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn exchange(place: *mut u64, old: u64, new: u64) -> u64 {
+        // SAFETY: as the caller argues.
+        unsafe {
+            let before = core::ptr::read_volatile(place);
+            if before == old {
+                core::ptr::write_volatile(place, new);
+            }
+            before
+        }
     }
 }
+
+pub(crate) use atomic::{add, exchange, swap};

@@ -22,6 +22,7 @@ mod lock;
 mod memory;
 mod message;
 mod object;
+mod own;
 mod payload;
 mod pid;
 mod pipe;

@@ -13,15 +13,15 @@ use crate::repeat::{Repeat, opaque, repeat};
 pub(crate) const MMSGHDR: u64 = 64;
 /// `msg_len` in it.
 const MSG_LEN: usize = 56;
-/// What matters of a `struct user_msghdr`.
+/// `msg_control` and `msg_controllen` in a `struct user_msghdr`.
+pub(crate) const CONTROL: usize = 32;
+/// What else matters of a `struct user_msghdr`.
 #[derive(Clone, Copy)]
 pub(crate) struct MsgHdr {
     pub(crate) name: u64,
     pub(crate) name_len: u64,
     pub(crate) iov: u64,
     pub(crate) iov_count: u64,
-    pub(crate) control: u64,
-    pub(crate) control_len: u64,
 }
 
 impl MsgHdr {
@@ -31,9 +31,9 @@ impl MsgHdr {
     /// If the memory is not there.
     #[inline(always)]
     pub(crate) fn read(address: u64) -> Result<MsgHdr> {
-        let [name, name_len, iov, iov_count, control, control_len]: [u64; 6] = read_user(address, 0)?;
+        let [name, name_len, iov, iov_count]: [u64; 4] = read_user(address, 0)?;
         // msg_namelen is an int, followed by padding.
-        Ok(MsgHdr { name, name_len: name_len & 0xffff_ffff, iov, iov_count, control, control_len })
+        Ok(MsgHdr { name, name_len: name_len & 0xffff_ffff, iov, iov_count })
     }
 }
 
@@ -61,8 +61,7 @@ pub(crate) struct AddUp;
 impl Visit for AddUp {
     #[inline(always)]
     fn visit(tid: u32, call: &mut InFlight, index: u32, _bytes: u64) -> Result<()> {
-        let header = MsgHdr::read(call.user + u64::from(index) * MMSGHDR)?;
-        handoff::passed_along(tid, header.control, header.control_len);
+        handoff::passed_along(tid, call.user + u64::from(index) * MMSGHDR);
         Ok(())
     }
 }

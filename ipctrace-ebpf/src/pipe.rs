@@ -36,7 +36,7 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
     // A FIFO that nobody has open loses it, and gets another.
     side.object = object;
     side.pos_locked = 0;
-    side.pos_enter = position(side.object, side.receive != 0)?;
+    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower)?;
     side.flags |= op_flag::POSITIONS;
     Ok(())
 }
@@ -59,18 +59,41 @@ fn counters(pipe: u64) -> Result<(u32, u32, u32)> {
     Ok((read(pipe, head)?, read(pipe, tail)?, read(pipe, size)?))
 }
 
+/// Which way a position may be wrong where that cannot be helped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// It may be too low.
+    Lower,
+    /// It may be too high.
+    Upper,
+}
+
 /// Where the next byte goes (`head`, end of the last buffer) or comes from (`tail`, start of the first).
 ///
 /// Nothing is locked: at enter and exit it is a bound, under the pipe's lock it is exact.
+///
+/// A writer counts a new buffer before it fills it in (`pipe_write`, fs/pipe.c). For that moment the buffer is what it was
+/// a turn of the ring ago, read to its end: it has no bytes, but a start that is not its own.
 #[inline(always)]
-pub(crate) fn position(pipe: u64, receive: bool) -> Result<u64> {
+pub(crate) fn position(pipe: u64, receive: bool, bound: Bound) -> Result<u64> {
+    let (position, empty) = glance(pipe, receive)?;
+    if !empty {
+        return Ok(position);
+    }
+    let (position, empty) = glance(pipe, receive)?;
+    if empty && bound == Bound::Lower { Ok(position >> 32 << 32) } else { Ok(position) }
+}
+
+/// The same as it is seen at this moment, and whether the buffer there is empty though the pipe is not.
+#[inline(always)]
+fn glance(pipe: u64, receive: bool) -> Result<(u64, bool)> {
     let (head, tail, size) = counters(pipe)?;
     let (slot, index) = if receive { (tail, tail) } else { (head.wrapping_sub(1), head) };
     if receive && head == tail {
-        return Ok(u64::from(index) << 32);
+        return Ok((u64::from(index) << 32, false));
     }
     if !receive && head == 0 {
-        return Ok(0);
+        return Ok((0, false));
     }
     let buffers: u64 = read(pipe, offset!(pipe_bufs))?;
     let buffer = buffers + u64::from(slot & size.wrapping_sub(1)) * u64::from(pipe_buffer_size());
@@ -81,7 +104,7 @@ pub(crate) fn position(pipe: u64, receive: bool) -> Result<u64> {
         (read(buffer, offset!(pipe_buffer_offset))?, read(buffer, offset!(pipe_buffer_len))?)
     };
     let end = if receive { start } else { start.wrapping_add(len) };
-    Ok(u64::from(index) << 32 | u64::from(end))
+    Ok((u64::from(index) << 32 | u64::from(end), len == 0 && head != tail))
 }
 
 /// Adds up the buffers of a pipe.

@@ -1,15 +1,16 @@
 //! Pseudoterminals: `struct tty_struct`, include/linux/tty.h; drivers/tty/pty.c, drivers/tty/n_tty.c.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::{Key, op_flag};
 
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
-use crate::kernel::{Result, read, read_user};
+use crate::kernel::{Result, read};
 use crate::object::{self, is_on};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, ring};
+use crate::{channel, ring};
 
 /// Device numbers as the kernel packs them (include/linux/kdev_t.h): the slaves' majors, /dev/tty and /dev/ptmx.
 const MINOR_BITS: u32 = 20;
@@ -125,20 +126,6 @@ fn try_queued(tty: u64) -> Result<u64> {
     Ok(head.wrapping_sub(tail))
 }
 
-/// Tells of the call in flight of thread `tid` on a terminal. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn pty_exited(tid: u32) -> i32 {
-    pty_expected(tid);
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        if unsafe { (*call).moved.bytes } != 0 {
-            emit::emit_slowly(tid, 0);
-        }
-    }
-    0
-}
-
 /// Notes with the call in flight of thread `tid` what the line discipline will make of what was written, or what a read has
 /// left. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
@@ -192,49 +179,45 @@ struct Count {
     at: u64,
     left: u64,
     sum: u64,
-    /// Carriage returns are line breaks too, as they are when they are typed.
-    carriage: bool,
+    /// All ones if carriage returns are line breaks too, as they are when they are typed; else 0.
+    carriage: u64,
 }
 
 /// Bytes that are looked at in one turn.
-const CHUNK: u64 = 64;
+const CHUNK: u64 = 32;
 
 impl Repeat for Count {
-    /// 64 KiB, and the rest below a chunk byte by byte.
-    const LIMIT: u32 = 1024 + CHUNK as u32;
-    const PLAIN_LIMIT: u32 = 64;
+    /// 64 KiB.
+    const LIMIT: u32 = 2048;
+    const PLAIN_LIMIT: u32 = 32;
 
     #[inline(always)]
     fn turn(&mut self, _index: u32) -> bool {
         if self.left == 0 {
             return true;
         }
-        if self.left >= CHUNK {
-            let Ok(words) = read_user::<[u64; 8]>(self.at, 0) else {
-                return true;
-            };
-            for word in words {
-                self.sum += equal(word, b'\n');
-                if self.carriage {
-                    self.sum += equal(word, b'\r');
-                }
-            }
-            self.at += CHUNK;
-            self.left -= CHUNK;
-            return false;
-        }
-        let Ok(byte) = read_user::<u8>(self.at, 0) else {
+        // What is behind the end is zero, and no line break.
+        let mut words = [0u64; (CHUNK / 8) as usize];
+        let len = if self.left < CHUNK { self.left } else { CHUNK };
+        // SAFETY: there is room for that much; the helper fails for pages that are not present.
+        let status =
+            unsafe { bpf_probe_read_user(words.as_mut_ptr().cast(), len as u32, self.at as *const _) };
+        if status != 0 {
             return true;
-        };
-        self.sum += u64::from(byte == b'\n' || (self.carriage && byte == b'\r'));
-        self.at += 1;
-        self.left -= 1;
+        }
+        // Without branches: where there are no helpers for loops the verifier follows each of them in every turn.
+        for word in words {
+            self.sum += equal(word, b'\n') + (equal(word, b'\r') & self.carriage);
+        }
+        self.at += len;
+        self.left -= len;
         false
     }
 }
 
-/// How many of the eight bytes of a word are `byte`.
-#[inline(always)]
+/// How many of the eight bytes of a word are `byte`. Out of line: several at once would keep their intermediate values on the
+/// stack.
+#[inline(never)]
 fn equal(word: u64, byte: u8) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
@@ -247,7 +230,8 @@ fn equal(word: u64, byte: u8) -> u64 {
 /// Line breaks among `bytes` bytes of the caller at `user`, and whether all were looked at.
 #[inline(always)]
 fn count(user: u64, bytes: u64, carriage: bool) -> (u64, bool) {
-    let mut count = Count { at: user, left: bytes, sum: opaque(0), carriage };
+    let mut count =
+        Count { at: user, left: bytes, sum: opaque(0), carriage: u64::from(carriage).wrapping_neg() };
     repeat(&mut count);
     (count.sum, count.left == 0)
 }

@@ -14,7 +14,7 @@ use crate::config::offset;
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::{Result, read, read_user};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, posix_mq, ring, special, syscall, sysv_msg};
+use crate::{channel, emit, own, posix_mq, ring, special, syscall, sysv_msg};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
@@ -159,7 +159,10 @@ pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     if returned >= 0 && (inflight::get(tid).is_some() || straddled(tid, special)) {
         queue_completed(tid, special, returned as u64);
-        emit::emit_slowly(tid, 0);
+        if let Some(call) = inflight::get(tid) {
+            // SAFETY: a valid pointer into the map; the entry is the current thread's.
+            emit::slowly(tid, unsafe { &mut *call }, 0);
+        }
     }
     inflight::end(tid);
     0
@@ -355,7 +358,7 @@ pub extern "C" fn queue_found(tid: u32) -> i32 {
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
     let side = &call.sides[0];
-    let left = channel::queued(side);
+    let left = own::queued(side);
     if left == 0 || left == u64::MAX {
         return 0;
     }

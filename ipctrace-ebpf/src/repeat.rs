@@ -3,18 +3,20 @@
 //! It walks through a plain loop turn by turn, and again on every path that leads to it; the body of a `bpf_loop` (Linux
 //! 5.17) it walks through once. On kernels without it loops are plain and shorter.
 
+#[cfg(not(feature = "plain"))]
 use aya_ebpf::cty::c_void;
+#[cfg(not(feature = "plain"))]
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 
-use crate::config;
-
 /// The state of a loop, kept on the stack, and its body.
 pub(crate) trait Repeat {
     /// Most turns.
+    #[cfg_attr(feature = "plain", expect(dead_code, reason = "the plain programs have plain loops"))]
     const LIMIT: u32;
     /// The same where the loop is a plain one.
+    #[cfg_attr(not(feature = "plain"), expect(dead_code, reason = "for the plain programs"))]
     const PLAIN_LIMIT: u32;
 
     /// One turn; `true` ends the loop.
@@ -24,22 +26,22 @@ pub(crate) trait Repeat {
 /// Runs the loop until its body ends it, or to its limit.
 #[inline(always)]
 pub(crate) fn repeat<R: Repeat>(state: &mut R) {
-    if config::has_loop() != 0 {
-        // SAFETY: `step` has the signature that bpf_loop calls, and the state outlives the call.
-        unsafe {
-            let step: extern "C" fn(u32, *mut R) -> i64 = step::<R>;
-            bpf_loop(R::LIMIT, step as *mut c_void, (&raw mut *state).cast(), 0);
-        }
-    } else {
-        for index in 0..R::PLAIN_LIMIT {
-            if state.turn(index) {
-                break;
-            }
+    #[cfg(not(feature = "plain"))]
+    // SAFETY: `step` has the signature that bpf_loop calls, and the state outlives the call.
+    unsafe {
+        let step: extern "C" fn(u32, *mut R) -> i64 = step::<R>;
+        bpf_loop(R::LIMIT, step as *mut c_void, (&raw mut *state).cast(), 0);
+    }
+    #[cfg(feature = "plain")]
+    for index in 0..R::PLAIN_LIMIT {
+        if step(index, &raw mut *state) != 0 {
+            break;
         }
     }
 }
 
-/// What bpf_loop calls; 1 ends the loop.
+/// What bpf_loop calls; 1 ends the loop. Never part of its caller, whose stack it would add to.
+#[inline(never)]
 extern "C" fn step<R: Repeat>(index: u32, state: *mut R) -> i64 {
     // SAFETY: `repeat` passes its caller's state, which lives on the stack and is not used meanwhile.
     i64::from(unsafe { &mut *state }.turn(index))

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use ipctrace_common::Cause;
 use ipctrace_common::loss::CAUSES;
 use ipctrace_common::wire::{Header, Kind};
@@ -19,6 +19,13 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// How often each [`Cause`] made us lose something, per CPU.
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(CAUSES, 0);
+
+/// Not 0 once something was counted there since the collector last looked: it sees that without a system call.
+#[map]
+static LOST: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
 
 /// How many records each CPU made, lost ones included.
 #[map]
@@ -38,6 +45,10 @@ pub(crate) fn count(cause: Cause) {
         // SAFETY: the map gave a valid, aligned pointer to this CPU's counter; the add is atomic because an interrupt may
         // count at the same moment.
         unsafe { add(counter, 1) };
+    }
+    if let Some(flag) = LOST.get_ptr_mut(0) {
+        // SAFETY: a valid, aligned pointer into the map; everybody writes the same.
+        unsafe { core::ptr::write_volatile(flag, 1) };
     }
 }
 
@@ -103,10 +114,30 @@ pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
     entry.submit(wake_up(size_of::<T>() as u64 + RECORD_HEADER));
 }
 
-/// Puts a record of variable length on the ring.
+/// Puts a record that stands elsewhere on the ring.
 #[inline(always)]
 pub(crate) fn output(record: &[u8]) {
-    if EVENTS.output::<[u8]>(record, wake_up(record.len() as u64 + RECORD_HEADER)).is_err() {
+    put(record, wake_up(record.len() as u64 + RECORD_HEADER));
+}
+
+/// Puts a record on the ring, and `len` bytes behind it, `MOST` at most.
+///
+/// # Safety
+/// There must be `MOST` initialised bytes behind the record.
+#[inline(always)]
+pub(crate) unsafe fn output_with<T, const MOST: usize>(record: *const T, len: usize) {
+    let flags = wake_up((size_of::<T>() + MOST) as u64 + RECORD_HEADER);
+    // Looked at here and nowhere before: what verifiers know of a number that was on the stack meanwhile, or that others were
+    // computed from, differs from version to version, and is sometimes wrong.
+    let len = core::hint::black_box(len);
+    let len = if len > MOST { MOST } else { len };
+    // SAFETY: valid by contract.
+    put(unsafe { core::slice::from_raw_parts(record.cast::<u8>(), size_of::<T>() + len) }, flags);
+}
+
+#[inline(always)]
+fn put(record: &[u8], flags: u64) {
+    if EVENTS.output::<[u8]>(record, flags).is_err() {
         // Its header took a number already.
         count(Cause::RingFull);
     }

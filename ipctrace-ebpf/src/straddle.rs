@@ -13,7 +13,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, eventfd, inet, pty, ring, syscall};
+use crate::{channel, inet, own, ring, syscall};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -67,7 +67,7 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> R
     }
     call.class = class as u8;
     call.user = user;
-    if side.mechanism == Mechanism::Eventfd as u8 || side.mechanism == Mechanism::Pty as u8 {
+    if own::is_looked_into(side.mechanism) {
         return unbegun_looked_into(tid, call, returned);
     }
     unbegun(tid, call, returned)
@@ -93,13 +93,8 @@ pub(crate) fn unbegun_looked_into(tid: u32, call: &mut InFlight, returned: u64) 
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
-    if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
-        let value = eventfd::value(call);
-        channel::open(tid, call, 0, if receive { value } else { 0 });
-    } else {
-        channel::open(tid, call, 0, if receive { returned } else { 0 });
-        pty::pty_expected(tid);
-    }
+    let taken = own::look(tid, call);
+    channel::open(tid, call, 0, if receive { taken } else { 0 });
     emit::emit_plain(tid, 0);
     Ok(())
 }
@@ -166,5 +161,5 @@ fn since_first_seen(side: &Side) -> Result<u64> {
     }
     // SAFETY: a valid pointer into the map; each field is read in one load.
     let (sent, taken, queued) = unsafe { ((*books).sent, (*books).taken, (*books).queued) };
-    Ok((taken + channel::queued(side)).saturating_sub(queued + sent))
+    Ok((taken + own::queued(side)).saturating_sub(queued + sent))
 }

@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
-use crate::{channel, eventfd, futex, handoff, inet, pty, ring, signal, special, straddle, task};
+use crate::{channel, futex, handoff, inet, own, ring, signal, special, straddle, task};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -218,17 +218,17 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
             call.moved.count = call.count;
             call.moved.address = call.address;
             call.moved.address_len = call.address_len;
-            if call.sides[0].mechanism == Mechanism::Eventfd as u8 {
-                eventfd::eventfd_exited(tid);
-                return;
-            }
-            if call.sides[0].mechanism == Mechanism::Pty as u8 {
-                pty::pty_exited(tid);
+            if own::is_looked_into(call.sides[0].mechanism) {
+                own::exited_looked_into(tid);
                 return;
             }
         }
-        Some(Class::Sendmsg | Class::Recvmsg | Class::Sendmmsg | Class::Recvmmsg | Class::Sigwait) => {
+        Some(Class::Sendmsg | Class::Recvmsg | Class::Sigwait) => {
             exited_slowly(tid, returned);
+            return;
+        }
+        Some(Class::Sendmmsg | Class::Recvmmsg) => {
+            exited_messages(tid, returned as u32);
             return;
         }
         None => return,
@@ -247,7 +247,7 @@ pub extern "C" fn second(tid: u32) -> i32 {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
         let call = unsafe { &mut *call };
         if prepare(call, 1) {
-            emit::emit_slowly(tid, 1);
+            emit::slowly(tid, call, 1);
         } else {
             inet::late(tid, call, 1);
         }
@@ -271,14 +271,9 @@ pub extern "C" fn exited_slowly(tid: u32, returned: u64) -> i32 {
 
 #[inline(always)]
 fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()> {
-    let class = call.class;
-    if class == Class::Sigwait as u8 {
+    if call.class == Class::Sigwait as u8 {
         signal::taken(call.user, returned as u32);
         return Ok(());
-    }
-    if class == Class::Sendmmsg as u8 || class == Class::Recvmmsg as u8 {
-        let receive = class == Class::Recvmmsg as u8;
-        return messages(tid, call, returned as u32, receive);
     }
     let header = MsgHdr::read(call.user)?;
     call.moved =
@@ -287,7 +282,24 @@ fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()>
     if call.sides[0].mechanism == 0 {
         return Ok(());
     }
-    handoff::passed(tid, header.control, header.control_len)
+    handoff::passed_along(tid, call.user);
+    Ok(())
+}
+
+/// The same for calls with several messages. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn exited_messages(tid: u32, count: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    let receive = call.class == Class::Recvmmsg as u8;
+    if let Err(cause) = messages(tid, call, count, receive) {
+        ring::count(cause);
+    }
+    0
 }
 
 /// One call that moved so many bytes.
@@ -322,7 +334,7 @@ fn one(tid: u32, call: &mut InFlight) {
 #[inline(always)]
 fn one_slowly(tid: u32, call: &mut InFlight) {
     if prepare(call, 0) {
-        emit::emit_slowly(tid, 0);
+        emit::slowly(tid, call, 0);
     } else {
         inet::late(tid, call, 0);
     }
@@ -391,12 +403,16 @@ impl message::Visit for One {
         let user = call.user + u64::from(index) * MMSGHDR;
         let header = MsgHdr::read(user)?;
         call.moved = Moved { user, address: header.name, address_len: header.name_len, ..plain(bytes) };
-        // Where one message goes says nothing of the next.
-        let side = call.sides[0];
-        one_slowly(tid, call);
-        handoff::passed_along(tid, header.control, header.control_len);
-        call.sides[0].key = side.key;
-        call.sides[0].peer_inode = side.peer_inode;
+        // Where one message goes says nothing of the next. What it overwrites is kept with the side that such calls do not have:
+        // the stack is short here.
+        call.sides[1].key = call.sides[0].key;
+        call.sides[1].peer_inode = call.sides[0].peer_inode;
+        if prepare(call, 0) {
+            emit::slowly(tid, call, 0);
+        }
+        handoff::passed_along(tid, user);
+        call.sides[0].key = call.sides[1].key;
+        call.sides[0].peer_inode = call.sides[1].peer_inode;
         Ok(())
     }
 }
@@ -415,10 +431,10 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
         Ok(bytes) => {
             let user = call.user + u64::from(index) * MMSGHDR;
             call.moved = Moved { user, ..plain(bytes) };
-            one_slowly(tid, call);
-            if let Ok(header) = MsgHdr::read(user) {
-                handoff::passed_along(tid, header.control, header.control_len);
+            if prepare(call, 0) {
+                emit::slowly(tid, call, 0);
             }
+            handoff::passed_along(tid, user);
         }
         Err(cause) => ring::count(cause),
     }

@@ -1,8 +1,10 @@
 //! Who the current task is.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+#[cfg(not(feature = "plain"))]
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_get_current_uid_gid,
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_uid_gid,
 };
 use ipctrace_common::wire::Task;
 
@@ -16,8 +18,12 @@ pub(crate) const NOBODY: Task =
 /// The current `struct task_struct`, whose type the verifier knows.
 #[inline(always)]
 pub(crate) fn current() -> *const u8 {
+    #[cfg(feature = "plain")]
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_current_task_btf() as *const u8 }
+    return unsafe { bpf_get_current_task() as *const u8 };
+    #[cfg(not(feature = "plain"))]
+    // SAFETY: the helper has no preconditions.
+    return unsafe { bpf_get_current_task_btf() as *const u8 };
 }
 
 /// Whether the current task belongs to the tracer, whose own doings are never reported.

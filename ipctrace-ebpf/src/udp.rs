@@ -12,7 +12,7 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inet::mapped;
-use crate::kernel::{Result, load, read};
+use crate::kernel::{Result, copy, load, read};
 use crate::repeat::{Repeat, repeat};
 use crate::{inflight, ring, task, unix};
 
@@ -131,20 +131,16 @@ impl Repeat for Walk {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
-    let mut found = Found { data: 0, from: [0; 16], to: [0; 16], ports: [0; 2], len: 0 };
-    if buffer != 0 {
-        match look(buffer, &mut found) {
-            Ok(true) => {}
-            // Not the beginning of a datagram.
-            Ok(false) => return 0,
-            Err(cause) => {
-                ring::count(cause);
-                found.data = 0;
-            }
+    let packet = if buffer == 0 { Ok(Packet::NONE) } else { Packet::of(buffer) };
+    let packet = match packet {
+        Ok(Some(packet)) => packet,
+        // Not the beginning of a datagram.
+        Ok(None) => return 0,
+        Err(cause) => {
+            ring::count(cause);
+            Packet { head: 0, network: 0, transport: 0, v6: false }
         }
-    }
-    let netns =
-        read::<u64>(sock, offset!(sock_net)).and_then(|net| read(net, offset!(net_inum))).unwrap_or(0);
+    };
     let Some(mut entry) = ring::reserve::<wire::Datagram>() else {
         return 0;
     };
@@ -170,57 +166,96 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
             (*record).enter = (*call).enter;
         }
         task::describe_current(&raw mut (*record).task);
-        (*record).data = found.data;
-        (*record).from = found.from;
-        (*record).to = found.to;
-        (*record).from_port = found.ports[0];
-        (*record).to_port = found.ports[1];
-        (*record).len = found.len;
-        (*record).netns = netns;
+        if packet.write(record).is_err() {
+            (*record).data = 0;
+            (*record).from_port = 0;
+            (*record).to_port = 0;
+            (*record).len = 0;
+        }
+        (*record).netns =
+            read::<u64>(sock, offset!(sock_net)).and_then(|net| read(net, offset!(net_inum))).unwrap_or(0);
         (*record).reserved = 0;
     }
     ring::submit(entry);
     0
 }
 
-/// What a packet's headers say.
-struct Found {
-    data: u64,
-    from: [u8; 16],
-    to: [u8; 16],
-    ports: [u16; 2],
-    len: u32,
+/// Where the headers of a packet are.
+struct Packet {
+    /// Its memory; 0 if nothing is known of it.
+    head: u64,
+    network: u64,
+    transport: u64,
+    v6: bool,
 }
 
-/// Reads the headers of a packet; false if it is not the first (or only) fragment of a datagram.
-#[inline(always)]
-fn look(buffer: u64, found: &mut Found) -> Result<bool> {
-    let head: u64 = read(buffer, offset!(skb_head))?;
-    let network = head + u64::from(read::<u16>(buffer, offset!(skb_network_header))?);
-    let transport = head + u64::from(read::<u16>(buffer, offset!(skb_transport_header))?);
-    match read::<u8>(network, 0)? >> 4 {
-        // struct iphdr, include/uapi/linux/ip.h.
-        4 => {
-            if u16::from_be(read(network, 6)?) & 0x1fff != 0 {
-                return Ok(false);
+impl Packet {
+    /// A datagram that was gone before it could be looked at.
+    const NONE: Option<Packet> = Some(Packet { head: 0, network: 0, transport: 0, v6: false });
+
+    /// Finds them; `None` if it is not the first (or only) fragment of a datagram.
+    #[inline(always)]
+    fn of(buffer: u64) -> Result<Option<Packet>> {
+        let head: u64 = read(buffer, offset!(skb_head))?;
+        let network = head + u64::from(read::<u16>(buffer, offset!(skb_network_header))?);
+        let transport = head + u64::from(read::<u16>(buffer, offset!(skb_transport_header))?);
+        let v6 = match read::<u8>(network, 0)? >> 4 {
+            // struct iphdr, include/uapi/linux/ip.h.
+            4 => {
+                if u16::from_be(read(network, 6)?) & 0x1fff != 0 {
+                    return Ok(None);
+                }
+                false
             }
-            found.from = mapped(read(network, 12)?);
-            found.to = mapped(read(network, 16)?);
-        }
-        // struct ipv6hdr, include/uapi/linux/ipv6.h; struct frag_hdr.
-        6 => {
-            if read::<u8>(network, 6)? == FRAGMENT && u16::from_be(read(network, 42)?) & 0xfff8 != 0 {
-                return Ok(false);
+            // struct ipv6hdr, include/uapi/linux/ipv6.h; struct frag_hdr.
+            6 => {
+                if read::<u8>(network, 6)? == FRAGMENT && u16::from_be(read(network, 42)?) & 0xfff8 != 0 {
+                    return Ok(None);
+                }
+                true
             }
-            found.from = read(network, 8)?;
-            found.to = read(network, 24)?;
-        }
-        _ => return Err(Cause::ReadFailed),
+            _ => return Err(Cause::ReadFailed),
+        };
+        Ok(Some(Packet { head, network, transport, v6 }))
     }
-    // struct udphdr, include/uapi/linux/udp.h.
-    let [from, to, len]: [u16; 3] = read(transport, 0)?;
-    found.ports = [u16::from_be(from), u16::from_be(to)];
-    found.len = u32::from(u16::from_be(len)).saturating_sub(8);
-    found.data = head;
-    Ok(true)
+
+    /// Writes what they say; the addresses are left as they are if nothing is known.
+    ///
+    /// # Safety
+    /// `record` must be valid for a write.
+    #[inline(always)]
+    unsafe fn write(&self, record: *mut wire::Datagram) -> Result<()> {
+        // SAFETY: valid by contract.
+        unsafe {
+            let (from, to) = (&raw mut (*record).from, &raw mut (*record).to);
+            if self.head == 0 {
+                zero(from);
+                zero(to);
+                return Err(Cause::ReadFailed);
+            }
+            if self.v6 {
+                copy(from, self.network, 8)?;
+                copy(to, self.network, 24)?;
+            } else {
+                mapped(from, self.network, 12)?;
+                mapped(to, self.network, 16)?;
+            }
+            // struct udphdr, include/uapi/linux/udp.h.
+            (*record).from_port = u16::from_be(read(self.transport, 0)?);
+            (*record).to_port = u16::from_be(read(self.transport, 2)?);
+            (*record).len = u32::from(u16::from_be(read(self.transport, 4)?)).saturating_sub(8);
+            (*record).data = self.head;
+        }
+        Ok(())
+    }
+}
+
+/// # Safety
+/// `place` must be valid for a write and aligned to four bytes.
+#[inline(always)]
+unsafe fn zero(place: *mut [u8; 16]) {
+    for index in 0..4 {
+        // SAFETY: valid by contract.
+        unsafe { core::ptr::write_volatile(place.cast::<u32>().add(index), 0) };
+    }
 }

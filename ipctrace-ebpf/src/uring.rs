@@ -273,15 +273,10 @@ fn settled(thread: &mut Thread, ctx: u64) {
     // SAFETY: a valid pointer into the map; the request is over and nobody else looks at it before its completion, which is
     // this thread's to write.
     let call = unsafe { &mut *call };
-    if call.sides[0].flags & op_flag::POSITIONS != 0 && is_pipe(&call.sides[0]) {
-        call.done = pipe::position(call.sides[0].object, call.sides[0].receive != 0).unwrap_or(0);
+    if call.sides[0].flags & op_flag::POSITIONS != 0 && pipe::is_pipe(call.sides[0].mechanism) {
+        call.done =
+            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Upper).unwrap_or(0);
     }
-}
-
-/// Whether the object is a `struct pipe_inode_info`.
-#[inline(always)]
-pub(crate) fn is_pipe(side: &Side) -> bool {
-    side.mechanism == Mechanism::Pipe as u8 || side.mechanism == Mechanism::Fifo as u8
 }
 
 /// Whether what goes through this side is told at the socket.

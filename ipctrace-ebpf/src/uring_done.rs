@@ -2,9 +2,9 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::Cause;
 use ipctrace_common::uring::complete_form;
 use ipctrace_common::wire::op_flag;
-use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, place};
 use crate::inflight::{self, Moved, Side, Taken};
@@ -12,7 +12,7 @@ use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
 use crate::repeat::opaque;
 use crate::uring::{self, Request, Work};
-use crate::{emit, eventfd, pipe, pty, ring, straddle, syscall, task};
+use crate::{emit, own, pipe, ring, straddle, syscall, task};
 
 /// `struct io_uring_cqe`, include/uapi/linux/io_uring.h.
 const CQE_USER_DATA: usize = 0;
@@ -128,8 +128,9 @@ fn completed(completion: Completion) -> Result<()> {
     // What it moves next it moves from here on.
     call.enter = ring::now();
     call.done = 0;
-    if call.sides[0].flags & op_flag::POSITIONS != 0 && uring::is_pipe(&call.sides[0]) {
-        call.sides[0].pos_enter = pipe::position(call.sides[0].object, call.sides[0].receive != 0)?;
+    if call.sides[0].flags & op_flag::POSITIONS != 0 && pipe::is_pipe(call.sides[0].mechanism) {
+        call.sides[0].pos_enter =
+            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Lower)?;
     }
     Ok(())
 }
@@ -155,10 +156,9 @@ fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
     if side.mechanism == 0 || (side.key.id == 0 && !addressed) {
         return;
     }
-    let (eventfd, pty) = (side.mechanism == Mechanism::Eventfd as u8, side.mechanism == Mechanism::Pty as u8);
-    if eventfd || pty {
+    if own::is_looked_into(side.mechanism) {
         if index == 0 {
-            tell_as_call(request, bytes, eventfd);
+            tell_as_call(request, bytes);
         }
         return;
     }
@@ -178,7 +178,7 @@ fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
 /// Tells what went through an eventfd or a terminal, of which more is looked for, in the submitter's memory and in the
 /// object, than how many bytes it was: as if the current thread, which is one of the submitter's, had called.
 #[inline(always)]
-fn tell_as_call(request: &Request, bytes: u64, eventfd: bool) {
+fn tell_as_call(request: &Request, bytes: u64) {
     let ids = task::pid_tgid();
     let tid = ids as u32;
     if (ids >> 32) as u32 != request.task.tgid {
@@ -203,11 +203,7 @@ fn tell_as_call(request: &Request, bytes: u64, eventfd: bool) {
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
     call.moved = syscall::plain(bytes);
     call.active = 1;
-    if eventfd {
-        eventfd::value(call);
-    } else {
-        pty::pty_expected(tid);
-    }
+    own::look(tid, call);
     emit::emit_plain(tid, 0);
     call.active = 0;
 }
@@ -246,7 +242,7 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
     call.class = class as u8;
     call.user = uring::buffer(request, class)?;
     let side = &call.sides[0];
-    if side.mechanism == Mechanism::Eventfd as u8 || side.mechanism == Mechanism::Pty as u8 {
+    if own::is_looked_into(side.mechanism) {
         straddle::unbegun_looked_into(tid, call, u64::from(bytes))?;
     } else {
         straddle::unbegun(tid, call, u64::from(bytes))?;

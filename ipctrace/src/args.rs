@@ -113,7 +113,8 @@ impl Command {
             Command::Run(run) => run.report.verbose,
             Command::Top(top) => top.verbose,
             Command::Demo(demo) => demo.verbose,
-            Command::Doctor(_) | Command::Workload { .. } => false,
+            Command::Doctor(doctor) => doctor.verbose,
+            Command::Workload { .. } => false,
         }
     }
 }
@@ -189,6 +190,12 @@ pub struct Doctor {
     /// Only list programs of this tool that are loaded in the kernel; without a running tracer there should be none
     #[arg(long)]
     pub leftovers: bool,
+    /// Only print what was found out about this kernel, for a report
+    #[arg(long)]
+    pub facts: bool,
+    /// Show what the kernel's verifier says of programs that it does not take
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Which events are shown. Filters of different kinds must all hold, values of one kind are alternatives.

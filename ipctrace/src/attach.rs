@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
@@ -12,10 +14,11 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
 use ipctrace_common::{Cause, Hook, Mechanism, Shape, waiting};
+use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
-use crate::object::OBJECT;
+use crate::object::{OBJECT, PLAIN};
 use crate::ring::Ring;
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
@@ -32,6 +35,8 @@ pub struct Attached {
     /// Records come here.
     pub ring: Ring,
     losses: PerCpuArray<MapData, u64>,
+    /// See [`Flag`].
+    lost: Flag,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
     channels: KernelMap<MapData, KernelKey, [u64; 9]>,
@@ -42,6 +47,32 @@ pub struct Attached {
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Hooks that could not be attached, and why.
     pub failed: Vec<(Hook, String)>,
+}
+
+/// A word by which the programs say that they have lost something, in memory that is looked at without a system call.
+struct Flag {
+    memory: MmapRaw,
+    /// Programs that are loaded later find the map by its descriptor.
+    _map: MapData,
+}
+
+impl Flag {
+    fn map(map: aya::maps::Map) -> Result<Flag> {
+        let aya::maps::Map::Array(map) = map else {
+            anyhow::bail!("the map LOST is no array");
+        };
+        let memory = MmapOptions::new()
+            .len(size_of::<u64>())
+            .map_raw(&map.fd().as_fd())
+            .context("mapping the flag of losses into memory")?;
+        Ok(Flag { memory, _map: map })
+    }
+
+    /// Whether it was raised since it was last asked for.
+    fn take(&self) -> bool {
+        // SAFETY: the first word of a live mapping, aligned; programs write it meanwhile, hence the atomic.
+        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }.swap(0, Ordering::AcqRel) != 0
+    }
 }
 
 /// [`Key`] as a kernel map's key.
@@ -67,6 +98,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     };
     let ring = Ring::map(ring, ring_bytes)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
+    let lost = Flag::map(take(&mut ebpf, "LOST")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
     let aya::maps::Map::Array(runs) = take(&mut ebpf, "RUNS")? else {
         anyhow::bail!("the map RUNS is no array");
@@ -100,6 +132,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         ebpf,
         ring,
         losses,
+        lost,
         runs,
         channels,
         mechanisms: plan.config.mechanisms,
@@ -134,7 +167,7 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     if let Some(bytes) = ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
     }
-    loader.load(OBJECT).context("loading the eBPF maps")
+    loader.load(if plan.plain { PLAIN } else { OBJECT }).context("loading the eBPF maps")
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -214,6 +247,9 @@ impl Attached {
             log.flush();
         }
         let mut news = Vec::new();
+        if !self.lost.take() {
+            return Ok(news);
+        }
         for cause in Cause::ALL {
             let total: u64 = self.losses.get(&(*cause as u32), 0)?.iter().sum();
             let known = self.reported.entry(*cause).or_default();
@@ -307,11 +343,11 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
         let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
         let tried = plan.hooks.iter().map(|hook| {
             let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
-            (*hook, loaded.and_then(|()| start(&mut ebpf, *hook)).map_err(|error| first_line(&error)))
+            (*hook, loaded.and_then(|()| start(&mut ebpf, *hook)).map_err(|error| one_line(&error)))
         });
         Ok(tried.collect())
     };
-    attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(first_line(&error)))).collect())
+    attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(one_line(&error)))).collect())
 }
 
 /// How many instructions the verifier looked at for each program of the plan; `None` where the kernel (before 5.16) does
@@ -332,9 +368,21 @@ pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
     Ok(counts)
 }
 
-/// An error and its causes without the verifier's log, which can have thousands of lines.
-fn first_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
+/// An error and its causes in one line: of the verifier's log, which can have thousands of lines, its last word.
+fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    log::debug!("{text}");
+    let (error, verifier) = text.split_once("Verifier output:").unwrap_or((&text, ""));
+    let error = error.lines().next().unwrap_or_default().trim_end_matches(['.', ' ']);
+    /// How lines begin that follow the last word.
+    const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", ": "];
+    let said = |line: &&str| {
+        !line.is_empty() && *line != ":" && !STATISTICS.iter().any(|begin| line.starts_with(begin))
+    };
+    match verifier.lines().map(str::trim_end).rev().find(said) {
+        Some(last) => format!("{error}: {last}"),
+        None => error.to_owned(),
+    }
 }
 
 /// Our programs that are loaded in the kernel now, whoever loaded them: id and name.

@@ -409,6 +409,11 @@ impl Correlator {
         self.shared.at_home(namespace);
     }
 
+    /// The latest time known, ns since boot.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
     /// What no event shows: for each piece of shared memory the pairs of a process that can write and another that has it
     /// mapped, with the size of the memory, up to `now`.
     pub fn pairs(&self, now: u64) -> Vec<Flow> {
@@ -422,8 +427,8 @@ impl Correlator {
         if count == 0 {
             return;
         }
-        self.now = self.now.max(now);
-        self.loss = Some(self.now);
+        // What happened before it may still be under way.
+        self.loss = self.loss.max(Some(now));
         out.push(Event::Lost(Lost { time: now, cause, count }));
     }
 

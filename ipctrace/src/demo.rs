@@ -72,6 +72,9 @@ pub const DEMOS: &[Demo] = &[
     futex::DEMO,
 ];
 
+/// The name of the demo that makes its calls through io_uring.
+pub const THROUGH_RINGS: &str = io_uring::DEMO.name;
+
 /// The demo of that name.
 pub fn find(name: &str) -> Option<&'static Demo> {
     DEMOS.iter().find(|demo| demo.name == name)

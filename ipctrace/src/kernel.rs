@@ -4,6 +4,7 @@
 mod btf;
 pub mod facts;
 pub mod plan;
+pub mod recorded;
 pub mod syscalls;
 pub mod uring;
 

@@ -58,32 +58,36 @@ impl Ring {
         self.map.fd().as_fd()
     }
 
-    /// Gives `each` the records that are there, `most` at the most, and says how many there were.
-    pub fn take(&mut self, most: usize, mut each: impl FnMut(&[u8])) -> usize {
+    /// Gives `each` the records that are there, `most` at the most, and until it says that it wants no more. Whether that was
+    /// all.
+    pub fn take(&mut self, most: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
         // SAFETY: the first word of a live page, aligned; we alone write it.
         let consumer = unsafe { AtomicU64::from_ptr(self.consumer.as_mut_ptr().cast()) };
         // SAFETY: the first word of a live page, aligned; the kernel writes it, and we never do.
         let producer = unsafe { AtomicU64::from_ptr(self.producer.as_mut_ptr().cast()) };
         let mut position = consumer.load(Ordering::Relaxed);
         let mut given = position;
-        let mut taken = 0;
+        let (mut taken, mut more) = (0, true);
         let mut end = producer.load(Ordering::Acquire);
-        while taken < most {
+        let drained = loop {
+            if taken == most || !more {
+                break false;
+            }
             if position == end {
                 end = producer.load(Ordering::Acquire);
                 if position == end {
-                    break;
+                    break true;
                 }
             }
             let at = (position & (self.size - 1)) as usize;
             // SAFETY: within the data, and aligned, for records begin at multiples of 8.
             let header = unsafe { AtomicU32::from_ptr(self.data().add(at).cast()) }.load(Ordering::Acquire);
             if header & BUSY != 0 {
-                break;
+                break true;
             }
             let length = (header & !(BUSY | DISCARDED)) as usize;
             if header & DISCARDED == 0 {
-                each(self.record((position + HEADER) & (self.size - 1), length));
+                more = each(self.record((position + HEADER) & (self.size - 1), length));
             }
             taken += 1;
             position += (length as u64 + HEADER).next_multiple_of(HEADER);
@@ -91,21 +95,9 @@ impl Ring {
                 given = position;
                 consumer.store(position, Ordering::Release);
             }
-        }
-        consumer.store(position, Ordering::Release);
-        taken
-    }
-
-    /// Whether there is nothing to take.
-    pub fn is_empty(&self) -> bool {
-        // SAFETY: as in `take`.
-        let (consumer, producer) = unsafe {
-            (
-                AtomicU64::from_ptr(self.consumer.as_mut_ptr().cast()),
-                AtomicU64::from_ptr(self.producer.as_mut_ptr().cast()),
-            )
         };
-        consumer.load(Ordering::Relaxed) == producer.load(Ordering::Acquire)
+        consumer.store(position, Ordering::Release);
+        drained
     }
 
     fn data(&self) -> *mut u8 {

@@ -21,6 +21,9 @@ use crate::straddlers;
 /// How often the kernel's loss counters are read, and the correlator is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often runs are taken while there is much to do, ns. They stand for so much longer than what they are told before.
+const SWEEP: u64 = 1_000_000;
+
 /// How often this host's addresses are gathered, if an unknown one has been met.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,8 @@ pub struct Tracer {
     attached: Attached,
     intake: Intake,
     ticked: u64,
+    /// When the runs that stood were last taken.
+    swept: u64,
     evicted: u64,
     /// When this host's addresses were gathered.
     gathered: u64,
@@ -92,7 +97,7 @@ impl Tracer {
         let intake = Intake { correlator, feedback, forks: Vec::new() };
         give_back();
         hurry();
-        Ok(Tracer { attached, intake, ticked: now(), evicted: 0, gathered: 0 })
+        Ok(Tracer { attached, intake, ticked: now(), swept: 0, evicted: 0, gathered: 0 })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -110,19 +115,27 @@ impl Tracer {
     /// If the kernel's counters cannot be read.
     pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
         // Before the records, so that what is taken for certain is known to have lost nothing.
-        let mut taken = 0;
-        if !self.attached.ring.is_empty() {
-            self.losses(events)?;
-            let Tracer { attached, intake, .. } = self;
-            taken = attached.ring.take(BATCH, |record| intake.record(record, events));
+        // Runs stand beside the ring: those that are to be told of come before what happened after them. What happened a while
+        // after they were taken waits for the next round, which takes those that have come to stand meanwhile.
+        let begun = now();
+        self.losses(events)?;
+        if begun.saturating_sub(self.swept) >= SWEEP {
+            self.swept = begun;
+            self.runs(begun, false, events);
         }
-        let now = now();
-        self.runs(now, false, events)?;
-        if now.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
-            self.ticked = now;
-            self.tick(now, false, events)?;
+        let until = self.swept + SWEEP;
+        let Tracer { attached, intake, .. } = self;
+        let drained = attached.ring.take(BATCH, |record| {
+            intake.record(record, events);
+            intake.correlator.now() <= until
+        });
+        // Nothing has been missed for long while it may still be in the ring.
+        let seen = if drained { begun } else { intake.correlator.now().min(begun) };
+        if seen.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
+            self.ticked = seen;
+            self.tick(seen, false, events)?;
         }
-        Ok(taken == BATCH)
+        Ok(!drained)
     }
 
     /// Tells of what the kernel lost.
@@ -134,15 +147,10 @@ impl Tracer {
     }
 
     /// Takes the runs that have stood for a while; all of them if `force`.
-    fn runs(&mut self, now: u64, force: bool, events: &mut Vec<Event>) -> Result<()> {
-        let runs = self.attached.runs.take(now, force);
-        if !runs.is_empty() {
-            self.losses(events)?;
-        }
-        for run in runs {
+    fn runs(&mut self, now: u64, force: bool, events: &mut Vec<Event>) {
+        for run in self.attached.runs.take(now, force) {
             self.intake.record(run.as_bytes(), events);
         }
-        Ok(())
     }
 
     fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
@@ -172,7 +180,7 @@ impl Tracer {
         self.attached.detach();
         while self.take(events)? {}
         let now = now();
-        self.runs(now, true, events)?;
+        self.runs(now, true, events);
         self.tick(now, true, events)?;
         self.intake.correlator.finish(now, events);
         Ok(())

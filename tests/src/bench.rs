@@ -26,6 +26,8 @@ pub struct Wish {
     pub rounds: usize,
     /// Operations of a workload, as a multiple of the usual number.
     pub scale: f64,
+    /// Compare the CPU time of the workloads, not how long they take: for a machine that others use as well.
+    pub cpu_time: bool,
     /// Workloads that run one after the other before the mode changes. One: so that what is compared is close in time.
     pub together: usize,
     /// What to compare.
@@ -78,7 +80,7 @@ pub fn measure(wish: &Wish) -> Result<Measured> {
                 // Another order in each round, so that no mode always follows the same one.
                 let mode = wish.modes[(index + round) % wish.modes.len()];
                 let samples =
-                    watched(mode, workloads, wish.scale).with_context(|| format!("with {}", mode.name()))?;
+                    watched(mode, workloads, wish).with_context(|| format!("with {}", mode.name()))?;
                 for (workload, sample) in workloads.iter().zip(samples) {
                     let place = measured
                         .samples
@@ -93,7 +95,8 @@ pub fn measure(wish: &Wish) -> Result<Measured> {
 }
 
 /// Runs workloads while the mode goes on.
-fn watched(mode: Mode, workloads: &[Workload], scale: f64) -> Result<Vec<Option<Sample>>> {
+fn watched(mode: Mode, workloads: &[Workload], wish: &Wish) -> Result<Vec<Option<Sample>>> {
+    let Wish { scale, cpu_time, .. } = *wish;
     let Some(mut running) = mode.start()? else {
         return Ok(vec![None; workloads.len()]);
     };
@@ -101,8 +104,8 @@ fn watched(mode: Mode, workloads: &[Workload], scale: f64) -> Result<Vec<Option<
     for workload in workloads {
         let operations = workload.operations(scale / mode.slowness());
         let before = running.cpu()?;
-        let time = workload.run(operations, running.wrapper())?;
-        let seconds = time.as_secs_f64() / operations as f64;
+        let (time, cpu) = workload.run(operations, running.wrapper())?;
+        let seconds = if cpu_time { cpu } else { time }.as_secs_f64() / operations as f64;
         let own = running.own(before, operations)?;
         samples.push(Some(Sample { seconds, own }));
     }

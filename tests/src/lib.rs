@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod kernel;
 pub mod oracle;
 pub mod scenarios;
 pub mod trace;
@@ -34,12 +35,19 @@ pub fn skip(test: &str, reason: &str) -> Result<()> {
 /// Waits until something is so.
 ///
 /// # Errors
-/// If it is not so after 20 seconds, or cannot be found out.
+/// If it is not so after 20 seconds ([`slowed`]), or cannot be found out.
 pub fn pause_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_so()? {
-        ensure!(start.elapsed() < Duration::from_secs(20), "waited too long: {what}");
+        ensure!(start.elapsed() < slowed(Duration::from_secs(20)), "waited too long: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// A time to wait, where waiting longer does no harm: so many times as long as the environment variable `IPCTRACE_SLOW` says,
+/// which `cargo xtask test --kernels` sets for emulated machines.
+pub fn slowed(time: Duration) -> Duration {
+    let factor = std::env::var("IPCTRACE_SLOW").ok().and_then(|factor| factor.parse().ok());
+    time * factor.unwrap_or(1)
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::binary;
+use crate::{binary, slowed};
 
 /// How long the tracer may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,7 +68,7 @@ impl Trace {
                 let output = child.wait_with_output()?;
                 bail!("ipctrace ended with {status}: {}", String::from_utf8_lossy(&output.stderr));
             }
-            ensure!(start.elapsed() < PATIENCE, "ipctrace did not start");
+            ensure!(start.elapsed() < slowed(PATIENCE), "ipctrace did not start");
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(Trace { child, file })

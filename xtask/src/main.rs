@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod kernels;
 mod run;
 mod setup;
 mod soak;

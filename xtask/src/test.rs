@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::command::{as_root, line, read, run};
+use crate::kernels::{Extent, Programs, run_kernels};
 use crate::setup::Ready;
 use crate::{build, setup, workspace};
 
@@ -16,6 +17,9 @@ use crate::{build, setup, workspace};
 pub(crate) struct Arguments {
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// Only the tests in other kernels, in emulated machines: those of these series, all of the matrix without any
+    #[arg(long, value_name = "VERSION", num_args = 0.., conflicts_with = "filter")]
+    kernels: Option<Vec<String>>,
 }
 
 /// Totals over all suites.
@@ -24,6 +28,8 @@ struct Totals {
     passed: u32,
     failed: u32,
     skipped: u32,
+    /// Kernels that could not be had or run.
+    not_run: u32,
 }
 
 /// Runs everything.
@@ -33,8 +39,14 @@ struct Totals {
 pub(crate) fn test(arguments: &Arguments) -> Result<ExitCode> {
     let ready = setup::ready()?;
     let mut totals = Totals::default();
-    let outcome = steps(&ready, arguments, &mut totals);
-    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    let outcome = match &arguments.kernels {
+        Some(names) => other_kernels(&ready, names, Extent::All, &mut totals),
+        None => steps(&ready, arguments, &mut totals),
+    };
+    println!(
+        "{} passed, {} failed, {} skipped, {} kernels not run",
+        totals.passed, totals.failed, totals.skipped, totals.not_run
+    );
     outcome?;
     Ok(if totals.failed == 0 && totals.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -45,14 +57,34 @@ fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()
     step("lints");
     run(ready.tools(cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"])))?;
     step("lints of the eBPF programs");
-    run(ready.tools(&mut ebpf_lints()))?;
+    for features in ["", "plain"] {
+        run(ready.tools(ebpf_lints().args(["--features", features])))?;
+    }
     step("unit and end-to-end tests");
     let binary = build::build(&build::Arguments { release: true })?;
     for suite in suites(ready)? {
         run_suite(&suite, &binary, arguments, totals)?;
     }
     step("nothing of ours is left in the kernel");
-    leftovers()
+    leftovers()?;
+    if arguments.filter.is_none() {
+        other_kernels(ready, &[], Extent::Part, totals)?;
+    }
+    Ok(())
+}
+
+/// The tests in emulated machines.
+fn other_kernels(ready: &Ready, names: &[String], extent: Extent, totals: &mut Totals) -> Result<()> {
+    step("other kernels");
+    let binary = build::build(&build::Arguments { release: true })?;
+    let suites = suites(ready)?;
+    let tests =
+        |name: &str| suites.iter().find(|suite| suite.name == name).map(|suite| suite.executable.clone());
+    let outcome = run_kernels(names, extent, &Programs { binary: &binary, tests: &tests })?;
+    totals.passed += outcome.passed;
+    totals.failed += outcome.failed;
+    totals.not_run += outcome.not_run;
+    Ok(())
 }
 
 fn step(name: &str) {

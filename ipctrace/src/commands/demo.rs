@@ -8,26 +8,34 @@ use comfy_table::{Table, presets};
 use ipctrace_common::{Mechanism, Shape};
 use tokio::process::Command;
 
-use super::{EXIT_DIFFERENT, View, Wish, begin, run};
+use super::{EXIT_DIFFERENT, EXIT_IMPOSSIBLE, View, Wish, begin, run};
 use crate::args::{self, Format, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
+use crate::kernel::{Facts, Plan};
 use crate::options::{self, Usage};
 use crate::stdout;
 
 /// Plays demos under the tracer and compares.
 ///
 /// # Errors
-/// If there is no such demo, or tracing is not possible.
+/// If there is no such demo, or tracing is not possible. A demo of something that this kernel does not let us trace is passed
+/// over; if that leaves none the exit code says so.
 pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     if arguments.list {
         stdout::line(demo::list())?;
         return Ok(ExitCode::SUCCESS);
     }
     let demos = chosen(&arguments.names)?;
+    let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
     let mut outcomes = Vec::new();
     for demo in demos {
         stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
         stdout::line("")?;
+        if let Some(reason) = off(demo, &plan) {
+            stdout::line(format_args!("Not played: {reason}"))?;
+            stdout::line("")?;
+            continue;
+        }
         let report = play(demo).await?;
         stdout::line("")?;
         stdout::line(report.table())?;
@@ -37,9 +45,22 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
         }
         outcomes.push((demo, report));
     }
+    if outcomes.is_empty() {
+        return Ok(ExitCode::from(EXIT_IMPOSSIBLE));
+    }
     stdout::line(table(&outcomes))?;
     let equal = outcomes.iter().all(|(_, report)| report.equal());
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
+}
+
+/// Why a demo cannot be played on this kernel, if it cannot.
+fn off(demo: &Demo, plan: &Plan) -> Option<String> {
+    let rings = plan.uring.as_ref().err().filter(|_| demo.name == demo::THROUGH_RINGS);
+    let off = plan.mechanisms.iter().find_map(|(mechanism, state)| {
+        let reason = state.as_ref().err().filter(|_| demo.mechanisms.contains(mechanism))?;
+        Some(format!("{} is off: {reason}", mechanism.name()))
+    });
+    off.or_else(|| rings.map(|reason| format!("io_uring is off: {reason}")))
 }
 
 /// The demos of these names; all if none is named.

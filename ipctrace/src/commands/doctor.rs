@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use ipctrace_common::{Hook, Mechanism};
 
 use super::EXIT_IMPOSSIBLE;
-use crate::kernel::{Facts, Plan, uring};
+use crate::kernel::{Facts, Plan, recorded, uring};
 use crate::{args, attach, stdout};
 
 /// Looks, tries each hook, and tells.
@@ -19,6 +19,10 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         return leftovers();
     }
     let facts = Facts::gather();
+    if arguments.facts {
+        stdout::line(recorded::write(&facts).trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     stdout::line(format_args!("kernel        {}", facts.release))?;
     stdout::line(format_args!("lockdown      {}", facts.lockdown.as_deref().unwrap_or("none")))?;
     stdout::line(format_args!(

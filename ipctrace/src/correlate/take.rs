@@ -6,8 +6,9 @@ use super::call::{Call, Latest, Recent};
 use super::context::Context;
 use super::order::{self, Advance, Piece, Verdict};
 use super::put::{Mode, Progress, REACH, Tried, overlapped};
-use super::range::{Offset, Ranges};
+use super::range::{Offset, Range, Ranges};
 use super::sequence::Sequencer;
+use crate::model::Why;
 
 /// The receiving side of a stream.
 #[derive(Debug, Default)]
@@ -72,6 +73,31 @@ fn fit(call: &Call, ranges: &Ranges) -> Fit {
     }
 }
 
+/// By how much the books of the two sides differ, as the positions of the only reader show.
+enum Difference {
+    /// So many bytes at the front were taken by a call that is not in the books.
+    Taken(u64),
+    /// So many before the front were put in by one that is not.
+    Missing(u64),
+    /// They do not, as far as is known.
+    None,
+}
+
+fn difference(call: &Call, ranges: &Ranges) -> Difference {
+    let Some((low, high)) = call.seen else { return Difference::None };
+    let Offset::Exact(end) = ranges.locate(high) else { return Difference::None };
+    let (least, most) = match ranges.locate(low) {
+        Offset::Exact(begin) => (begin, begin),
+        Offset::Between(least, most) => (least, most),
+        Offset::Beyond => return Difference::None,
+    };
+    match end.checked_sub(call.bytes) {
+        Some(begin @ 1..) if (least..=most).contains(&begin) => Difference::Taken(begin),
+        None if least == 0 && ranges.is_behind(low) => Difference::Missing(call.bytes - end),
+        Some(_) | None => Difference::None,
+    }
+}
+
 impl Take {
     /// The books begin anew.
     pub(super) fn restart(&mut self, position: u64) {
@@ -105,6 +131,26 @@ impl Take {
             }
             let fit = if mode.paged { fit(front, ranges) } else { Fit::Unknown };
             self.adrift &= !matches!(fit, Fit::Snug { tight: true });
+            if mode.paged && !mode.senders && !self.crowded() {
+                let in_vain = self.adrift
+                    || mode.force
+                    || self.since.is_some_and(|since| context.overdue(since))
+                    || ranges.len() >= context.limits.ranges / 2;
+                match difference(front, ranges) {
+                    Difference::Taken(bytes) if in_vain => {
+                        let call = Call::lost(bytes, front.time);
+                        each(Settled { call, exact: false, tight: false }, ranges, context);
+                        continue;
+                    }
+                    Difference::Missing(_) if mode.pending && !in_vain && !context.overdue(front.time) => {
+                        break;
+                    }
+                    Difference::Missing(bytes) => {
+                        ranges.push_front(Range::unknown(Why::Lost, bytes, front.time, false));
+                    }
+                    Difference::Taken(_) | Difference::None => {}
+                }
+            }
             if self.adrift {
                 // One process on each side: whichever bytes it were, they went from the one to the other.
                 let exact = !mode.senders && !self.crowded();

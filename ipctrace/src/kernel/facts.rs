@@ -1,11 +1,15 @@
 //! What is known of the running kernel. Gathering decides nothing.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use btf_rs::{Backend, Btf};
 use ipctrace_common::Hook;
 use ipctrace_common::config::{Offsets, Registers};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{btf, syscalls, uring};
 
@@ -54,7 +58,7 @@ impl Facts {
             facts.no_btf = Some(format!("{BTF} does not exist"));
             return facts;
         }
-        match Btf::from_file_with_backend(BTF, Backend::Mmap) {
+        match types() {
             Ok(types) => facts.read(&btf::Types::new(types)),
             Err(error) => facts.no_btf = Some(format!("{BTF}: {error}")),
         }
@@ -63,10 +67,10 @@ impl Facts {
 
     fn read(&mut self, types: &btf::Types) {
         for (path, _) in Offsets::PATHS {
-            let found = match path.strip_prefix("sizeof ") {
+            let found = path.split(" or ").find_map(|path| match path.strip_prefix("sizeof ") {
                 Some(name) => btf::size(types, name),
                 None => btf::offset(types, path),
-            };
+            });
             if let Some(offset) = found {
                 self.offsets.insert(path, offset);
             }
@@ -79,6 +83,19 @@ impl Facts {
         self.tracepoints =
             Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();
     }
+}
+
+/// The kernel's type information. Kernels before Linux 6.16 do not let it be mapped: of theirs a copy is, because looking
+/// up a few names in place takes a small part of the time that reading all of them does.
+fn types() -> Result<Btf, String> {
+    if let Ok(types) = Btf::from_file_with_backend(BTF, Backend::Mmap) {
+        return Ok(types);
+    }
+    let copy = memfd_create("btf", MFdFlags::MFD_CLOEXEC).map_err(|error| error.to_string())?;
+    let mut copy = File::from(copy);
+    File::open(BTF).and_then(|mut file| io::copy(&mut file, &mut copy)).map_err(|error| error.to_string())?;
+    Btf::from_file_with_backend(format!("/proc/self/fd/{}", copy.as_raw_fd()), Backend::Mmap)
+        .map_err(|error| error.to_string())
 }
 
 /// The registers of system calls, as this architecture passes them.

@@ -108,6 +108,9 @@ pub struct Plan {
     pub config: Config,
     /// The programs that are loaded and attached, in this order.
     pub hooks: Vec<Hook>,
+    /// Whether they are the plain ones, for kernels that do not know the helpers (Linux 5.17) and instructions (Linux 5.12) that the
+    /// others use.
+    pub plain: bool,
     /// Every mechanism, with the reason if it is off.
     pub mechanisms: Vec<(Mechanism, Result<(), String>)>,
     /// Whether requests through io_uring are traced, with the reason if not.
@@ -154,6 +157,7 @@ impl Plan {
             .filter(|hook| hook.serves() & on != 0)
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .collect();
+        let plain = !facts.has_loop || !facts.has_find_vma;
         let config = Config {
             offsets,
             registers: facts.registers.unwrap_or_default(),
@@ -161,14 +165,13 @@ impl Plan {
             mechanisms: on,
             payload,
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
-            has_loop: u32::from(facts.has_loop),
             page_shift: page_size().trailing_zeros(),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
-            has_find_vma: u32::from(facts.has_find_vma),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
-            run: RUN,
+            // Keeping a run needs an exchange that is one operation.
+            run: if plain { 0 } else { RUN },
         };
-        Ok(Plan { config, hooks, mechanisms, uring: uring.map(|_| ()) })
+        Ok(Plan { config, hooks, plain, mechanisms, uring: uring.map(|_| ()) })
     }
 
     /// Has every call told of by itself.

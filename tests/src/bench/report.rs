@@ -111,13 +111,13 @@ impl Report<'_> {
 
     /// For people: tables, which are Markdown as well; with headings if it is to stand in a document.
     pub fn text(&self, headings: bool) -> String {
-        let Wish { rounds, scale, .. } = self.wish;
+        let Wish { rounds, scale, cpu_time, .. } = self.wish;
         let mark = if headings { "### " } else { "" };
         let (least, median, most) = self.start_up().unwrap_or_default();
         let mut text = format!("{}\n\n{rounds} rounds, scale {scale}", Machine::this().line());
         text.push_str(": the median over the rounds, and in brackets the least and the greatest.\n");
         let parts = [
-            ("Time of an operation, as a ratio to no tracing", self.to_untraced()),
+            (if *cpu_time { CPU } else { TIME }, self.to_untraced()),
             ("The same, as a ratio to empty programs on the same hooks", self.to_floor()),
             ("What the tracer itself takes (per million transfers, or calls)", self.of_the_tracer()),
         ];
@@ -158,6 +158,9 @@ impl Report<'_> {
         })
     }
 }
+
+const TIME: &str = "Time of an operation, as a ratio to no tracing";
+const CPU: &str = "CPU time of an operation, as a ratio to no tracing";
 
 fn names(modes: &[Mode]) -> impl Iterator<Item = String> {
     modes.iter().map(|mode| mode.name().to_owned())

@@ -94,11 +94,12 @@ impl Workload {
     }
 
     /// Runs it in a process of its own (and children of that), behind the command `wrapper` if that is not empty, and gives
-    /// how long its work took.
+    /// how long its work took, and how much CPU time all of it took.
     ///
     /// # Errors
     /// If the process fails.
-    pub fn run(self, operations: u64, wrapper: &[String]) -> Result<Duration> {
+    pub fn run(self, operations: u64, wrapper: &[String]) -> Result<(Duration, Duration)> {
+        let before = cpu_of_children()?;
         let this = std::env::current_exe()?.into_os_string();
         let words = [this, "__workload".into(), self.name().into(), operations.to_string().into()];
         let mut words = wrapper.iter().map(Into::into).chain(words);
@@ -110,7 +111,7 @@ impl Workload {
             bail!("the workload {} ended with {}", self.name(), output.status);
         }
         let nanoseconds = String::from_utf8(output.stdout)?.trim().parse().context("a workload's time")?;
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok((Duration::from_nanos(nanoseconds), cpu_of_children()?.saturating_sub(before)))
     }
 
     /// Does the work, in the process that was made for it.
@@ -179,6 +180,18 @@ impl Workload {
             }
         }
     }
+}
+
+/// CPU time of all children that have been waited for, and theirs.
+fn cpu_of_children() -> Result<Duration> {
+    // SAFETY: zeros are a value of it.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: a structure that lives until the call returns.
+    let status = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    ensure!(status == 0, "getrusage: {}", std::io::Error::last_os_error());
+    let time =
+        |time: libc::timeval| Duration::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64);
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
 
 /// The same call again and again.

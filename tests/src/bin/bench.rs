@@ -25,6 +25,10 @@ struct Arguments {
     /// With empty programs on the tracepoints of single calls, too: the other way to hook them
     #[arg(long)]
     each_call: bool,
+    /// Compare the CPU time of the workloads, not how long they take: for a machine that others use as well. What the tracer
+    /// takes from them shows in that of the tracer alone
+    #[arg(long)]
+    cpu_time: bool,
     /// One round that does next to nothing: whether everything can be measured
     #[arg(long)]
     short: bool,
@@ -59,6 +63,7 @@ impl Arguments {
         Wish {
             rounds: if self.short { 1 } else { self.rounds.max(1) },
             scale: if self.short { 0.001 } else { self.scale },
+            cpu_time: self.cpu_time,
             together: if self.short { usize::MAX } else { 1 },
             modes,
             workloads: Workload::ALL.iter().filter(only).copied().collect(),

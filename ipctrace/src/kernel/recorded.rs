@@ -1,0 +1,160 @@
+//! Facts of a kernel as text: `ipctrace doctor --facts` writes them, for a report or for the tests of the rules, which read
+//! those of many kernels.
+
+use std::fmt::Write;
+
+use super::Facts;
+
+/// One fact a line. What belongs to the process or the boot, and not to the kernel, is left out.
+pub fn write(facts: &Facts) -> String {
+    let mut text = String::new();
+    let mut line = |line: std::fmt::Arguments<'_>| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{line}");
+    };
+    line(format_args!("release {}", facts.release));
+    for (name, has) in [
+        ("loop", facts.has_loop),
+        ("find_vma", facts.has_find_vma),
+        ("registers", facts.registers.is_some()),
+        ("io_uring submit names the request", facts.uring.submit_names_request),
+    ] {
+        if has {
+            line(format_args!("has {name}"));
+        }
+    }
+    if let Some(form) = facts.uring.complete {
+        line(format_args!("io_uring complete {form}"));
+    }
+    if let Some(size) = facts.pipe_buffer_size {
+        line(format_args!("size pipe_buffer {size}"));
+    }
+    for hook in &facts.tracepoints {
+        line(format_args!("tracepoint {}", hook.tracepoint()));
+    }
+    for (path, offset) in &facts.uring.places {
+        line(format_args!("io_uring offset {offset} {path}"));
+    }
+    for (path, offset) in &facts.offsets {
+        line(format_args!("offset {offset} {path}"));
+    }
+    text
+}
+
+/// Reads what [`write`] wrote, of a process that may do everything; `None` if a line is not understood.
+#[cfg(test)]
+pub fn read(text: &str) -> Option<Facts> {
+    use ipctrace_common::Hook;
+    use ipctrace_common::config::{Offsets, Registers};
+    use ipctrace_common::uring::Places;
+
+    let mut facts = Facts { capabilities: u64::MAX, ..Facts::default() };
+    for line in text.lines() {
+        let (kind, rest) = line.split_once(' ')?;
+        match (kind, rest) {
+            ("release", release) => facts.release = release.to_owned(),
+            ("has", "loop") => facts.has_loop = true,
+            ("has", "find_vma") => facts.has_find_vma = true,
+            ("has", "registers") => facts.registers = Some(Registers::default()),
+            ("has", "io_uring submit names the request") => facts.uring.submit_names_request = true,
+            ("size", rest) => facts.pipe_buffer_size = rest.strip_prefix("pipe_buffer ")?.parse().ok(),
+            ("tracepoint", name) => {
+                // One that the programs have no use for any more.
+                facts.tracepoints.extend(Hook::ALL.iter().filter(|hook| hook.tracepoint() == name));
+            }
+            ("offset", rest) => {
+                let (offset, path) = rest.split_once(' ')?;
+                if let Some((path, _)) = Offsets::PATHS.iter().find(|(known, _)| *known == path) {
+                    facts.offsets.insert(path, offset.parse().ok()?);
+                }
+            }
+            ("io_uring", rest) => {
+                if let Some(form) = rest.strip_prefix("complete ") {
+                    facts.uring.complete = form.parse().ok();
+                    continue;
+                }
+                let (offset, path) = rest.strip_prefix("offset ")?.split_once(' ')?;
+                if let Some((path, ..)) = Places::PATHS.iter().find(|(known, ..)| *known == path) {
+                    facts.uring.places.insert(path, offset.parse().ok()?);
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use ipctrace_common::{Mechanism, Shape};
+
+    use super::*;
+    use crate::kernel::Plan;
+
+    /// The kernels of the matrix, as `ipctrace doctor --facts` told in each.
+    const KERNELS: [(&str, &str); 5] = [
+        ("5.10", include_str!("recorded/5.10.txt")),
+        ("6.1", include_str!("recorded/6.1.txt")),
+        ("6.12", include_str!("recorded/6.12.txt")),
+        ("6.18", include_str!("recorded/6.18.txt")),
+        ("7.3", include_str!("recorded/7.3.txt")),
+    ];
+
+    fn plan(series: &str) -> Plan {
+        let (_, text) = KERNELS.iter().find(|(found, _)| *found == series).expect("a kernel of the matrix");
+        let facts = read(text).expect("facts");
+        assert!(facts.release.starts_with(series), "{} is no {series}", facts.release);
+        Plan::new(&facts, Mechanism::ALL, 1, 0).expect("something can be traced")
+    }
+
+    fn off(plan: &Plan) -> Vec<(Mechanism, String)> {
+        plan.mechanisms
+            .iter()
+            .filter_map(|(mechanism, state)| Some((*mechanism, state.clone().err()?)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (_, text) in KERNELS {
+            let facts = read(text).expect("facts");
+            assert_eq!(read(&write(&facts)), Some(facts));
+        }
+    }
+
+    #[test]
+    fn newer_kernels_have_everything() {
+        for series in ["6.12", "6.18", "7.3"] {
+            let plan = plan(series);
+            assert_eq!((off(&plan), plan.uring.clone(), plan.plain), (vec![], Ok(()), false), "{series}");
+        }
+    }
+
+    #[test]
+    fn arrivals_of_datagrams_are_told_since_linux_6_3() {
+        let plan = plan("6.1");
+        let off = off(&plan);
+        assert!(
+            off.iter().all(|(mechanism, why)| *mechanism == Mechanism::Udp && why.contains("sk_data_ready")),
+            "{off:?}"
+        );
+        assert_eq!((plan.uring.clone(), plan.plain, plan.config.uring.by_socket), (Ok(()), false, 0));
+    }
+
+    #[test]
+    fn the_plain_programs_do_without_mappings() {
+        let plan = plan("5.10");
+        assert!(plan.plain && plan.config.run == 0);
+        assert!(plan.uring.as_ref().is_err_and(|why| why.contains("6.0")));
+        for (mechanism, why) in off(&plan) {
+            let expected = if mechanism.shape() == Shape::Shared || mechanism == Mechanism::Futex {
+                "bpf_find_vma"
+            } else if mechanism == Mechanism::Udp {
+                "sk_data_ready"
+            } else {
+                "nothing"
+            };
+            assert!(why.contains(expected), "{mechanism:?}: {why}");
+        }
+    }
+}

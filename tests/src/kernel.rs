@@ -1,0 +1,56 @@
+//! What of this kernel can be traced: tests of the rest are skipped.
+
+use std::sync::OnceLock;
+
+use ipctrace::demo::truth::Truth;
+use ipctrace::kernel::{Facts, Plan};
+use ipctrace_common::{Mechanism, Shape};
+
+/// The plan for everything; none if nothing can be traced.
+fn plan() -> Option<&'static Plan> {
+    static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+    PLAN.get_or_init(|| Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0).ok()).as_ref()
+}
+
+/// Why a mechanism cannot be traced on this kernel, if it cannot.
+pub fn off(mechanism: Mechanism) -> Option<&'static str> {
+    plan().map_or(Some("nothing can be traced"), |plan| {
+        plan.mechanisms.iter().find(|(found, _)| *found == mechanism)?.1.as_ref().err().map(String::as_str)
+    })
+}
+
+/// Why requests through io_uring cannot be, if they cannot.
+pub fn rings_off() -> Option<&'static str> {
+    plan().map_or(Some("nothing can be traced"), |plan| plan.uring.as_ref().err().map(String::as_str))
+}
+
+/// Takes what cannot be traced on this kernel out of what processes say they did; gives why, if that leaves nothing.
+pub fn possible(truth: Vec<Truth>) -> Result<Vec<Truth>, &'static str> {
+    let mut reason = None;
+    let mut is_off = |mechanism: Option<Mechanism>| {
+        let off = mechanism.and_then(off);
+        reason = reason.or(off);
+        off.is_some()
+    };
+    let named = |name: &str| Mechanism::ALL.iter().copied().find(|mechanism| mechanism.name() == name);
+    let left: Vec<Truth> = truth
+        .into_iter()
+        .filter(|truth| match truth {
+            Truth::Member { .. } | Truth::Named { .. } | Truth::Handoff { .. } => true,
+            Truth::Sent { mechanism, .. }
+            | Truth::Transfer { mechanism, .. }
+            | Truth::Wake { mechanism, .. } => !is_off(named(mechanism)),
+            Truth::Units { .. } => !is_off(Some(Mechanism::Eventfd)),
+            Truth::Signal { .. } => !is_off(Some(Mechanism::Signal)),
+            // They are on or off together.
+            Truth::Share { .. } | Truth::Evidence { .. } => {
+                !is_off(Mechanism::ALL.iter().copied().find(|mechanism| mechanism.shape() == Shape::Shared))
+            }
+        })
+        .collect();
+    let nothing = left.iter().all(|truth| matches!(truth, Truth::Member { .. } | Truth::Named { .. }));
+    match reason {
+        Some(reason) if nothing => Err(reason),
+        Some(_) | None => Ok(left),
+    }
+}

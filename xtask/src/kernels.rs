@@ -1,0 +1,198 @@
+//! `cargo xtask test --kernels`: the tests in other kernels, each in an emulated machine over this one's file system.
+
+mod archive;
+mod guest;
+mod image;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::unistd::geteuid;
+
+use crate::command::{line, read, run};
+use crate::workspace;
+use archive::Series;
+use report::Report;
+
+/// Where the executables are that guests run.
+pub(crate) struct Programs<'a> {
+    /// `ipctrace`.
+    pub(crate) binary: &'a Path,
+    /// Test executables by name.
+    pub(crate) tests: &'a dyn Fn(&str) -> Option<PathBuf>,
+}
+
+/// How much is run in each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything.
+    All,
+    /// What has room in every run of the tests: a few kernels, `doctor` and the demos.
+    Part,
+}
+
+/// What came of it.
+pub(crate) struct Outcome {
+    /// Steps that failed, and guests that died.
+    pub(crate) failed: u32,
+    /// Kernels in which everything passed.
+    pub(crate) passed: u32,
+    /// Kernels that could not be run.
+    pub(crate) not_run: u32,
+}
+
+/// The kernels of [`Extent::Part`]: the oldest, one between, and the newest.
+const PART: [&str; 3] = ["5.10", "6.12", "newest"];
+
+/// Runs the kernels of these names (all of the matrix, or of the part, if none is named) one after the other and prints a table.
+///
+/// # Errors
+/// If a name is unknown, or the demos cannot be listed.
+pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<'_>) -> Result<Outcome> {
+    let chosen: Vec<&Series> = archive::MATRIX
+        .iter()
+        .filter(|series| match (names.is_empty(), extent) {
+            (true, Extent::All) => true,
+            (true, Extent::Part) => PART.contains(&series.name),
+            (false, _) => names.iter().any(|name| name == series.name),
+        })
+        .collect();
+    for name in names {
+        anyhow::ensure!(
+            chosen.iter().any(|series| series.name == name),
+            "no kernel {name} in the matrix: it has {}",
+            archive::MATRIX.iter().map(|series| series.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let demos = report::demos(&read(Command::new(programs.binary).args(["demo", "--list"]))?);
+    let ready = set_up();
+    let mut reports = Vec::new();
+    for series in chosen {
+        let report = match &ready {
+            Ok(()) => run_one(series, extent, programs, &demos)?,
+            Err(reason) => Report::not_run(series.name, reason.clone()),
+        };
+        reports.push(report);
+    }
+    print!("{}", report::table(&reports, &demos));
+    let mut outcome = Outcome { failed: 0, passed: 0, not_run: 0 };
+    for report in &reports {
+        match (&report.version, report.failures(&demos)) {
+            (Err(_), _) => outcome.not_run += 1,
+            (Ok(_), 0) => outcome.passed += 1,
+            (Ok(_), failures) => outcome.failed += failures as u32,
+        }
+    }
+    Ok(outcome)
+}
+
+/// Installs what is missing, or says what that is.
+fn set_up() -> Result<(), String> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(format!(
+            "the kernels of the matrix are of x86_64, this machine is {}",
+            std::env::consts::ARCH
+        ));
+    }
+    if !geteuid().is_root() {
+        return Err("serving the file system to a guest needs root".to_owned());
+    }
+    let missing = guest::missing();
+    if !missing.is_empty() {
+        eprintln!("xtask: installing {} with apt, to run other kernels", missing.join(", "));
+        let install = |update: bool| {
+            let mut command = Command::new("apt-get");
+            command.env("DEBIAN_FRONTEND", "noninteractive");
+            if update {
+                command.args(["-qq", "update"]);
+            } else {
+                command.args(["install", "-qq", "-y", "--no-install-recommends"]).args(&missing);
+            }
+            read(&mut command)
+        };
+        if install(false).is_err() {
+            // The lists of packages may be old, or not there yet.
+            let _ = install(true);
+            install(false)
+                .map_err(|error| format!("{} cannot be installed: {error:#}", missing.join(", ")))?;
+        }
+    }
+    if guest::server().is_none() {
+        // Part of qemu up to Debian 12, by itself later.
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command.args(["install", "-qq", "-y", "--no-install-recommends", "virtiofsd"]);
+        run(&mut command).map_err(|error| format!("virtiofsd cannot be installed: {error:#}"))?;
+    }
+    Ok(())
+}
+
+/// Boots one kernel and runs everything in it.
+fn run_one(
+    series: &Series,
+    extent: Extent,
+    programs: &Programs<'_>,
+    demos: &[report::Demo],
+) -> Result<Report> {
+    let kernel = match archive::kernel(series) {
+        Ok(kernel) => kernel,
+        Err(error) => return Ok(Report::not_run(series.name, format!("{error:#}"))),
+    };
+    let start = Instant::now();
+    println!("   {}: {}", series.name, kernel.version);
+    let script = script(extent, programs, demos)?;
+    let limit = match extent {
+        Extent::All => Duration::from_secs(75 * 60),
+        Extent::Part => Duration::from_secs(20 * 60),
+    };
+    let mut output = String::new();
+    let outcome = guest::run(&kernel, &script, limit, &mut |said| {
+        output.push_str(said);
+        output.push('\n');
+    });
+    let logs = workspace::target().join("kernels");
+    fs::create_dir_all(&logs)?;
+    let log = logs.join(format!("{}.log", kernel.version));
+    fs::write(&log, &output).with_context(|| format!("writing {}", log.display()))?;
+    let report = Report {
+        series: series.name,
+        version: Ok(kernel.version),
+        steps: report::steps(&output),
+        broken: outcome.err().map(|error| format!("{error:#}")),
+    };
+    println!(
+        "   {}: {} failures, {} s, {}",
+        series.name,
+        report.failures(demos),
+        start.elapsed().as_secs(),
+        log.display()
+    );
+    Ok(report)
+}
+
+/// What the guest runs.
+fn script(extent: Extent, programs: &Programs<'_>, demos: &[report::Demo]) -> Result<String> {
+    let test = |name: &str| -> Result<String> {
+        let path = (programs.tests)(name).with_context(|| format!("no test executable {name}"))?;
+        Ok(path.display().to_string())
+    };
+    let steps = match extent {
+        Extent::All => "doctor programs demos attribution seeds",
+        Extent::Part => "doctor programs demos",
+    };
+    let names: Vec<&str> = demos.iter().map(|(name, _)| name.as_str()).collect();
+    let folder = line(Command::new("cd").arg(workspace::root().canonicalize()?));
+    Ok(format!(
+        "{folder}\nIPCTRACE='{}'\nATTRIBUTION='{}'\nORACLE='{}'\nPROGRAMS='{}'\nDEMOS='{}'\nSTEPS='{steps}'\nSEEDS=3\n{}",
+        programs.binary.canonicalize()?.display(),
+        test("attribution")?,
+        test("oracle")?,
+        test("programs")?,
+        names.join(" "),
+        include_str!("kernels/run.sh")
+    ))
+}
