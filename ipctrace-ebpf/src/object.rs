@@ -1,13 +1,13 @@
 //! The object behind a descriptor, at the time of the call.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::Array;
-use ipctrace_common::Mechanism;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use ipctrace_common::wire::op_flag;
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{mechanisms, offset};
 use crate::inflight::{Last, Side};
-use crate::kernel::{Result, load, read};
+use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
 const S_IFMT: u16 = 0o170_000;
@@ -97,13 +97,22 @@ impl Slots {
         if file == 0 || !Found::stand_together() {
             return Found::new(fd, file);
         }
-        let [operations, _, private, inode]: [u64; 4] = read(file, offset!(file_op))?;
+        let desk = FILE_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+        // SAFETY: this CPU's valid, aligned place of that size; nothing interrupts the program on sys_enter that comes here too.
+        let [operations, _, private, inode] = unsafe {
+            copy(desk, file, offset!(file_op))?;
+            *desk
+        };
         if is_strange(operations) {
             return Ok(Found::NOTHING);
         }
         Ok(Found { fd, file, inode, operations, private, mode: read(inode, offset!(inode_mode))? })
     }
 }
+
+/// Where a part of a `struct file` is read to: the stack is small.
+#[map]
+static FILE_DESK: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
 
 /// File operations (`f_op`) of files that are no channels: what was found out once of a kind of file need not be found out of
 /// the next. Operations are part of the kernel or of a module and are of no channel later on: those of channels are part of
@@ -156,12 +165,8 @@ impl Found {
         if file == 0 {
             return Ok(Found::NOTHING);
         }
-        let [private, inode] = if Found::has_both() {
-            read(file, offset!(file_private_data))?
-        } else {
-            [0, read(file, offset!(file_inode))?]
-        };
-        Ok(Found { fd, file, inode, operations: 0, private, mode: read(inode, offset!(inode_mode))? })
+        let inode: u64 = read(file, offset!(file_inode))?;
+        Ok(Found { fd, file, inode, operations: 0, private: 0, mode: read(inode, offset!(inode_mode))? })
     }
 
     /// Whether `f_op`, `private_data` and `f_inode` can be read in one go, as they can since Linux 6.12. Known to the verifier.
@@ -170,17 +175,10 @@ impl Found {
         offset!(file_private_data) == offset!(file_op) + 16 && offset!(file_inode) == offset!(file_op) + 24
     }
 
-    /// Whether the two fields that are needed of most files stand together, as they do since Linux 6.12. Known to the
-    /// verifier.
-    #[inline(always)]
-    fn has_both() -> bool {
-        offset!(file_inode) == offset!(file_private_data) + 8
-    }
-
     /// Its `private_data`.
     #[inline(always)]
     fn private(self) -> Result<u64> {
-        if Found::has_both() { Ok(self.private) } else { read(self.file, offset!(file_private_data)) }
+        if self.operations != 0 { Ok(self.private) } else { read(self.file, offset!(file_private_data)) }
     }
 
     /// Whether it may be a channel. If not, the call is over for us.
@@ -213,13 +211,22 @@ fn is_memory(inode: u64) -> bool {
     read::<u32>(inode, offset!(inode_rdev)).is_ok_and(|device| device >> MINOR_BITS == 1)
 }
 
+/// The open file behind `fd`.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn find(fd: u32) -> Result<Found> {
+    Found::new(fd, file(fd)?)
+}
+
 /// Describes the channel behind `fd` in `side`; `mechanism` stays 0 if it is none that is traced.
 ///
 /// # Errors
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<()> {
-    describe_found(Found::new(fd, file(fd)?)?, direction, side)
+    describe_found(find(fd)?, direction, side)
 }
 
 /// Describes the channel that an open file is.

@@ -92,7 +92,8 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
         None => Found::NOTHING,
     };
     let other = match second {
-        Some((fd, _)) => slots.find(fd as u32)?,
+        // Not as often: what is read on the way here and kept would take stack.
+        Some((fd, _)) => object::find(fd as u32)?,
         None => Found::NOTHING,
     };
     if !found.may_be_channel() && !other.may_be_channel() && class != Class::Sigwait {

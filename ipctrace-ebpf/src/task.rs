@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{
 use ipctrace_common::wire::Task;
 
 use crate::config::{offset, own_tgid};
-use crate::kernel::{load, read};
+use crate::kernel::{copy, load, read};
 
 /// No task.
 pub(crate) const NOBODY: Task =
@@ -61,10 +61,9 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
             *comm.add(1) = load(task, offset!(task_comm) + 8);
         } else {
             let leader = leader();
-            (*place).start = read(leader, offset!(task_start)).unwrap_or(0);
-            let [first, second]: [u64; 2] = read(leader, offset!(task_comm)).unwrap_or([0; 2]);
-            *comm = first;
-            *comm.add(1) = second;
+            // Where they are wanted, for the stack is small. What cannot be read becomes zeros.
+            let _ = copy(&raw mut (*place).start, leader, offset!(task_start));
+            let _ = copy(&raw mut (*place).comm, leader, offset!(task_comm));
         }
     }
 }

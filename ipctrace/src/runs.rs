@@ -35,9 +35,14 @@ impl Runs {
         Ok(Runs { memory, _map: map })
     }
 
-    /// Takes the runs that have stood for a while by `now` (ns since boot), all of them if `force`.
-    pub fn take(&self, now: u64, force: bool) -> Vec<Op> {
-        (0..RUNS as usize).filter_map(|index| self.take_one(index, now, force)).collect()
+    /// Takes the runs that have stood for a while by `now` (ns since boot), all of them if `force`, and gives `each` the
+    /// record of each.
+    pub fn take(&self, now: u64, force: bool, mut each: impl FnMut(Op)) {
+        for index in 0..RUNS as usize {
+            if let Some(op) = self.take_one(index, now, force) {
+                each(op);
+            }
+        }
     }
 
     fn take_one(&self, index: usize, now: u64, force: bool) -> Option<Op> {

@@ -1,13 +1,14 @@
 //! A running trace: takes records from the ring and gives events.
 
+use std::cmp::Reverse;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipctrace_common::wire::process_event;
+use ipctrace_common::wire::{Header, Op, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addresses;
 use crate::attach::{self, Attached};
@@ -46,6 +47,8 @@ pub struct Fork {
 pub struct Tracer {
     attached: Attached,
     intake: Intake,
+    /// Runs of small calls that stood beside the ring, latest first: each waits for what is in the ring from before its end.
+    runs: Vec<Op>,
     ticked: u64,
     /// When the runs that stood were last taken.
     swept: u64,
@@ -62,6 +65,13 @@ struct Intake {
 }
 
 impl Intake {
+    /// Takes in the runs that ended by `time`; the earliest is last.
+    fn runs(&mut self, runs: &mut Vec<Op>, time: u64, events: &mut Vec<Event>) {
+        while let Some(run) = runs.pop_if(|run| run.header.time <= time) {
+            self.record(run.as_bytes(), events);
+        }
+    }
+
     fn record(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
         match decode::decode(bytes) {
             Ok(record) => {
@@ -97,7 +107,7 @@ impl Tracer {
         let intake = Intake { correlator, feedback, forks: Vec::new() };
         give_back();
         hurry();
-        Ok(Tracer { attached, intake, ticked: now(), swept: 0, evicted: 0, gathered: 0 })
+        Ok(Tracer { attached, intake, runs: Vec::new(), ticked: now(), swept: 0, evicted: 0, gathered: 0 })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -115,20 +125,24 @@ impl Tracer {
     /// If the kernel's counters cannot be read.
     pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
         // Before the records, so that what is taken for certain is known to have lost nothing.
-        // Runs stand beside the ring: those that are to be told of come before what happened after them. What happened a while
-        // after they were taken waits for the next round, which takes those that have come to stand meanwhile.
-        let begun = now();
         self.losses(events)?;
+        let begun = now();
         if begun.saturating_sub(self.swept) >= SWEEP {
             self.swept = begun;
-            self.runs(begun, false, events);
+            self.sweep(false);
         }
+        // What happens after that waits for the next round, which takes the runs that have come to stand meanwhile.
         let until = self.swept + SWEEP;
-        let Tracer { attached, intake, .. } = self;
+        let Tracer { attached, intake, runs, .. } = self;
         let drained = attached.ring.take(BATCH, |record| {
+            let time = Header::read_from_prefix(record).map_or(0, |(header, _)| header.time);
+            intake.runs(runs, time, events);
             intake.record(record, events);
-            intake.correlator.now() <= until
+            time <= until
         });
+        if drained {
+            intake.runs(runs, begun, events);
+        }
         // Nothing has been missed for long while it may still be in the ring.
         let seen = if drained { begun } else { intake.correlator.now().min(begun) };
         if seen.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
@@ -147,10 +161,10 @@ impl Tracer {
     }
 
     /// Takes the runs that have stood for a while; all of them if `force`.
-    fn runs(&mut self, now: u64, force: bool, events: &mut Vec<Event>) {
-        for run in self.attached.runs.take(now, force) {
-            self.intake.record(run.as_bytes(), events);
-        }
+    fn sweep(&mut self, force: bool) {
+        let runs = &mut self.runs;
+        self.attached.runs.take(now(), force, |run| runs.push(run));
+        runs.sort_unstable_by_key(|run| Reverse(run.header.time));
     }
 
     fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
@@ -180,7 +194,8 @@ impl Tracer {
         self.attached.detach();
         while self.take(events)? {}
         let now = now();
-        self.runs(now, true, events);
+        self.sweep(true);
+        self.intake.runs(&mut self.runs, u64::MAX, events);
         self.tick(now, true, events)?;
         self.intake.correlator.finish(now, events);
         Ok(())
