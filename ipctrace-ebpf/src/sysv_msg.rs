@@ -5,7 +5,7 @@ use ipctrace_common::wire::{Key, NAME_MAX};
 
 use crate::config::offset;
 use crate::inflight::Side;
-use crate::kernel::{load, read};
+use crate::kernel::read;
 use crate::object::is_on;
 use crate::sysv;
 

@@ -77,20 +77,13 @@ workloads! {
 }
 
 impl Workload {
-    /// Whether its operations are calls that are no IPC.
-    pub fn is_no_ipc(self) -> bool {
-        matches!(self, Workload::Getpid | Workload::DevZero | Workload::FutexPrivate)
-    }
-
     /// Operations of one run at that scale.
     pub fn operations(self, scale: f64) -> u64 {
-        match self {
-            // One flow each: the number is the point.
-            Workload::ManyFlows if scale >= 0.1 => self.usual(),
-            // Nothing gets slower by being watched.
-            Workload::Idle => ((self.usual() as f64 * scale) as u64).max(20),
-            _ => ((self.usual() as f64 * scale) as u64).max(20),
+        // Of flows the number is the point.
+        if self == Workload::ManyFlows && scale >= 0.1 {
+            return self.usual();
         }
+        ((self.usual() as f64 * scale) as u64).max(20)
     }
 
     /// Runs it in a process of its own (and children of that), behind the command `wrapper` if that is not empty, and gives
@@ -137,12 +130,18 @@ impl Workload {
             Workload::UdpPingPong => both_ways(operations, udp_pair()?),
             Workload::PosixQueue => {
                 let queue = PosixQueue::new("bench", 10, 64, 0)?;
-                let receive = || Ok(drop(queue.receive()?));
+                let receive = || {
+                    queue.receive()?;
+                    Ok(())
+                };
                 through(operations, || Ok(queue.send(&[1; 64], 0)?), receive)
             }
             Workload::SysvQueue => {
                 let queue = SysvQueue::new()?;
-                let receive = || Ok(drop(queue.receive(0, 64, 0)?));
+                let receive = || {
+                    queue.receive(0, 64, 0)?;
+                    Ok(())
+                };
                 through(operations, || Ok(queue.send(1, &[1; 64], 0)?), receive)
             }
             Workload::EventfdPingPong => {

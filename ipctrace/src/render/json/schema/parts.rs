@@ -65,8 +65,11 @@ pub(in crate::render::json) struct Processes {
     cgroups: Arc<dyn Cgroups>,
     charset: Charset,
     /// By address, which nothing else has as long as the process stands beside it.
-    written: RefCell<HashMap<*const model::Proc, (Arc<model::Proc>, Rc<RawValue>)>>,
+    written: RefCell<HashMap<*const model::Proc, Written>>,
 }
+
+/// A process, and how it is written.
+type Written = (Arc<model::Proc>, Rc<RawValue>);
 
 /// Processes that are remembered.
 const MOST: usize = 2048;
