@@ -1,6 +1,8 @@
 //! System calls between their begin and their end.
 
-use core::ptr::{null_mut, read_volatile, write_volatile};
+#[cfg(not(feature = "plain"))]
+use core::ptr::read_volatile;
+use core::ptr::{null_mut, write_volatile};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::map;
@@ -8,7 +10,9 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use ipctrace_common::Cause;
 use ipctrace_common::wire::Key;
 
-use crate::kernel::{Result, exchange};
+use crate::kernel::Result;
+#[cfg(not(feature = "plain"))]
+use crate::kernel::exchange;
 
 /// One end of a channel that a call works on, as it was when the call began.
 #[derive(Clone, Copy)]
@@ -176,17 +180,30 @@ struct Place {
 /// How many places there are: a power of two.
 const PLACES: u32 = 65_536;
 
+/// The same in the plain programs: older verifiers would have too many paths to follow through an array and what goes with it.
+#[cfg(feature = "plain")]
+#[map]
+static IN_FLIGHT: HashMap<u32, Place> = HashMap::with_max_entries(PLACES, 0);
+
+/// A place of which nothing is known: never written.
+#[cfg(feature = "plain")]
+#[map]
+static BLANK: Array<Place> = Array::with_max_entries(1, 0);
+
 /// Calls by thread. A thread has a home, which is its id modulo [`PLACES`]; where that is taken it goes to another place,
 /// and [`ELSEWHERE`] says which. An array, because that is found in a tenth of the time of a hash table's entry, and there
 /// are several look-ups for each call. A thread keeps its place until it ends.
+#[cfg(not(feature = "plain"))]
 #[map]
 static IN_FLIGHT: Array<Place> = Array::with_max_entries(PLACES, 0);
 
 /// Places of the threads that are not at home. There are none as long as ids are below [`PLACES`].
+#[cfg(not(feature = "plain"))]
 #[map]
 static ELSEWHERE: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 
 /// Places that are looked at for one that is free.
+#[cfg(not(feature = "plain"))]
 const ATTEMPTS: u32 = 64;
 
 /// Where a call is described that is not the current thread's usual one: too large for the stack.
@@ -223,6 +240,7 @@ pub(crate) fn place(tid: u32) -> Result<*mut InFlight> {
 ///
 /// No `Option`: what stands in one that is none is for the compiler to choose, and the verifier lets it move nothing that was
 /// not set. For the same reason no [`get`] or [`place`] is to be put in a tuple with something else.
+#[cfg(not(feature = "plain"))]
 #[inline(always)]
 fn find(tid: u32) -> *mut Place {
     let Some(home) = IN_FLIGHT.get_ptr_mut(tid & (PLACES - 1)) else {
@@ -249,7 +267,27 @@ fn find(tid: u32) -> *mut Place {
     if unsafe { read_volatile(&raw const (*place).owner) } == u64::from(tid) { place } else { null_mut() }
 }
 
+/// The same in the plain programs.
+#[cfg(feature = "plain")]
+#[inline(always)]
+fn find(tid: u32) -> *mut Place {
+    IN_FLIGHT.get_ptr_mut(tid).unwrap_or(null_mut())
+}
+
+/// Makes a place for a thread that has none. The verifier looks at it by itself.
+#[cfg(feature = "plain")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn settle(tid: u32) -> i32 {
+    if let Some(blank) = BLANK.get(0) {
+        // If it fails, none is found.
+        let _ = IN_FLIGHT.insert(tid, blank, 0);
+    }
+    0
+}
+
 /// Finds a place for a thread that has none; the first call of every thread comes here. The verifier looks at it by itself.
+#[cfg(not(feature = "plain"))]
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn settle(tid: u32) -> i32 {
@@ -318,6 +356,7 @@ pub(crate) fn end(tid: u32) {
 }
 
 /// The thread is over.
+#[cfg(not(feature = "plain"))]
 #[inline(always)]
 pub(crate) fn forget(tid: u32) {
     let place = find(tid);
@@ -343,4 +382,12 @@ pub(crate) fn forget(tid: u32) {
         // It may have been at home.
         let _ = ELSEWHERE.remove(tid);
     }
+}
+
+/// The same in the plain programs.
+#[cfg(feature = "plain")]
+#[inline(always)]
+pub(crate) fn forget(tid: u32) {
+    // Nothing to do if it was not there.
+    let _ = IN_FLIGHT.remove(tid);
 }

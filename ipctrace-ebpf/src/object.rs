@@ -69,7 +69,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Finds them. To be called where the verifier comes by once: see `task::leader`.
+    /// Finds them. To be called where the verifier comes by once: see `task::task_leader`.
     #[inline(always)]
     pub(crate) fn of_current() -> Slots {
         // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to

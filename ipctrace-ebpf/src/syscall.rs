@@ -64,7 +64,9 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// Describes the call and remembers it, if it works on a channel.
-#[inline(always)]
+///
+/// A function of its own, for its stack is not to be that of the special calls as well.
+#[inline(never)]
 fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     if is_compat() {
         return Err(Cause::CompatCall);
@@ -199,7 +201,9 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// Tells what the call did.
-#[inline(always)]
+///
+/// A function of its own for its stack, as `try_enter`.
+#[inline(never)]
 fn exited(tid: u32, call: &mut InFlight, returned: u64) {
     match Class::from_wire(call.class) {
         Some(Class::Splice | Class::Tee | Class::Sendfile) => {

@@ -55,12 +55,13 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
         (*place).uid = bpf_get_current_uid_gid() as u32;
         (*place).reserved = 0;
         let comm = (&raw mut (*place).comm).cast::<u64>();
-        if (ids >> 32) as u32 == ids as u32 {
+        // One path is enough where loads are reads anyway.
+        if cfg!(not(feature = "plain")) && (ids >> 32) as u32 == ids as u32 {
             (*place).start = load(task, offset!(task_start));
             *comm = load(task, offset!(task_comm));
             *comm.add(1) = load(task, offset!(task_comm) + 8);
         } else {
-            let leader = leader();
+            let leader = task_leader();
             // Where they are wanted, for the stack is small. What cannot be read becomes zeros.
             let _ = copy(&raw mut (*place).start, leader, offset!(task_start));
             let _ = copy(&raw mut (*place).comm, leader, offset!(task_comm));
@@ -72,12 +73,15 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
 ///
 /// Read, not loaded: to see whether it may trust a pointer that is loaded from a task, the verifier goes through all types of
 /// the kernel by name, again on each path; that was half of its time.
-#[inline(always)]
-fn leader() -> u64 {
+///
+/// The verifier looks at it by itself, and its callers need no stack for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn task_leader() -> u64 {
     read(untyped(), offset!(task_group_leader)).unwrap_or(0)
 }
 
-/// The current `struct task_struct` as a number, for what is not read often. See [`leader`].
+/// The current `struct task_struct` as a number, for what is not read often. See [`task_leader`].
 #[inline(always)]
 pub(crate) fn untyped() -> u64 {
     // SAFETY: the helper has no preconditions.
