@@ -47,15 +47,15 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     let works = plan
         .mechanisms
         .iter()
-        .any(|(mechanism, state)| state.is_ok() && missing(*mechanism, &failed).is_none());
+        .any(|(mechanism, state)| state.is_ok() && missing(&plan, *mechanism, &failed).is_none());
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(EXIT_IMPOSSIBLE) })
 }
 
 /// The first hook that a mechanism needs and that does not work.
-fn missing(mechanism: Mechanism, failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
+fn missing(plan: &Plan, mechanism: Mechanism, failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
     Hook::ALL
         .iter()
-        .filter(|hook| hook.needed_by() & mechanism.bit() != 0)
+        .filter(|hook| plan.needed_by(**hook) & mechanism.bit() != 0)
         .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.tracepoint())))
 }
 
@@ -68,7 +68,7 @@ fn table(titles: [&str; 3]) -> Table {
 fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
     let mut table = table(["mechanism", "state", "why"]);
     for (mechanism, state) in &plan.mechanisms {
-        let reason = state.clone().err().or_else(|| missing(*mechanism, failed));
+        let reason = state.clone().err().or_else(|| missing(plan, *mechanism, failed));
         table.add_row([
             mechanism.name(),
             if reason.is_none() { "on" } else { "off" },
