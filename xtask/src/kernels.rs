@@ -136,7 +136,7 @@ fn set_up() -> Result<(), String> {
 fn run_one(
     series: &Series,
     extent: Extent,
-    programs: &Programs<'_>,
+    programs: &Places,
     demos: &[report::Demo],
 ) -> Result<Report> {
     let kernel = match archive::kernel(series) {
