@@ -133,12 +133,7 @@ fn set_up() -> Result<(), String> {
 }
 
 /// Boots one kernel and runs everything in it.
-fn run_one(
-    series: &Series,
-    extent: Extent,
-    programs: &Places,
-    demos: &[report::Demo],
-) -> Result<Report> {
+fn run_one(series: &Series, extent: Extent, programs: &Places, demos: &[report::Demo]) -> Result<Report> {
     let kernel = match archive::kernel(series) {
         Ok(kernel) => kernel,
         Err(error) => return Ok(Report::not_run(series.name, format!("{error:#}"))),
