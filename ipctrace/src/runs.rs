@@ -9,7 +9,6 @@ use aya::maps::MapData;
 use ipctrace_common::run::{RUNS, Run};
 use ipctrace_common::wire::Op;
 use memmap2::{MmapOptions, MmapRaw};
-use zerocopy::IntoBytes;
 
 /// How long a run may stand before the collector takes it, ns: far longer than a thread that goes on calling leaves it.
 const STALE: u64 = 5_000_000;
@@ -38,10 +37,10 @@ impl Runs {
 
     /// Takes the runs that have stood for a while by `now` (ns since boot), all of them if `force`, and gives `each` the
     /// record of each.
-    pub fn take(&self, now: u64, force: bool, mut each: impl FnMut(&[u8])) {
+    pub fn take(&self, now: u64, force: bool, mut each: impl FnMut(Op)) {
         for index in 0..RUNS as usize {
             if let Some(op) = self.take_one(index, now, force) {
-                each(op.as_bytes());
+                each(op);
             }
         }
     }

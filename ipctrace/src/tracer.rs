@@ -1,12 +1,14 @@
 //! A running trace: takes records from the ring and gives events.
 
+use std::cmp::Reverse;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipctrace_common::wire::process_event;
+use ipctrace_common::wire::{Header, Op, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addresses;
 use crate::attach::{self, Attached};
@@ -42,6 +44,8 @@ pub struct Fork {
 pub struct Tracer {
     attached: Attached,
     intake: Intake,
+    /// Runs of small calls that stood beside the ring, latest first: each waits for what is in the ring from before its end.
+    runs: Vec<Op>,
     ticked: u64,
     evicted: u64,
     /// When this host's addresses were gathered.
@@ -56,6 +60,13 @@ struct Intake {
 }
 
 impl Intake {
+    /// Takes in the runs that ended by `time`; the earliest is last.
+    fn runs(&mut self, runs: &mut Vec<Op>, time: u64, events: &mut Vec<Event>) {
+        while let Some(run) = runs.pop_if(|run| run.header.time <= time) {
+            self.record(run.as_bytes(), events);
+        }
+    }
+
     fn record(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
         match decode::decode(bytes) {
             Ok(record) => {
@@ -89,7 +100,7 @@ impl Tracer {
         let mut correlator = Correlator::new(Limits::default());
         correlator.at_home(own_namespace("ipc").unwrap_or(0));
         let intake = Intake { correlator, feedback, forks: Vec::new() };
-        Ok(Tracer { attached, intake, ticked: now(), evicted: 0, gathered: 0 })
+        Ok(Tracer { attached, intake, runs: Vec::new(), ticked: now(), evicted: 0, gathered: 0 })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -111,20 +122,25 @@ impl Tracer {
         for (cause, count) in self.attached.losses()? {
             self.intake.correlator.lost(now(), cause, count, events);
         }
-        // Runs stand beside the ring: those that are to be told of come before what happened after them. What happened
-        // after this moment waits for the next round, which takes the runs that have come to stand meanwhile.
+        // What happens from now on waits for the next round, which takes the runs that have come to stand meanwhile.
         let begun = now();
-        let Tracer { attached, intake, .. } = self;
-        attached.runs.take(begun, false, |record| intake.record(record, events));
+        let Tracer { attached, intake, runs, .. } = self;
+        attached.runs.take(begun, false, |run| runs.push(run));
+        runs.sort_unstable_by_key(|run| Reverse(run.header.time));
         let mut taken = 0;
         let drained = loop {
             let Some(item) = attached.ring.next() else { break true };
+            let time = Header::ref_from_prefix(&item).map_or(0, |(header, _)| header.time);
+            intake.runs(runs, time, events);
             intake.record(&item, events);
             taken += 1;
-            if taken == BATCH || intake.correlator.now() > begun {
+            if taken == BATCH || time > begun {
                 break false;
             }
         };
+        if drained {
+            intake.runs(runs, begun, events);
+        }
         // Nothing has been missed for long while it may still be in the ring.
         let seen = if drained { begun } else { intake.correlator.now().min(begun) };
         if seen.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
@@ -163,8 +179,10 @@ impl Tracer {
         self.attached.detach();
         while self.take(events)? {}
         let now = now();
-        let Tracer { attached, intake, .. } = self;
-        attached.runs.take(now, true, |record| intake.record(record, events));
+        let Tracer { attached, intake, runs, .. } = self;
+        attached.runs.take(now, true, |run| runs.push(run));
+        runs.sort_unstable_by_key(|run| Reverse(run.header.time));
+        intake.runs(runs, u64::MAX, events);
         self.tick(now, true, events)?;
         self.intake.correlator.finish(now, events);
         Ok(())
