@@ -8,7 +8,7 @@ use ipctrace_common::{Hook, Mechanism};
 
 use super::EXIT_IMPOSSIBLE;
 use crate::kernel::{Facts, Plan, recorded, uring};
-use crate::{args, attach, stdout};
+use crate::{args, attach, occupancy, stdout};
 
 /// Looks, tries each hook, and tells.
 ///
@@ -17,6 +17,9 @@ use crate::{args, attach, stdout};
 pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     if arguments.leftovers {
         return leftovers();
+    }
+    if arguments.maps {
+        return maps();
     }
     let facts = Facts::gather();
     if arguments.facts {
@@ -108,10 +111,18 @@ fn hooks(facts: &Facts, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
     table
 }
 
+/// Lists the maps of our programs that can fill up: name, keys in them, room.
+fn maps() -> Result<ExitCode> {
+    for map in occupancy::occupancy()? {
+        stdout::line(format_args!("{} {} {}", map.name, map.entries, map.room))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Lists programs of ours that are loaded, one a line: none should be while no tracer runs.
 fn leftovers() -> Result<ExitCode> {
-    for (id, name) in attach::loaded()? {
-        stdout::line(format_args!("{id} {name}"))?;
+    for program in attach::loaded_programs() {
+        stdout::line(format_args!("{} {}", program.id(), program.name_as_str().unwrap_or_default()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
