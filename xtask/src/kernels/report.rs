@@ -274,9 +274,13 @@ mod tests {
         let steps = steps(OUTPUT);
         assert_eq!(
             steps.iter().map(|step| step.status).collect::<Vec<_>>(),
-            [Some(0), Some(0), Some(101), None]
+            [Some(0), Some(0), Some(3), Some(101), None]
         );
-        assert_eq!(report().failures(&[]), 2, "tests that failed, and a step that did not end");
+        assert_eq!(
+            report().failures(&demos("udp     d\n        uses udp, pipe\n")),
+            2,
+            "tests that failed, and a step that did not end"
+        );
     }
 
     #[test]
