@@ -66,10 +66,25 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Tells of a buffer that is freed within a call that receives from a socket, if it holds a datagram for that socket. An
+/// interrupt may free others meanwhile. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
+    if let Ok(Some(packet)) = Packet::of(buffer)
+        && packet.protocol() == Ok(IPPROTO_UDP as u8)
+        // The port that it is for, in struct udphdr.
+        && read::<u16>(packet.transport, 2) == read::<u16>(sock, offset!(inet_sport))
+    {
+        tell_datagram(buffer, sock, u32::from(datagram::TAKEN));
+    }
+    0
+}
+
 /// The first argument as a number, which functions can be handed that the verifier looks at by themselves; 0 if it could not
 /// be read.
 #[inline(always)]
-fn address(ctx: &BtfTracePointContext) -> u64 {
+pub(crate) fn address(ctx: &BtfTracePointContext) -> u64 {
     read(ctx.as_ptr() as u64, 0).unwrap_or(0)
 }
 
@@ -217,6 +232,18 @@ impl Packet {
             _ => return Err(Cause::ReadFailed),
         };
         Ok(Some(Packet { head, network, transport, v6 }))
+    }
+
+    /// The protocol of its content.
+    #[inline(always)]
+    fn protocol(&self) -> Result<u8> {
+        if !self.v6 {
+            return read(self.network, 9);
+        }
+        match read(self.network, 6)? {
+            FRAGMENT => read(self.network, 40),
+            protocol => Ok(protocol),
+        }
     }
 
     /// Writes what they say; the addresses are left as they are if nothing is known.

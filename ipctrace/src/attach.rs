@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, Iter, Program};
+use aya::programs::{BtfTracePoint, Iter, Program, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
@@ -385,21 +385,11 @@ fn one_line(error: &anyhow::Error) -> String {
     }
 }
 
-/// Our programs that are loaded in the kernel now, whoever loaded them: id and name.
-///
-/// # Errors
-/// If the kernel does not let us look.
-pub fn loaded() -> Result<Vec<(u32, String)>> {
-    let mut found = Vec::new();
-    for program in aya::programs::loaded_programs() {
-        // One that goes away while we look is none that stays.
-        let Ok(program) = program else {
-            continue;
-        };
+/// Our programs that are loaded in the kernel now, whoever loaded them.
+pub fn loaded_programs() -> impl Iterator<Item = ProgramInfo> {
+    // One that goes away while we look is none that stays.
+    aya::programs::loaded_programs().flatten().filter(|program| {
         let name = program.name_as_str().unwrap_or_default();
-        if Hook::ALL.iter().any(|hook| hook.program().starts_with(name) && !name.is_empty()) {
-            found.push((program.id(), name.to_owned()));
-        }
-    }
-    Ok(found)
+        !name.is_empty() && Hook::ALL.iter().any(|hook| hook.program().starts_with(name))
+    })
 }

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod message;
 pub mod model;
 pub mod object;
+pub mod occupancy;
 pub mod options;
 pub mod output;
 pub mod render;

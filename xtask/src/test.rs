@@ -176,7 +176,7 @@ fn run_suite(suite: &Suite, binary: &Path, arguments: &Arguments, totals: &mut T
 }
 
 /// Fails if a program of ours is still loaded. The kernel takes a while to unload those of a tracer that was killed.
-fn leftovers() -> Result<()> {
+pub(crate) fn leftovers() -> Result<()> {
     let start = Instant::now();
     loop {
         let listing =

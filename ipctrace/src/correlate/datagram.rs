@@ -145,6 +145,10 @@ impl Datagrams {
                 let arrival = self.arrival(record, queued);
                 self.socket(key(record.sock), record.inode, context).enqueue(arrival, queued);
             }
+            datagram::TAKEN => {
+                let arrival = self.arrival(record, false);
+                self.socket(key(record.sock), record.inode, context).take_in(arrival);
+            }
             _ => return None,
         }
         Some(())

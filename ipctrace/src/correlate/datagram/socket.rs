@@ -97,6 +97,15 @@ impl Socket {
         self.arrivals.push_back(arrival);
     }
 
+    /// Takes a datagram in that is just being received, unless it was in the queue when the socket was first seen.
+    pub(super) fn take_in(&mut self, arrival: Arrival) {
+        let known =
+            |other: &Arrival| arrival.data != 0 && other.data == arrival.data && other.sent == arrival.sent;
+        if !self.arrivals.iter().any(known) {
+            self.arrivals.push_back(arrival);
+        }
+    }
+
     /// Takes a receive in; gives how many before it are lost.
     pub(super) fn receive(&mut self, taken: Taken, before: Option<u64>) -> u64 {
         let lost = before.map_or(0, |before| before.saturating_sub(self.books));
