@@ -375,6 +375,8 @@ pub struct Config {
     pub page_shift: u32,
     /// 1 if the programs are to log what went wrong, not only to count it.
     pub verbose: u32,
+    /// 1 if the kernel does not tell of datagrams that arrive (before Linux 6.3): those that are taken are told of instead.
+    pub udp_by_taking: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
@@ -392,6 +394,7 @@ impl Config {
         pipe_buffer_size: 0,
         page_shift: 0,
         verbose: 0,
+        udp_by_taking: 0,
         uring: Uring::OFF,
         run: 0,
     };

@@ -419,6 +419,8 @@ pub mod datagram {
     pub const ARRIVED: u16 = 2;
     /// It was in that queue when the socket was first seen.
     pub const QUEUED: u16 = 3;
+    /// A receiver has taken it out of that queue: where the kernel does not tell of arrivals.
+    pub const TAKEN: u16 = 4;
 }
 
 /// A datagram of an internet socket at one point of its way.

@@ -51,9 +51,35 @@ pub(crate) fn arrive(side: &mut Side, tgid: u32) {
     if side.mechanism == 0 || side.key.id == 0 || pipe::is_pipe(side.mechanism) {
         return;
     }
-    let Some(books) = books(&side.key) else {
+    if let Some(books) = books(&side.key) {
+        arrive_at(books, side, tgid);
+    }
+}
+
+/// [`open`] and [`arrive`] in one, for a call of the current thread.
+#[inline(always)]
+pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
+    let side = &mut call.sides[index];
+    side.present = 0;
+    if side.mechanism == 0 || side.key.id == 0 || (side.last.file != 0 && side.last.announced != 0) {
         return;
-    };
+    }
+    side.last.announced = 1;
+    let mut found = known(side);
+    if found.is_none() {
+        announce(tid, index as u32, 0);
+        found = books(&side.key);
+    }
+    if let Some(books) = found
+        && !pipe::is_pipe(side.mechanism)
+    {
+        arrive_at(books, side, tgid);
+    }
+}
+
+/// The same, with the books at hand.
+#[inline(always)]
+fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
     side.present = 1;
     // SAFETY: a valid pointer into the map; the index is 0 or 1. Two calls that set `first` at once are seen as several by
     // the next of either.
@@ -103,15 +129,20 @@ pub extern "C" fn left(tid: u32) -> i32 {
 
 /// The call on this side ends.
 #[inline(always)]
-fn leave(side: &mut Side) {
+pub(crate) fn leave(side: &mut Side) {
     if side.present == 0 {
         return;
     }
     side.present = 0;
-    let Some(books) = books(&side.key) else {
-        return;
-    };
-    // SAFETY: as in `arrive`.
+    if let Some(books) = books(&side.key) {
+        leave_from(books, side);
+    }
+}
+
+/// The same, with the books at hand.
+#[inline(always)]
+fn leave_from(books: *mut Books, side: &mut Side) {
+    // SAFETY: as in `arrive_at`.
     unsafe {
         let present = &raw mut (*books).present[usize::from(side.receive & 1)];
         let before = add(&raw mut (*present).calls, u64::MAX);
@@ -208,19 +239,23 @@ pub(crate) fn removed(mechanism: Mechanism, key: Key) {
 /// Whether there are books for this very channel, not for one that was at its address before.
 #[inline(always)]
 pub(crate) fn is_known(side: &Side) -> bool {
-    let Some(books) = books(&side.key) else {
-        return false;
-    };
+    known(side).is_some()
+}
+
+/// The books of this very channel.
+#[inline(always)]
+fn known(side: &Side) -> Option<*mut Books> {
+    let books = books(&side.key)?;
     // SAFETY: a valid pointer into the map; the field is read and written in one access each.
     let known = unsafe { core::ptr::read_volatile(&raw const (*books).inode) };
     let inode = receiver_inode(side);
     if known == 0 && inode != 0 {
         // SAFETY: as above. The socket has been accepted meanwhile.
         unsafe { core::ptr::write_volatile(&raw mut (*books).inode, inode) };
-        return true;
+        return Some(books);
     }
     // Only a stream's peer has no inode because it is not accepted yet; a receiver of messages has been closed.
-    known == inode || (inode == 0 && has_messages(side.mechanism))
+    (known == inode || (inode == 0 && has_messages(side.mechanism))).then_some(books)
 }
 
 /// Inode of the receiving end; 0 if it has none (yet).
@@ -304,10 +339,14 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     Ok(true)
 }
 
-/// Enters `amount` into the books; gives what had been entered before, if the channel has books.
+/// Enters `amount` into the books; gives what had been entered before, if the channel has books. With `leaves` the call on
+/// this side ends, too.
 #[cfg(feature = "plain")]
 #[inline(always)]
-pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
+pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
+    if leaves {
+        leave(side);
+    }
     let before = enter_alone(side.key.id, side.key.space, u32::from(side.receive), amount);
     (before != u64::MAX).then_some(before)
 }
@@ -352,11 +391,16 @@ pub extern "C" fn enter_alone(id: u64, space: u64, receive: u32, amount: u64) ->
     before
 }
 
-/// Enters `amount` into the books; gives what had been entered before, if the channel has books.
+/// Enters `amount` into the books; gives what had been entered before, if the channel has books. With `leaves` the call on
+/// this side ends, too.
 #[cfg(not(feature = "plain"))]
 #[inline(always)]
-pub(crate) fn enter(side: &Side, amount: u64) -> Option<u64> {
+pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
     let books = books(&side.key)?;
+    if leaves && side.present != 0 {
+        side.present = 0;
+        leave_from(books, side);
+    }
     // SAFETY: a valid pointer into the map's value.
     Some(unsafe {
         add(if side.receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent }, amount)

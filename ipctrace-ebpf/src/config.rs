@@ -31,6 +31,7 @@ setting! {
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     page_shift: u32 = CONFIG.page_shift;
     verbose: u32 = CONFIG.verbose;
+    udp_by_taking: u32 = CONFIG.udp_by_taking;
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;

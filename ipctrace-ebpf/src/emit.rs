@@ -145,7 +145,10 @@ pub extern "C" fn emit_short(tid: u32, index: u32) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
-    let (Some(call), Some(desk)) = (inflight::get(tid), OP_DESK.get_ptr_mut(0)) else {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    let Some(desk) = OP_DESK.get_ptr_mut(0) else {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
@@ -184,10 +187,10 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
 /// Enters the call into the channel's books and looks where it left the object.
 #[inline(always)]
 fn ended(call: &mut InFlight, index: usize) -> Ended {
-    let InFlight { moved, sides, .. } = call;
+    let InFlight { moved, sides, active, .. } = call;
     let side = &mut sides[index];
+    let before = channel::enter(side, amount(side.mechanism, moved.bytes), *active == inflight::ENDING);
     let mut flags = side.flags | moved.flags;
-    let before = channel::enter(side, amount(side.mechanism, moved.bytes));
     if before.is_some() {
         flags |= op_flag::SEQUENCED;
     } else {

@@ -35,6 +35,14 @@ pub(crate) fn is_one(file: u64) -> bool {
     known != 0 && read(file, offset!(file_op)) == Ok(known)
 }
 
+/// Whether [`is_one`] can tell, or need not.
+#[inline(always)]
+pub(crate) fn is_certain() -> bool {
+    // SAFETY: as above.
+    let known = EVENTFD_OPS.get_ptr(0).map_or(0, |place| unsafe { core::ptr::read_volatile(place) });
+    known != 0 || !object::is_on(Mechanism::Eventfd)
+}
+
 /// Fills in the side of a call on a file that is neither pipe nor socket, if it is an eventfd.
 #[inline(always)]
 pub(crate) fn describe(file: u64, side: &mut Side) -> Result<()> {

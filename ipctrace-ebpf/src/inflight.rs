@@ -1,11 +1,18 @@
 //! System calls between their begin and their end.
 
+#[cfg(not(feature = "plain"))]
+use core::ptr::read_volatile;
+use core::ptr::{null_mut, write_volatile};
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use ipctrace_common::Cause;
 use ipctrace_common::wire::Key;
 
 use crate::kernel::Result;
-use ipctrace_common::Cause;
+#[cfg(not(feature = "plain"))]
+use crate::kernel::exchange;
 
 /// One end of a channel that a call works on, as it was when the call began.
 #[derive(Clone, Copy)]
@@ -97,6 +104,35 @@ pub(crate) struct Moved {
     pub(crate) count: u64,
 }
 
+impl Moved {
+    /// One call that moved so many bytes, with these flags, of which nothing more is known.
+    ///
+    /// Field by field, each in a store of its own: of zeros that stand together the compiler makes a call of memset, which
+    /// here is a loop over single bytes.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, bytes: u64, flags: u16) {
+        self.bytes = bytes;
+        self.len = bytes;
+        // SAFETY: valid places, as references are.
+        unsafe {
+            write_volatile(&raw mut self.detail, 0);
+            write_volatile(&raw mut self.digest, 0);
+            write_volatile(&raw mut self.address, 0);
+            write_volatile(&raw mut self.address_len, 0);
+            write_volatile(&raw mut self.user, 0);
+            write_volatile(&raw mut self.count, 0);
+        }
+        self.messages = 1;
+        self.flags = flags;
+        self.reserved = 0;
+    }
+}
+
+/// A call goes on: see [`InFlight::active`].
+pub(crate) const ACTIVE: u8 = 1;
+/// A call has returned, and what it did is being told.
+pub(crate) const ENDING: u8 = 2;
+
 /// A call that has begun.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -107,7 +143,7 @@ pub(crate) struct InFlight {
     pub(crate) ended: u64,
     /// [`ipctrace_common::syscall::Class`].
     pub(crate) class: u8,
-    /// 1 between begin and end.
+    /// Not 0 between begin and end: [`ACTIVE`], and [`ENDING`] while its end is being told.
     pub(crate) active: u8,
     /// 1 if the thread may have a run that is not told of yet: [`crate::run`].
     pub(crate) run: u8,
@@ -131,18 +167,48 @@ pub(crate) struct InFlight {
     pub(crate) sides: [Side; 2],
 }
 
-/// Calls by thread id. A thread's entry stays until the thread ends: putting one in and taking it out again costs more than
-/// the rest of a small write.
+/// Where a thread's calls are described. Zeros are a place of nobody, of whose call nothing is known.
+#[repr(C)]
+struct Place {
+    /// The thread whose place it is; 0 if it is free. Taken by atomic exchange.
+    owner: u64,
+    /// Not 0 if a thread whose home this is had to go elsewhere. Stays so.
+    crowded: u64,
+    call: InFlight,
+}
+
+/// How many places there are: a power of two.
+const PLACES: u32 = 65_536;
+
+/// The same in the plain programs: older verifiers would have too many paths to follow through an array and what goes with it.
+#[cfg(feature = "plain")]
 #[map]
-static IN_FLIGHT: HashMap<u32, InFlight> = HashMap::with_max_entries(65_536, 0);
+static IN_FLIGHT: HashMap<u32, Place> = HashMap::with_max_entries(PLACES, 0);
+
+/// A place of which nothing is known: never written.
+#[cfg(feature = "plain")]
+#[map]
+static BLANK: Array<Place> = Array::with_max_entries(1, 0);
+
+/// Calls by thread. A thread has a home, which is its id modulo [`PLACES`]; where that is taken it goes to another place,
+/// and [`ELSEWHERE`] says which. An array, because that is found in a tenth of the time of a hash table's entry, and there
+/// are several look-ups for each call. A thread keeps its place until it ends.
+#[cfg(not(feature = "plain"))]
+#[map]
+static IN_FLIGHT: Array<Place> = Array::with_max_entries(PLACES, 0);
+
+/// Places of the threads that are not at home. There are none as long as ids are below [`PLACES`].
+#[cfg(not(feature = "plain"))]
+#[map]
+static ELSEWHERE: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
+
+/// Places that are looked at for one that is free.
+#[cfg(not(feature = "plain"))]
+const ATTEMPTS: u32 = 64;
 
 /// Where a call is described that is not the current thread's usual one: too large for the stack.
 #[map]
 static CALL_DESK: PerCpuArray<InFlight> = PerCpuArray::with_max_entries(1, 0);
-
-/// A call of which nothing is known: never written.
-#[map]
-static BLANK: Array<InFlight> = Array::with_max_entries(1, 0);
 
 /// This CPU's place to describe a call; its old content is left there.
 #[inline(always)]
@@ -156,12 +222,100 @@ pub(crate) fn desk() -> Option<*mut InFlight> {
 /// [`Cause::MapFull`] if too many threads have made calls.
 #[inline(always)]
 pub(crate) fn place(tid: u32) -> Result<*mut InFlight> {
-    if let Some(place) = IN_FLIGHT.get_ptr_mut(tid) {
-        return Ok(place);
+    let place = find(tid);
+    if !place.is_null() {
+        // SAFETY: a valid pointer into the map.
+        return Ok(unsafe { &raw mut (*place).call });
     }
-    let blank = BLANK.get(0).ok_or(Cause::MapFull)?;
-    IN_FLIGHT.insert(tid, blank, 0).map_err(|_| Cause::MapFull)?;
-    IN_FLIGHT.get_ptr_mut(tid).ok_or(Cause::MapFull)
+    settle(tid);
+    let place = find(tid);
+    if place.is_null() {
+        return Err(Cause::MapFull);
+    }
+    // SAFETY: as above.
+    Ok(unsafe { &raw mut (*place).call })
+}
+
+/// Where a thread's calls are described; null if they have not been.
+///
+/// No `Option`: what stands in one that is none is for the compiler to choose, and the verifier lets it move nothing that was
+/// not set. For the same reason no [`get`] or [`place`] is to be put in a tuple with something else.
+#[cfg(not(feature = "plain"))]
+#[inline(always)]
+fn find(tid: u32) -> *mut Place {
+    let Some(home) = IN_FLIGHT.get_ptr_mut(tid & (PLACES - 1)) else {
+        return null_mut();
+    };
+    // SAFETY: a valid pointer into the map; the fields are read in one access each. Another thread may move in or out, but
+    // what stands there is never this thread's number unless the place is its own.
+    let (owner, crowded) =
+        unsafe { (read_volatile(&raw const (*home).owner), read_volatile(&raw const (*home).crowded)) };
+    if owner == u64::from(tid) {
+        return home;
+    }
+    if crowded == 0 {
+        return null_mut();
+    }
+    let Some(index) = ELSEWHERE.get_ptr(tid) else {
+        return null_mut();
+    };
+    // SAFETY: a valid, aligned pointer into the map, whose entry is this thread's.
+    let Some(place) = IN_FLIGHT.get_ptr_mut(unsafe { *index } & (PLACES - 1)) else {
+        return null_mut();
+    };
+    // SAFETY: as above.
+    if unsafe { read_volatile(&raw const (*place).owner) } == u64::from(tid) { place } else { null_mut() }
+}
+
+/// The same in the plain programs.
+#[cfg(feature = "plain")]
+#[inline(always)]
+fn find(tid: u32) -> *mut Place {
+    IN_FLIGHT.get_ptr_mut(tid).unwrap_or(null_mut())
+}
+
+/// Makes a place for a thread that has none. The verifier looks at it by itself.
+#[cfg(feature = "plain")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn settle(tid: u32) -> i32 {
+    if let Some(blank) = BLANK.get(0) {
+        // If it fails, none is found.
+        let _ = IN_FLIGHT.insert(tid, blank, 0);
+    }
+    0
+}
+
+/// Finds a place for a thread that has none; the first call of every thread comes here. The verifier looks at it by itself.
+#[cfg(not(feature = "plain"))]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn settle(tid: u32) -> i32 {
+    let home = tid & (PLACES - 1);
+    for attempt in 0..ATTEMPTS {
+        // Far from home, where its neighbours' are.
+        let index = (home + attempt * (PLACES / ATTEMPTS + 1)) & (PLACES - 1);
+        let Some(place) = IN_FLIGHT.get_ptr_mut(index) else {
+            return 0;
+        };
+        // SAFETY: a valid pointer into the map.
+        if unsafe { exchange(&raw mut (*place).owner, 0, u64::from(tid)) } != 0 {
+            continue;
+        }
+        if attempt != 0 {
+            if ELSEWHERE.insert(tid, index, 0).is_err() {
+                // SAFETY: as above; the place is this thread's.
+                unsafe { write_volatile(&raw mut (*place).owner, 0) };
+                return 0;
+            }
+            if let Some(home) = IN_FLIGHT.get_ptr_mut(home) {
+                // SAFETY: as above; whoever writes it writes the same.
+                unsafe { write_volatile(&raw mut (*home).crowded, 1) };
+            }
+        }
+        return 0;
+    }
+    0
 }
 
 /// Remembers a call that was described elsewhere.
@@ -171,27 +325,67 @@ pub(crate) fn place(tid: u32) -> Result<*mut InFlight> {
 #[inline(always)]
 pub(crate) fn begin(tid: u32, call: &mut InFlight) -> Result<()> {
     call.active = 1;
-    IN_FLIGHT.insert(tid, &*call, 0).map_err(|_| Cause::MapFull)
+    let place = place(tid)?;
+    // A helper, for the copy that the compiler would make goes byte by byte.
+    // SAFETY: a valid pointer into the map, and one to as much.
+    let copied = unsafe {
+        bpf_probe_read_kernel(place.cast(), size_of::<InFlight>() as u32, (&raw const *call).cast())
+    };
+    if copied == 0 { Ok(()) } else { Err(Cause::ReadFailed) }
 }
 
 /// The call that this thread is in.
 #[inline(always)]
 pub(crate) fn get(tid: u32) -> Option<*mut InFlight> {
-    let call = IN_FLIGHT.get_ptr_mut(tid)?;
+    let place = find(tid);
+    if place.is_null() {
+        return None;
+    }
     // SAFETY: a valid pointer into the map; the entry is written by its own thread only.
-    if unsafe { (*call).active } != 0 { Some(call) } else { None }
+    unsafe { if (*place).call.active != 0 { Some(&raw mut (*place).call) } else { None } }
 }
 
 /// The call is over.
 #[inline(always)]
 pub(crate) fn end(tid: u32) {
-    if let Some(call) = IN_FLIGHT.get_ptr_mut(tid) {
+    let place = find(tid);
+    if !place.is_null() {
         // SAFETY: a valid pointer into the map; the entry is this thread's.
-        unsafe { (*call).active = 0 };
+        unsafe { (*place).call.active = 0 };
     }
 }
 
 /// The thread is over.
+#[cfg(not(feature = "plain"))]
+#[inline(always)]
+pub(crate) fn forget(tid: u32) {
+    let place = find(tid);
+    if place.is_null() {
+        return;
+    }
+    // SAFETY: a valid pointer into the map; the entry is this thread's until it gives it back, which is last.
+    unsafe {
+        let call = &mut (*place).call;
+        call.active = 0;
+        call.run = 0;
+        call.ended = 0;
+        for side in &mut call.sides {
+            side.mechanism = 0;
+            side.present = 0;
+            side.last.file = 0;
+        }
+        write_volatile(&raw mut (*place).owner, 0);
+    }
+    let home = IN_FLIGHT.get_ptr_mut(tid & (PLACES - 1));
+    // SAFETY: as above.
+    if home.is_some_and(|home| unsafe { read_volatile(&raw const (*home).crowded) } != 0) {
+        // It may have been at home.
+        let _ = ELSEWHERE.remove(tid);
+    }
+}
+
+/// The same in the plain programs.
+#[cfg(feature = "plain")]
 #[inline(always)]
 pub(crate) fn forget(tid: u32) {
     // Nothing to do if it was not there.

@@ -1,11 +1,13 @@
 //! The object behind a descriptor, at the time of the call.
 
-use ipctrace_common::Mechanism;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use ipctrace_common::wire::op_flag;
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{mechanisms, offset};
 use crate::inflight::{Last, Side};
-use crate::kernel::{Result, load, read};
+use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
 const S_IFMT: u16 = 0o170_000;
@@ -15,6 +17,8 @@ const S_IFREG: u16 = 0o100_000;
 const S_IFCHR: u16 = 0o020_000;
 /// Of no type: anonymous inodes before Linux 6.16, since when they are regular files.
 const S_IFNONE: u16 = 0;
+/// Of a device number, as the kernel packs it: include/linux/kdev_t.h.
+const MINOR_BITS: u32 = 20;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -52,14 +56,84 @@ impl Side {
 /// `struct fdtable`, include/linux/fdtable.h.
 #[inline(always)]
 pub(crate) fn file(fd: u32) -> Result<u64> {
-    // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
-    // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
-    let (slots, limit): (u64, u32) = unsafe {
-        let files: *const u8 = load(task::current(), offset!(task_files));
-        let table: *const u8 = load(files, offset!(files_fdt));
-        (load(table, offset!(fdt_fd)), load(table, offset!(fdt_max_fds)))
-    };
-    if fd >= limit { Ok(0) } else { read(slots, fd as usize * 8) }
+    let files: u64 = read(task::untyped(), offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    Slots { first: read(table, offset!(fdt_fd))?, limit: read(table, offset!(fdt_max_fds))? }.file(fd)
+}
+
+/// The descriptors of the current task.
+#[derive(Clone, Copy)]
+pub(crate) struct Slots {
+    first: u64,
+    limit: u32,
+}
+
+impl Slots {
+    /// Finds them. To be called where the verifier comes by once: see `task::task_leader`.
+    #[inline(always)]
+    pub(crate) fn of_current() -> Slots {
+        // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
+        // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
+        unsafe {
+            let files: *const u8 = load(task::current(), offset!(task_files));
+            let table: *const u8 = load(files, offset!(files_fdt));
+            Slots { first: load(table, offset!(fdt_fd)), limit: load(table, offset!(fdt_max_fds)) }
+        }
+    }
+
+    /// The `struct file` behind a descriptor; 0 if it is not open.
+    #[inline(always)]
+    fn file(self, fd: u32) -> Result<u64> {
+        if fd >= self.limit { Ok(0) } else { read(self.first, fd as usize * 8) }
+    }
+
+    /// The open file behind `fd`; nothing if it is known to be no channel.
+    ///
+    /// # Errors
+    /// If a structure of the kernel could not be read.
+    #[inline(always)]
+    pub(crate) fn find(self, fd: u32) -> Result<Found> {
+        let file = self.file(fd)?;
+        if file == 0 || !Found::stand_together() {
+            return Found::new(fd, file);
+        }
+        let desk = FILE_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+        // SAFETY: this CPU's valid, aligned place of that size; nothing interrupts the program on sys_enter that comes here too.
+        let [operations, _, private, inode] = unsafe {
+            copy(desk, file, offset!(file_op))?;
+            *desk
+        };
+        if is_strange(operations) {
+            return Ok(Found::NOTHING);
+        }
+        Ok(Found { fd, file, inode, operations, private, mode: read(inode, offset!(inode_mode))? })
+    }
+}
+
+/// Where a part of a `struct file` is read to: the stack is small.
+#[map]
+static FILE_DESK: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
+
+/// File operations (`f_op`) of files that are no channels: what was found out once of a kind of file need not be found out of
+/// the next. Operations are part of the kernel or of a module and are of no channel later on: those of channels are part of
+/// the kernel proper.
+#[map]
+static STRANGE: Array<u64> = Array::with_max_entries(STRANGERS, 0);
+
+/// How many kinds of file are remembered: a power of two.
+const STRANGERS: u32 = 64;
+
+/// Where operations would stand in [`STRANGE`].
+#[inline(always)]
+fn strange(operations: u64) -> Option<*mut u64> {
+    STRANGE.get_ptr_mut(((operations >> 5) ^ (operations >> 11)) as u32 & (STRANGERS - 1))
+}
+
+/// Whether files with these operations are known to be no channels.
+#[inline(always)]
+fn is_strange(operations: u64) -> bool {
+    // SAFETY: a valid, aligned pointer into the map, read in one load.
+    strange(operations).is_some_and(|place| unsafe { core::ptr::read_volatile(place) } == operations)
 }
 
 /// Whether a mechanism is traced.
@@ -74,23 +148,67 @@ pub(crate) struct Found {
     fd: u32,
     file: u64,
     inode: u64,
+    /// `f_op`, if it was read on the way; else 0.
+    operations: u64,
+    /// `private_data`, if it was read on the way.
+    private: u64,
     mode: u16,
 }
 
 impl Found {
     /// No open file.
-    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, mode: 0 };
+    pub(crate) const NOTHING: Found = Found { fd: 0, file: 0, inode: 0, operations: 0, private: 0, mode: 0 };
+
+    /// The open file at that address; 0 is none.
+    #[inline(always)]
+    fn new(fd: u32, file: u64) -> Result<Found> {
+        if file == 0 {
+            return Ok(Found::NOTHING);
+        }
+        let inode: u64 = read(file, offset!(file_inode))?;
+        Ok(Found { fd, file, inode, operations: 0, private: 0, mode: read(inode, offset!(inode_mode))? })
+    }
+
+    /// Whether `f_op`, `private_data` and `f_inode` can be read in one go, as they can since Linux 6.12. Known to the verifier.
+    #[inline(always)]
+    fn stand_together() -> bool {
+        offset!(file_private_data) == offset!(file_op) + 16 && offset!(file_inode) == offset!(file_op) + 24
+    }
+
+    /// Its `private_data`.
+    #[inline(always)]
+    fn private(self) -> Result<u64> {
+        if self.operations != 0 { Ok(self.private) } else { read(self.file, offset!(file_private_data)) }
+    }
 
     /// Whether it may be a channel. If not, the call is over for us.
     #[inline(always)]
     pub(crate) fn may_be_channel(self) -> bool {
-        match self.mode & S_IFMT {
-            S_IFIFO | S_IFSOCK => true,
-            S_IFREG | S_IFNONE => self.file != 0 && eventfd::is_one(self.file),
-            S_IFCHR => pty::is_one(self.inode),
-            _ => false,
+        let (may, always) = match self.mode & S_IFMT {
+            S_IFIFO | S_IFSOCK => return true,
+            S_IFREG | S_IFNONE if self.file == 0 => return false,
+            S_IFREG | S_IFNONE => (eventfd::is_one(self.file), eventfd::is_certain()),
+            // All terminals have the same operations, whatever drives them.
+            S_IFCHR => (pty::is_one(self.inode), is_memory(self.inode)),
+            _ => (false, true),
+        };
+        if !may
+            && always
+            && self.operations != 0
+            && let Some(place) = strange(self.operations)
+        {
+            // SAFETY: a valid, aligned pointer into the map, written in one store.
+            unsafe { core::ptr::write_volatile(place, self.operations) };
         }
+        may
     }
+}
+
+/// Whether a character device is one of those that are memory (`/dev/null`, `/dev/zero`): `MEM_MAJOR`,
+/// include/uapi/linux/major.h.
+#[inline(always)]
+fn is_memory(inode: u64) -> bool {
+    read::<u32>(inode, offset!(inode_rdev)).is_ok_and(|device| device >> MINOR_BITS == 1)
 }
 
 /// The open file behind `fd`.
@@ -99,12 +217,7 @@ impl Found {
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn find(fd: u32) -> Result<Found> {
-    let file = file(fd)?;
-    if file == 0 {
-        return Ok(Found::NOTHING);
-    }
-    let inode: u64 = read(file, offset!(file_inode))?;
-    Ok(Found { fd, file, inode, mode: read(inode, offset!(inode_mode))? })
+    Found::new(fd, file(fd)?)
 }
 
 /// Describes the channel behind `fd` in `side`; `mechanism` stays 0 if it is none that is traced.
@@ -122,10 +235,7 @@ pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Result<()> {
-    let inode: u64 = read(file, offset!(file_inode))?;
-    let mode: u16 = read(inode, offset!(inode_mode))?;
-    let fd = side.fd as u32;
-    describe_found(Found { fd, file, inode, mode }, direction, side)
+    describe_found(Found::new(side.fd as u32, file)?, direction, side)
 }
 
 /// As [`describe`].
@@ -134,14 +244,14 @@ pub(crate) fn describe(file: u64, direction: Direction, side: &mut Side) -> Resu
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side) -> Result<()> {
-    let Found { fd, file, inode, mode } = found;
+    let Found { fd, file, inode, mode, .. } = found;
     side.mechanism = 0;
     side.fd = fd as i32;
     side.receive = u8::from(direction == Direction::Receive);
     side.flags = if direction == Direction::Receive { op_flag::RECEIVE } else { 0 };
     match mode & S_IFMT {
-        S_IFIFO => pipe::describe(file, inode, side),
-        S_IFSOCK => socket(file, inode, side),
+        S_IFIFO => pipe::describe(file, inode, found.private()?, side),
+        S_IFSOCK => socket(found.private()?, inode, side),
         S_IFREG | S_IFNONE => {
             side.last.file = 0;
             eventfd::describe(file, side)
@@ -156,9 +266,8 @@ pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side
 
 /// Describes the channel that a socket is.
 #[inline(always)]
-fn socket(file: u64, inode: u64, side: &mut Side) -> Result<()> {
+fn socket(socket: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.last.file = 0;
-    let socket: u64 = read(file, offset!(file_private_data))?;
     let sock: u64 = read(socket, offset!(socket_sk))?;
     if sock == 0 {
         return Ok(());

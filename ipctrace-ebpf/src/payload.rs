@@ -24,13 +24,14 @@ const SEGMENTS: u64 = 8;
 /// [`Cause::ReadFailed`] if that memory is not there.
 #[inline(always)]
 pub(crate) fn copy(place: &mut Tail, at: usize, source: u64, len: usize) -> Result<()> {
-    // Masks rather than checks: bounds that the verifier cannot lose.
-    let at = at & (PAYLOAD_MAX as usize * 2 - 1);
-    let len = len.min(PAYLOAD_MAX as usize);
-    let at = if at > ADDRESS_MAX + PAYLOAD_MAX as usize { 0 } else { at };
     if len == 0 {
         return Ok(());
     }
+    // Looked at here and nowhere before, and masked: bounds that no verifier loses (see `ring::output_with`).
+    let at = core::hint::black_box(at) & (PAYLOAD_MAX as usize * 2 - 1);
+    let at = if at > ADDRESS_MAX + PAYLOAD_MAX as usize { 0 } else { at };
+    let len = core::hint::black_box(len);
+    let len = if len > PAYLOAD_MAX as usize { PAYLOAD_MAX as usize } else { len };
     // SAFETY: `at` + `len` is at most ADDRESS_MAX + 2 × PAYLOAD_MAX, the length of the place; the helper checks the source.
     let status =
         unsafe { bpf_probe_read_user(place.as_mut_ptr().add(at).cast(), len as u32, source as *const _) };

@@ -3,7 +3,7 @@
 use ipctrace_common::Cause;
 
 use crate::config::offset;
-use crate::kernel::{Result, load, read};
+use crate::kernel::{Result, read};
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::task;
 
@@ -59,8 +59,7 @@ impl Repeat for Descent {
 /// If a structure of the kernel could not be read.
 #[inline(always)]
 pub(crate) fn find(number: u32) -> Result<u64> {
-    // SAFETY: the current task, an offset of this kernel at which it has a pointer.
-    let own: u64 = unsafe { load(task::current(), offset!(task_thread_pid)) };
+    let own: u64 = read(task::untyped(), offset!(task_thread_pid))?;
     let level: u32 = read(own, offset!(pid_level))?;
     let place = u64::from(level) * UPID;
     let namespace: u64 = read(own + place + offset!(pid_numbers) as u64, offset!(upid_ns))?;

@@ -14,7 +14,7 @@ const PIPEFS_MAGIC: u64 = 0x5049_5045;
 
 /// Fills in a pipe's or FIFO's side of a call.
 #[inline(always)]
-pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
+pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> Result<()> {
     let number: u64 = read(inode, offset!(inode_ino))?;
     if side.last.file != file || side.last.inode != inode || side.key.id != number {
         side.last.file = 0;
@@ -34,7 +34,7 @@ pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
     }
     side.mechanism = side.last.mechanism;
     // A FIFO that nobody has open loses it, and gets another.
-    side.object = read(file, offset!(file_private_data))?;
+    side.object = object;
     side.pos_locked = 0;
     side.pos_enter = position(side.object, side.receive != 0, Bound::Lower)?;
     side.flags |= op_flag::POSITIONS;

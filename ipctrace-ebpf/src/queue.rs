@@ -108,7 +108,10 @@ pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_prepared(tid: u32, special: u32, enter: u64) -> i32 {
-    let (Ok(place), Ok([_, _, size, ..])) = (inflight::place(tid), special::arguments()) else {
+    let Ok(place) = inflight::place(tid) else {
+        return 0;
+    };
+    let Ok([_, _, size, ..]) = special::arguments() else {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
@@ -184,7 +187,10 @@ fn straddled(tid: u32, special: u32) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 {
-    let (Some(call), Ok([_, _, size, _, flags, _])) = (inflight::get(tid), special::arguments()) else {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    let Ok([_, _, size, _, flags, _]) = special::arguments() else {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use ipctrace_common::Cause;
 use ipctrace_common::loss::CAUSES;
 use ipctrace_common::wire::{Header, Kind};
@@ -19,6 +19,13 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// How often each [`Cause`] made us lose something, per CPU.
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(CAUSES, 0);
+
+/// Not 0 once something was counted there since the collector last looked: it sees that without a system call.
+#[map]
+static LOST: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
 
 /// How many records each CPU made, lost ones included.
 #[map]
@@ -38,6 +45,10 @@ pub(crate) fn count(cause: Cause) {
         // SAFETY: the map gave a valid, aligned pointer to this CPU's counter; the add is atomic because an interrupt may
         // count at the same moment.
         unsafe { add(counter, 1) };
+    }
+    if let Some(flag) = LOST.get_ptr_mut(0) {
+        // SAFETY: a valid, aligned pointer into the map; everybody writes the same.
+        unsafe { core::ptr::write_volatile(flag, 1) };
     }
 }
 

@@ -5,11 +5,11 @@ use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 
-use crate::config::offset;
+use crate::config::{self, offset};
 use crate::emit::has_messages;
 use crate::inflight::{self, Taken};
 use crate::kernel::{Result, read};
-use crate::{ring, syscall, task, unix, uring, uring_socket};
+use crate::{ring, syscall, task, udp, unix, uring, uring_socket};
 
 /// hook: tp_btf/consume_skb `void (struct sk_buff *skb, void *location)` — include/trace/events/skb.h
 ///
@@ -17,7 +17,7 @@ use crate::{ring, syscall, task, unix, uring, uring_socket};
 /// belongs to the sending socket.
 #[btf_tracepoint(function = "consume_skb")]
 pub fn consume_skb(ctx: BtfTracePointContext) -> i32 {
-    if let Err(cause) = try_consume(ctx.arg::<*const u8>(0) as u64, task::pid_tgid() as u32) {
+    if let Err(cause) = try_consume(udp::address(&ctx), task::pid_tgid() as u32) {
         ring::failed!(&ctx, cause);
     }
     0
@@ -32,7 +32,13 @@ fn try_consume(buffer: u64, tid: u32) -> Result<()> {
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
     let side = &call.sides[0];
-    if side.receive == 0 || !has_messages(side.mechanism) || side.mechanism == Mechanism::Udp as u8 {
+    if side.receive == 0 || !has_messages(side.mechanism) {
+        return Ok(());
+    }
+    if side.mechanism == Mechanism::Udp as u8 {
+        if config::udp_by_taking() != 0 {
+            udp::datagram_taken(buffer, side.object);
+        }
         return Ok(());
     }
     let sock: u64 = read(buffer, offset!(skb_sk))?;

@@ -12,7 +12,7 @@ use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
-use crate::object::{self, Direction, Found};
+use crate::object::{self, Direction, Found, Slots};
 use crate::{channel, futex, handoff, inet, own, ring, signal, special, straddle, task, udp_taken};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
@@ -64,13 +64,16 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// Describes the call and remembers it, if it works on a channel.
-#[inline(always)]
+///
+/// A function of its own, for its stack is not to be that of the special calls as well.
+#[inline(never)]
 fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     if is_compat() {
         return Err(Cause::CompatCall);
     }
     // SAFETY: `regs` is the tracepoint's first argument.
     let argument = |index| unsafe { argument(regs, index) };
+    let slots = Slots::of_current();
     // What is decided here goes through memory, so that the verifier does not follow each class by itself from here on.
     let (first, second) = match class {
         Class::Read | Class::Readv => (Some(Direction::Receive), None),
@@ -87,10 +90,11 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
         Class::Sigwait => (None, None),
     };
     let found = match first {
-        Some(_) => object::find(argument(0) as u32)?,
+        Some(_) => slots.find(argument(0) as u32)?,
         None => Found::NOTHING,
     };
     let other = match second {
+        // Not as often: what is read on the way here and kept would take stack.
         Some((fd, _)) => object::find(fd as u32)?,
         None => Found::NOTHING,
     };
@@ -127,12 +131,10 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     call.index = 0;
     call.taken = Taken { sock: 0, inode: 0, len: 0 };
     call.enter = ring::now();
-    call.active = 1;
-    channel::open(tid, call, 0, 0);
-    channel::open(tid, call, 1, 0);
+    call.active = inflight::ACTIVE;
     let tgid = (task::pid_tgid() >> 32) as u32;
-    channel::arrive(&mut call.sides[0], tgid);
-    channel::arrive(&mut call.sides[1], tgid);
+    channel::begin(tid, call, 0, tgid);
+    channel::begin(tid, call, 1, tgid);
     udp_taken::look(&mut call.sides[0]);
     Ok(())
 }
@@ -187,22 +189,26 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
+    if returned >= 0 {
+        call.active = inflight::ENDING;
+        exited(tid, call, returned as u64);
+    }
+    // There was nothing to tell.
     if call.sides[0].present | call.sides[1].present != 0 {
         channel::left(tid);
-    }
-    if returned >= 0 {
-        exited(tid, call, returned as u64);
     }
     call.active = 0;
     0
 }
 
 /// Tells what the call did.
-#[inline(always)]
+///
+/// A function of its own for its stack, as `try_enter`.
+#[inline(never)]
 fn exited(tid: u32, call: &mut InFlight, returned: u64) {
     match Class::from_wire(call.class) {
         Some(Class::Splice | Class::Tee | Class::Sendfile) => {
-            call.moved = Moved { flags: op_flag::SPLICED, ..plain(returned) };
+            call.moved.set(returned, op_flag::SPLICED);
         }
         Some(
             Class::Read
@@ -213,13 +219,11 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
             | Class::Recvfrom
             | Class::Vmsplice,
         ) => {
-            call.moved = Moved {
-                user: call.user,
-                count: call.count,
-                address: call.address,
-                address_len: call.address_len,
-                ..plain(returned)
-            };
+            call.moved.set(returned, 0);
+            call.moved.user = call.user;
+            call.moved.count = call.count;
+            call.moved.address = call.address;
+            call.moved.address_len = call.address_len;
             if own::is_looked_into(call.sides[0].mechanism) {
                 own::exited_looked_into(tid);
                 return;
@@ -377,6 +381,7 @@ pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
         moved.address = 0;
     }
     if moved.address != 0 {
+        channel::leave(side);
         side.key.id = 0;
         side.key.space = 0;
         side.peer_inode = 0;

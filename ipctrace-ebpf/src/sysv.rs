@@ -1,7 +1,7 @@
 //! Where System V objects are found: ipc/util.c.
 
 use crate::config::offset;
-use crate::kernel::{Result, load, read};
+use crate::kernel::{Result, read};
 use crate::task;
 
 /// `IPC_SEM_IDS`, ipc/util.h.
@@ -16,15 +16,12 @@ const SLOT: u64 = 63;
 /// Levels of a table of 24 bits.
 const LEVELS: u32 = 4;
 
-/// The `struct ipc_namespace` of the current task.
+/// The `struct ipc_namespace` of the current task; 0 if it has none any more, because it is ending.
 #[inline(always)]
-pub(crate) fn namespace() -> *const u8 {
-    // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.nsproxy is a pointer to
-    // nsproxy, its ipc_ns one to ipc_namespace. A task that is ending has none: the kernel reads zero then.
-    unsafe {
-        let proxy: *const u8 = load(task::current(), offset!(task_nsproxy));
-        load(proxy, offset!(nsproxy_ipc))
-    }
+pub(crate) fn namespace() -> u64 {
+    read::<u64>(task::untyped(), offset!(task_nsproxy))
+        .and_then(|proxy| read(proxy, offset!(nsproxy_ipc)))
+        .unwrap_or(0)
 }
 
 /// The object of that kind and identifier in the current task's namespace; 0 if it is not found.
@@ -49,7 +46,7 @@ pub extern "C" fn sysv_slot(kind: u64, index: u64) -> u64 {
 /// The same: `idr_find`, lib/idr.c, lib/radix-tree.c.
 #[inline(always)]
 fn look_up(kind: u64, index: u64) -> Result<u64> {
-    let ids = namespace() as u64 + offset!(ipc_ids) as u64 + kind * offset!(ipc_ids_size) as u64;
+    let ids = namespace() + offset!(ipc_ids) as u64 + kind * offset!(ipc_ids_size) as u64;
     let mut entry: u64 = read(ids, offset!(ipc_ids_root))?;
     for _ in 0..LEVELS {
         // xa_is_node()

@@ -5,7 +5,7 @@ use ipctrace_common::wire::{Key, NAME_MAX};
 
 use crate::config::offset;
 use crate::inflight::Side;
-use crate::kernel::{load, read};
+use crate::kernel::read;
 use crate::object::is_on;
 use crate::sysv;
 
@@ -21,8 +21,7 @@ pub(crate) fn describe(id: u32, side: &mut Side) {
 /// Names a queue of the current task's IPC namespace.
 #[inline(always)]
 pub(crate) fn key(id: u32) -> Key {
-    // SAFETY: the namespace has BTF type ipc_namespace, see `sysv::namespace`.
-    let number: u32 = unsafe { load(sysv::namespace(), offset!(ipc_inum)) };
+    let number: u32 = read(sysv::namespace(), offset!(ipc_inum)).unwrap_or(0);
     // The first queue has the identifier 0, which is no key.
     Key { id: u64::from(id) | 1 << 32, space: Key::SYSV_MSG | u64::from(number) }
 }

@@ -13,7 +13,7 @@ use crate::{ring, special, sysv};
 #[inline(always)]
 fn named() -> Result<Place> {
     let id = special::arguments()?[0];
-    let space: u32 = read(sysv::namespace() as u64, offset!(ipc_inum))?;
+    let space: u32 = read(sysv::namespace(), offset!(ipc_inum))?;
     Ok(Place { object: u64::from(space), detail: u64::from(id as u32) })
 }
 

@@ -73,14 +73,29 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Tells of a buffer that is freed within a call that receives from a socket, if it holds a datagram for that socket. An
+/// interrupt may free others meanwhile. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
+    if let Ok(Some(packet)) = Packet::of(buffer)
+        && packet.protocol() == Ok(IPPROTO_UDP as u8)
+        // The port that it is for, in struct udphdr.
+        && read::<u16>(packet.transport, 2) == read::<u16>(sock, offset!(inet_sport))
+    {
+        tell_datagram(buffer, sock, u32::from(datagram::TAKEN));
+    }
+    0
+}
+
 /// The first argument as a number, which functions can be handed that the verifier looks at by themselves; 0 if it could not
 /// be read.
 #[inline(always)]
-fn address(ctx: &BtfTracePointContext) -> u64 {
+pub(crate) fn address(ctx: &BtfTracePointContext) -> u64 {
     read(ctx.as_ptr() as u64, 0).unwrap_or(0)
 }
 
-/// The beginning of a content: of what is in a queue, and of what is on its way. The latter is looked at where no other
+/// The beginning of a content: of what is in a queue or just taken, and of what is on its way. The latter is looked at where no other
 /// packet can come in between, and may come while the former is looked at.
 #[map]
 static BEGINNING: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entries(2, 0);
@@ -88,7 +103,8 @@ static BEGINNING: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entr
 /// Digest of `len` bytes, at most [`digest::BYTES`], in the kernel's memory; 0 if they could not be read.
 #[inline(always)]
 fn digest_of(source: u64, len: u64, what: u32) -> u64 {
-    let Some(place) = BEGINNING.get_ptr_mut(u32::from(what != u32::from(datagram::QUEUED))) else {
+    let on_its_way = what == u32::from(datagram::SENT) || what == u32::from(datagram::ARRIVED);
+    let Some(place) = BEGINNING.get_ptr_mut(u32::from(on_its_way)) else {
         return 0;
     };
     // SAFETY: this CPU's valid, aligned place, used as is said there. Word by word, for a call of memset would be one frame
@@ -210,7 +226,8 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         (*record).sock = sock;
         (*record).inode = unix::inode_of(sock).unwrap_or(0);
         (*record).enter = 0;
-        if let (true, Some(call)) = (sent, inflight::get(tid))
+        if sent
+            && let Some(call) = inflight::get(tid)
             && ((*call).sides[0].object == sock || (*call).sides[1].object == sock)
         {
             (*record).enter = (*call).enter;
@@ -278,6 +295,18 @@ impl Packet {
             _ => return Err(Cause::ReadFailed),
         };
         Ok(Some(Packet { head, network, transport, v6 }))
+    }
+
+    /// The protocol of its content.
+    #[inline(always)]
+    fn protocol(&self) -> Result<u8> {
+        if !self.v6 {
+            return read(self.network, 9);
+        }
+        match read(self.network, 6)? {
+            FRAGMENT => read(self.network, 40),
+            protocol => Ok(protocol),
+        }
     }
 
     /// Writes what they say.

@@ -181,8 +181,11 @@ fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
 fn tell_as_call(request: &Request, bytes: u64) {
     let ids = task::pid_tgid();
     let tid = ids as u32;
-    let place = inflight::place(tid);
-    let (Ok(place), true) = (place, (ids >> 32) as u32 == request.task.tgid) else {
+    if (ids >> 32) as u32 != request.task.tgid {
+        ring::count(Cause::ReadFailed);
+        return;
+    }
+    let Ok(place) = inflight::place(tid) else {
         ring::count(Cause::ReadFailed);
         return;
     };
@@ -219,7 +222,10 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
     };
     let file: u64 = read(request, place!(file))?;
     let tid = task::pid_tgid() as u32;
-    let (None, Some(desk)) = (inflight::get(tid), inflight::desk()) else {
+    if inflight::get(tid).is_some() {
+        return Ok(());
+    }
+    let Some(desk) = inflight::desk() else {
         return Ok(());
     };
     if file == 0 {

@@ -190,6 +190,9 @@ pub struct Doctor {
     /// Only list programs of this tool that are loaded in the kernel; without a running tracer there should be none
     #[arg(long)]
     pub leftovers: bool,
+    /// Only list the maps of running tracers that can fill up: name, entries, room
+    #[arg(long)]
+    pub maps: bool,
     /// Only print what was found out about this kernel, for a report
     #[arg(long)]
     pub facts: bool,

@@ -2,27 +2,41 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, Iter, Program};
+use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
+use aya::programs::{BtfTracePoint, Iter, Program, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
-use ipctrace_common::{Cause, Hook, Mechanism, waiting};
+use ipctrace_common::{Cause, Hook, Mechanism, Shape, waiting};
+use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
 use crate::object::{OBJECT, PLAIN};
+use crate::ring::Ring;
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
+
+/// The program that tells of memory that is shared already.
+const SEEN: &str = "memory_seen";
+
+/// Most programs that are loaded at the same time.
+const LOADERS: usize = 4;
 
 /// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
 pub struct Attached {
     ebpf: Ebpf,
     /// Records come here.
-    pub ring: RingBuf<MapData>,
+    pub ring: Ring,
     losses: PerCpuArray<MapData, u64>,
+    /// See [`Flag`].
+    lost: Flag,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
     channels: KernelMap<MapData, KernelKey, [u64; 9]>,
@@ -33,6 +47,32 @@ pub struct Attached {
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Hooks that could not be attached, and why.
     pub failed: Vec<(Hook, String)>,
+}
+
+/// A word by which the programs say that they have lost something, in memory that is looked at without a system call.
+struct Flag {
+    memory: MmapRaw,
+    /// Programs that are loaded later find the map by its descriptor.
+    _map: MapData,
+}
+
+impl Flag {
+    fn map(map: aya::maps::Map) -> Result<Flag> {
+        let aya::maps::Map::Array(map) = map else {
+            anyhow::bail!("the map LOST is no array");
+        };
+        let memory = MmapOptions::new()
+            .len(size_of::<u64>())
+            .map_raw(&map.fd().as_fd())
+            .context("mapping the flag of losses into memory")?;
+        Ok(Flag { memory, _map: map })
+    }
+
+    /// Whether it was raised since it was last asked for.
+    fn take(&self) -> bool {
+        // SAFETY: the first word of a live mapping, aligned; programs write it meanwhile, hence the atomic.
+        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }.swap(0, Ordering::AcqRel) != 0
+    }
 }
 
 /// [`Key`] as a kernel map's key.
@@ -48,10 +88,17 @@ unsafe impl aya::Pod for KernelKey {}
 /// # Errors
 /// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached.
 pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
-    let mut ebpf = load(plan, Some(ring_bytes))?;
-    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-    let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+    let (ebpf, btf) = std::thread::scope(|scope| {
+        let btf = scope.spawn(types);
+        (load(plan, Some(ring_bytes)), btf.join())
+    });
+    let (mut ebpf, btf) = (ebpf?, btf.map_err(|_| anyhow::anyhow!("reading the kernel's BTF failed"))??);
+    let aya::maps::Map::RingBuf(ring) = take(&mut ebpf, "EVENTS")? else {
+        anyhow::bail!("the map EVENTS is no ring buffer");
+    };
+    let ring = Ring::map(ring, ring_bytes)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
+    let lost = Flag::map(take(&mut ebpf, "LOST")?)?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
     let aya::maps::Map::Array(runs) = take(&mut ebpf, "RUNS")? else {
         anyhow::bail!("the map RUNS is no array");
@@ -62,14 +109,21 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     } else {
         Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?)
     };
+    let mut loaded = verify(&mut ebpf, &plan.hooks, &btf);
     let mut failed = Vec::new();
     for hook in &plan.hooks {
-        if let Err(error) = start(&mut ebpf, *hook, &btf) {
+        let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
+        if let Err(error) = loaded.and_then(|()| start(&mut ebpf, *hook)) {
             if hook.needed_by() != 0 {
                 return Err(error);
             }
             failed.push((*hook, format!("{error:#}")));
         }
+    }
+    if plan.config.mechanisms & Mechanism::of_shape(Shape::Shared) != 0
+        && let Err(error) = seen(&mut ebpf).and_then(|program| Ok(program.load("task_vma", &btf)?))
+    {
+        log::debug!("loading the program {SEEN}: {error:#}");
     }
     if plan.config.mechanisms & Mechanism::Eventfd.bit() != 0 {
         show_an_eventfd(&ebpf)?;
@@ -78,6 +132,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         ebpf,
         ring,
         losses,
+        lost,
         runs,
         channels,
         mechanisms: plan.config.mechanisms,
@@ -102,6 +157,8 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     let classes = syscalls::table(plan.config.mechanisms);
     let mut loader = EbpfLoader::new();
+    // No place is looked up by the loader: our own table does that.
+    loader.btf(None);
     loader.override_global("CONFIG", plan.config.as_bytes(), true).override_global(
         "CLASSES",
         classes.as_slice(),
@@ -117,14 +174,53 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
 }
 
-fn start(ebpf: &mut Ebpf, hook: Hook, btf: &Btf) -> Result<()> {
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(hook.program())
-        .with_context(|| format!("the eBPF object has no program {}", hook.program()))?
-        .try_into()?;
-    program
-        .load(hook.tracepoint(), btf)
-        .with_context(|| format!("loading the program {}", hook.program()))?;
+/// The kernel's types.
+fn types() -> Result<Btf> {
+    Btf::from_sys_fs().context("reading the kernel's BTF")
+}
+
+fn missing(program: &str) -> anyhow::Error {
+    anyhow::anyhow!("the eBPF object has no program {program}")
+}
+
+/// Loads the hooks' programs, several at a time: most of the start-up is the verifier's, which has a thread of its own for
+/// each program.
+fn verify(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> HashMap<Hook, Result<()>> {
+    let mut programs: Vec<(Hook, &mut Program)> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| Some((*hooks.iter().find(|hook| hook.program() == name)?, program)))
+        .collect();
+    // The last are taken first: those on system calls take longest.
+    programs.sort_by_key(|(hook, _)| (matches!(hook, Hook::SysEnter | Hook::SysExit), *hook));
+    let (waiting, done) = (Mutex::new(programs), Mutex::new(HashMap::new()));
+    let work = || {
+        // Nobody panics while a lock is held.
+        while let Some((hook, program)) = waiting.lock().ok().and_then(|mut waiting| waiting.pop()) {
+            let loaded = <&mut BtfTracePoint>::try_from(program)
+                .and_then(|program| program.load(hook.tracepoint(), btf))
+                .with_context(|| format!("loading the program {}", hook.program()));
+            if let Ok(mut done) = done.lock() {
+                done.insert(hook, loaded);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..available_parallelism().map_or(1, usize::from).min(LOADERS) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_default()
+}
+
+/// The program that tells of memory that is shared already.
+fn seen(ebpf: &mut Ebpf) -> Result<&mut Iter> {
+    Ok(ebpf.program_mut(SEEN).ok_or_else(|| missing(SEEN))?.try_into()?)
+}
+
+fn start(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
+    let program: &mut BtfTracePoint =
+        ebpf.program_mut(hook.program()).ok_or_else(|| missing(hook.program()))?.try_into()?;
     program.attach().with_context(|| format!("attaching to the tracepoint {}", hook.tracepoint()))?;
     Ok(())
 }
@@ -151,6 +247,9 @@ impl Attached {
             log.flush();
         }
         let mut news = Vec::new();
+        if !self.lost.take() {
+            return Ok(news);
+        }
         for cause in Cause::ALL {
             let total: u64 = self.losses.get(&(*cause as u32), 0)?.iter().sum();
             let known = self.reported.entry(*cause).or_default();
@@ -175,13 +274,7 @@ impl Attached {
     /// # Errors
     /// If the kernel refuses.
     pub fn shared_memory(&mut self) -> Result<()> {
-        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-        let program: &mut Iter = self
-            .ebpf
-            .program_mut("memory_seen")
-            .context("the eBPF object has no program memory_seen")?
-            .try_into()?;
-        program.load("task_vma", &btf).context("loading the program memory_seen")?;
+        let program = seen(&mut self.ebpf)?;
         let link = program.attach().context("attaching the program memory_seen")?;
         let mut file = program.take_link(link)?.into_file()?;
         // It runs while it is read, and writes nothing; after a million mappings it wants to be asked again.
@@ -247,11 +340,11 @@ impl Attached {
 pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
     let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
         let mut ebpf = load(plan, None)?;
-        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-        let tried = plan
-            .hooks
-            .iter()
-            .map(|hook| (*hook, start(&mut ebpf, *hook, &btf).map_err(|error| one_line(&error))));
+        let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
+        let tried = plan.hooks.iter().map(|hook| {
+            let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
+            (*hook, loaded.and_then(|()| start(&mut ebpf, *hook)).map_err(|error| one_line(&error)))
+        });
         Ok(tried.collect())
     };
     attempt().unwrap_or_else(|error| plan.hooks.iter().map(|hook| (*hook, Err(one_line(&error)))).collect())
@@ -264,10 +357,11 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
 /// If a program cannot be loaded and attached.
 pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
     let mut ebpf = load(plan, None)?;
-    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
     let mut counts = Vec::new();
     for hook in &plan.hooks {
-        start(&mut ebpf, *hook, &btf)?;
+        loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())))?;
+        start(&mut ebpf, *hook)?;
         let program = ebpf.program(hook.program()).context("a program that was loaded")?;
         counts.push((*hook, program.info()?.verified_instruction_count()));
     }
@@ -291,21 +385,11 @@ fn one_line(error: &anyhow::Error) -> String {
     }
 }
 
-/// Our programs that are loaded in the kernel now, whoever loaded them: id and name.
-///
-/// # Errors
-/// If the kernel does not let us look.
-pub fn loaded() -> Result<Vec<(u32, String)>> {
-    let mut found = Vec::new();
-    for program in aya::programs::loaded_programs() {
-        // One that goes away while we look is none that stays.
-        let Ok(program) = program else {
-            continue;
-        };
+/// Our programs that are loaded in the kernel now, whoever loaded them.
+pub fn loaded_programs() -> impl Iterator<Item = ProgramInfo> {
+    // One that goes away while we look is none that stays.
+    aya::programs::loaded_programs().flatten().filter(|program| {
         let name = program.name_as_str().unwrap_or_default();
-        if Hook::ALL.iter().any(|hook| hook.program().starts_with(name) && !name.is_empty()) {
-            found.push((program.id(), name.to_owned()));
-        }
-    }
-    Ok(found)
+        !name.is_empty() && Hook::ALL.iter().any(|hook| hook.program().starts_with(name))
+    })
 }

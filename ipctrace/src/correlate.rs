@@ -48,7 +48,7 @@ use crate::model::{Event, Flow, Lost};
 
 use address::Locals;
 use call::Call;
-use connection::Connections;
+use connection::{Connections, Streams};
 use context::Context;
 use counter::Counter;
 use datagram::Datagrams;
@@ -94,7 +94,7 @@ const BOOKS: u64 = 1 << 56;
 pub struct Correlator {
     limits: Limits,
     procs: Procs,
-    streams: HashMap<wire::Key, Stream>,
+    streams: Streams,
     counters: HashMap<wire::Key, Counter>,
     terminals: HashMap<wire::Key, Terminal>,
     connections: Connections,
@@ -133,7 +133,7 @@ impl Correlator {
         Correlator {
             limits,
             procs: Procs::default(),
-            streams: HashMap::new(),
+            streams: Streams::default(),
             counters: HashMap::new(),
             terminals: HashMap::new(),
             connections: Connections::default(),
@@ -208,8 +208,10 @@ impl Correlator {
             Shape::Stream => {
                 self.make_room(out);
                 let now = self.now;
-                let stream =
-                    self.streams.entry(record.key).or_insert_with(|| Stream::new(mechanism, record.key, now));
+                let stream = self
+                    .streams
+                    .entry(record.key)
+                    .or_insert_with(|| Box::new(Stream::new(mechanism, record.key, now)));
                 stream.opened(record, name, &mut context!(self, out));
                 Some(())
             }
@@ -279,7 +281,8 @@ impl Correlator {
                 if self.streams.len() >= self.limits.streams && !self.streams.contains_key(&key) {
                     self.make_room(out);
                 }
-                let stream = self.streams.entry(key).or_insert_with(|| Stream::new(mechanism, key, now));
+                let stream =
+                    self.streams.entry(key).or_insert_with(|| Box::new(Stream::new(mechanism, key, now)));
                 stream.used = now;
                 stream.call(receive, inodes, Call::new(op, who), &mut context!(self, out));
                 Some(())
@@ -382,7 +385,7 @@ impl Correlator {
         }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
-        let stream = self.streams.get(&record.key).and_then(Stream::name);
+        let stream = self.streams.get(&record.key).and_then(|stream| stream.name());
         let name = stream.or_else(|| self.messages.name(&record.key)).map(<[u8]>::to_vec);
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
@@ -460,7 +463,7 @@ impl Correlator {
         self.now = self.now.max(now);
         let mut context = context!(self, out);
         self.connections.finish(&mut self.streams, &mut context);
-        let mut streams: Vec<(wire::Key, Stream)> = self.streams.drain().collect();
+        let mut streams: Vec<(wire::Key, Box<Stream>)> = self.streams.drain().collect();
         streams.sort_unstable_by_key(|(key, _)| *key);
         for (_, mut stream) in streams {
             stream.finish(&mut context);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use ipctrace_common::Mechanism;
 
 use crate::model::{Channel, End, Event, Flow, Latency, Why};
@@ -89,7 +90,7 @@ pub struct Flows {
     limit: usize,
     /// Whether old flows make room for new ones, which else are left out.
     ageing: bool,
-    sums: HashMap<Key, Sum>,
+    sums: HashMap<Key, Sum, RandomState>,
     left_out: u64,
     evicted: u64,
     /// What signals are told under: they have no channel.
@@ -106,7 +107,7 @@ impl Flows {
     /// No flows yet; at most `limit` will be told apart.
     pub fn new(limit: usize) -> Flows {
         let signals = Arc::new(Channel { id: "signal".to_owned(), name: None });
-        Flows { limit, ageing: false, sums: HashMap::new(), left_out: 0, evicted: 0, signals }
+        Flows { limit, ageing: false, sums: HashMap::default(), left_out: 0, evicted: 0, signals }
     }
 
     /// Adds an event to its flow.

@@ -11,7 +11,7 @@ use ipctrace_common::wire::Op;
 use memmap2::{MmapOptions, MmapRaw};
 
 /// How long a run may stand before the collector takes it, ns: far longer than a thread that goes on calling leaves it.
-const STALE: u64 = 5_000_000;
+const STALE: u64 = 4_000_000;
 
 /// The memory that the programs keep runs in.
 #[derive(Debug)]

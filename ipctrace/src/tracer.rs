@@ -1,7 +1,7 @@
 //! A running trace: takes records from the ring and gives events.
 
 use std::cmp::Reverse;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,14 +22,17 @@ use crate::straddlers;
 /// How often the kernel's loss counters are read, and the correlator is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often runs are taken while there is much to do, ns. They stand for so much longer than what they are told before.
+const SWEEP: u64 = 1_000_000;
+
 /// How often this host's addresses are gathered, if an unknown one has been met.
 const GATHER: Duration = Duration::from_secs(1);
 
 /// Records taken in one go before the caller is given a chance to look at signals and deadlines.
 const BATCH: usize = 16_384;
 
-/// Room for records between kernel and collector.
-pub const RING_BYTES: u32 = 32 << 20;
+/// Room for records between kernel and collector. It counts as our memory, in full.
+pub const RING_BYTES: u32 = 16 << 20;
 
 /// A new process, both by `(pid, start)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Tracer {
     /// Runs of small calls that stood beside the ring, latest first: each waits for what is in the ring from before its end.
     runs: Vec<Op>,
     ticked: u64,
+    /// When the runs that stood were last taken.
+    swept: u64,
     evicted: u64,
     /// When this host's addresses were gathered.
     gathered: u64,
@@ -100,7 +105,9 @@ impl Tracer {
         let mut correlator = Correlator::new(Limits::default());
         correlator.at_home(own_namespace("ipc").unwrap_or(0));
         let intake = Intake { correlator, feedback, forks: Vec::new() };
-        Ok(Tracer { attached, intake, runs: Vec::new(), ticked: now(), evicted: 0, gathered: 0 })
+        give_back();
+        hurry();
+        Ok(Tracer { attached, intake, runs: Vec::new(), ticked: now(), swept: 0, evicted: 0, gathered: 0 })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -108,8 +115,7 @@ impl Tracer {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn readable(&self) -> Result<OwnedFd> {
-        // SAFETY: the ring lives as long as self, so its descriptor is open.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.attached.ring.as_raw_fd()) };
+        let ring = self.attached.ring.descriptor();
         ring.try_clone_to_owned().context("duplicating the descriptor of the ring buffer")
     }
 
@@ -119,25 +125,21 @@ impl Tracer {
     /// If the kernel's counters cannot be read.
     pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
         // Before the records, so that what is taken for certain is known to have lost nothing.
-        for (cause, count) in self.attached.losses()? {
-            self.intake.correlator.lost(now(), cause, count, events);
-        }
-        // What happens from now on waits for the next round, which takes the runs that have come to stand meanwhile.
+        self.losses(events)?;
         let begun = now();
+        if begun.saturating_sub(self.swept) >= SWEEP {
+            self.swept = begun;
+            self.sweep(false);
+        }
+        // What happens after that waits for the next round, which takes the runs that have come to stand meanwhile.
+        let until = self.swept + SWEEP;
         let Tracer { attached, intake, runs, .. } = self;
-        attached.runs.take(begun, false, |run| runs.push(run));
-        runs.sort_unstable_by_key(|run| Reverse(run.header.time));
-        let mut taken = 0;
-        let drained = loop {
-            let Some(item) = attached.ring.next() else { break true };
-            let time = Header::ref_from_prefix(&item).map_or(0, |(header, _)| header.time);
+        let drained = attached.ring.take(BATCH, |record| {
+            let time = Header::read_from_prefix(record).map_or(0, |(header, _)| header.time);
             intake.runs(runs, time, events);
-            intake.record(&item, events);
-            taken += 1;
-            if taken == BATCH || time > begun {
-                break false;
-            }
-        };
+            intake.record(record, events);
+            time <= until
+        });
         if drained {
             intake.runs(runs, begun, events);
         }
@@ -150,10 +152,23 @@ impl Tracer {
         Ok(!drained)
     }
 
-    fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
+    /// Tells of what the kernel lost.
+    fn losses(&mut self, events: &mut Vec<Event>) -> Result<()> {
         for (cause, count) in self.attached.losses()? {
-            self.intake.correlator.lost(now, cause, count, events);
+            self.intake.correlator.lost(now(), cause, count, events);
         }
+        Ok(())
+    }
+
+    /// Takes the runs that have stood for a while; all of them if `force`.
+    fn sweep(&mut self, force: bool) {
+        let runs = &mut self.runs;
+        self.attached.runs.take(now(), force, |run| runs.push(run));
+        runs.sort_unstable_by_key(|run| Reverse(run.header.time));
+    }
+
+    fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
+        self.losses(events)?;
         let evicted = self.intake.correlator.evicted();
         if evicted > self.evicted {
             self.intake.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);
@@ -179,10 +194,8 @@ impl Tracer {
         self.attached.detach();
         while self.take(events)? {}
         let now = now();
-        let Tracer { attached, intake, runs, .. } = self;
-        attached.runs.take(now, true, |run| runs.push(run));
-        runs.sort_unstable_by_key(|run| Reverse(run.header.time));
-        intake.runs(runs, u64::MAX, events);
+        self.sweep(true);
+        self.intake.runs(&mut self.runs, u64::MAX, events);
         self.tick(now, true, events)?;
         self.intake.correlator.finish(now, events);
         Ok(())
@@ -208,6 +221,39 @@ impl Tracer {
     /// Hooks that could not be attached although the kernel has them.
     pub fn failed_hooks(&self) -> &[(ipctrace_common::Hook, String)] {
         &self.attached.failed
+    }
+}
+
+/// Gives memory that is free back to the kernel: the types of a kernel take much, and only at the start.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: looks at free memory of the allocator alone, under its own lock.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Puts this thread before others: on a host whose processors are all busy, what is traced would else leave us too little time
+/// to keep up with it, and records would be lost. Not what we start, and not if somebody has given us another place.
+fn hurry() {
+    /// Of 40 steps; each is worth about a quarter more of a processor that many want.
+    const NICENESS: i32 = -15;
+    // SAFETY: calls that take numbers, and a structure that lives until they return.
+    unsafe {
+        let usual = libc::getpriority(libc::PRIO_PROCESS, 0) == 0;
+        let parameters = libc::sched_param { sched_priority: 0 };
+        if usual
+            && libc::sched_getscheduler(0) == libc::SCHED_OTHER
+            && libc::sched_setscheduler(
+                0,
+                libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK,
+                &raw const parameters,
+            ) == 0
+            && libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) != 0
+        {
+            // Without CAP_SYS_NICE, which nothing else needs.
+            log::debug!("at the usual priority: {}", std::io::Error::last_os_error());
+        }
     }
 }
 

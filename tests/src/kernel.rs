@@ -54,3 +54,12 @@ pub fn possible(truth: Vec<Truth>) -> Result<Vec<Truth>, &'static str> {
         Some(_) | None => Ok(left),
     }
 }
+
+/// Whether the kernel is older than `major.minor`: for what it does otherwise since, which nothing else tells.
+pub fn is_older_than(major: u32, minor: u32) -> bool {
+    let release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(one)), Some(Ok(two))) if (one, two) < (major, minor))
+}

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
 
 pub use compare::{Score, compare, compare_after_loss};
 
@@ -29,19 +30,63 @@ use crate::trace::{Scratch, Trace, said};
 pub const MECHANISMS: &[&str] =
     &["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "tcp", "udp", "posix_mq", "sysv_msg"];
 
-/// Plays one seed under a trace of the whole host and compares.
+/// What the processes of one seed did, and what was traced of it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    truth: Vec<account::Line>,
+    /// The trace, line by line.
+    pub lines: Vec<Value>,
+}
+
+impl Recorded {
+    /// Compares the one with the other.
+    ///
+    /// # Errors
+    /// With every difference.
+    pub fn compare(&self) -> Result<Score> {
+        compare(&self.truth, &self.lines)
+    }
+
+    /// The member that started the others: its process and its name.
+    pub fn parent(&self) -> Option<(u32, &str)> {
+        self.truth.iter().find_map(|line| match line {
+            account::Line::Member { pid, name, .. } => Some((*pid, name.as_str())),
+            account::Line::Lane { .. }
+            | account::Line::Sent { .. }
+            | account::Line::Got { .. }
+            | account::Line::Signalled { .. }
+            | account::Line::Handled { .. }
+            | account::Line::Done { .. } => None,
+        })
+    }
+
+    /// Whether the channel is one of the workload's.
+    pub fn has(&self, channel: &str) -> bool {
+        self.truth.iter().any(|line| matches!(line, account::Line::Lane { id, .. } if id == channel))
+    }
+}
+
+/// Plays one seed under a trace of the whole host.
 ///
 /// # Errors
-/// If the workload or the tracer fails, or with the differences.
-pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
+/// If the workload or the tracer fails.
+pub fn record(seed: u64, operations: u64, options: &[&str]) -> Result<Recorded> {
     let trace = Trace::start(options)?;
     let on = trace.mechanisms()?;
     let report = Scratch::new(".oracle");
     let played = play_apart(seed, operations, &on, report.path());
     let lines = trace.stop()?;
     played?;
-    let truth = account::read(report.path())?;
-    compare(&truth, &lines).with_context(|| format!("seed {seed} with {operations} operations"))
+    Ok(Recorded { truth: account::read(report.path())?, lines })
+}
+
+/// Plays one seed under a trace of the whole host and compares.
+///
+/// # Errors
+/// If the workload or the tracer fails, or with the differences.
+pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
+    let recorded = record(seed, operations, options)?;
+    recorded.compare().with_context(|| format!("seed {seed} with {operations} operations"))
 }
 
 /// Plays one seed while the collector, which has little room for records, is stopped again and again; compares what is left.

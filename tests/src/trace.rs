@@ -17,6 +17,7 @@ use crate::{binary, slowed};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A file that is removed when this is dropped.
+#[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {

@@ -84,6 +84,17 @@ fn the_status_of_run_is_the_commands() -> Result<()> {
 }
 
 #[test]
+fn the_command_has_the_priority_that_it_would_have() -> Result<()> {
+    let usual = std::process::Command::new("nice").output()?.stdout;
+    let file = Scratch::new(".txt");
+    let path = file.path().to_string_lossy().into_owned();
+    let output = run(&["run", "-o", &path, "--", "nice"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&usual));
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_is_one_line_with_the_remedy_and_status_2() -> Result<()> {
     let unknown = run(&["trace", "-m", "pipes"])?;
     assert_eq!(unknown.status.code(), Some(2));

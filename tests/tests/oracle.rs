@@ -5,8 +5,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
-use ipctrace_tests::oracle::{Score, verify, verify_with_losses};
+use anyhow::{Context, Result, ensure};
+use ipctrace_tests::oracle::{Recorded, Score, record, verify, verify_with_losses};
+use serde_json::Value;
 
 /// Seeds that found something once.
 const FOUND: &[u64] = &[861_292_622, 162_106_136, 319_854_984];
@@ -60,4 +61,94 @@ fn after_losses_nothing_is_wrong() -> Result<()> {
         tell(seed, &verify_with_losses(seed, number("IPCTRACE_OPERATIONS").unwrap_or(4000))?);
     }
     Ok(())
+}
+
+/// The comparison can fail: each fault that a tracer could have is planted in a true trace, and found.
+#[test]
+fn planted_faults_are_found() -> Result<()> {
+    // Pipes, FIFOs and sockets with several writers.
+    let recorded = record(FOUND[0], 4000, &["--every"])?;
+    recorded.compare().context("as it was traced")?;
+    for (fault, plant) in FAULTS {
+        let mut planted = recorded.clone();
+        plant(&mut planted).with_context(|| format!("the trace has no place for the fault: {fault}"))?;
+        let difference = planted.compare();
+        ensure!(difference.is_err(), "nothing was found amiss though {fault}");
+    }
+    Ok(())
+}
+
+type Plant = fn(&mut Recorded) -> Option<()>;
+
+/// Faults, and how to plant them.
+const FAULTS: &[(&str, Plant)] = &[
+    ("two writers were swapped", |recorded| {
+        let (one, other) = pair(recorded, |one, other| one["sender"] != other["sender"])?;
+        let sender = recorded.lines[one]["sender"].clone();
+        recorded.lines[one]["sender"] = std::mem::replace(&mut recorded.lines[other]["sender"], sender);
+        Some(())
+    }),
+    ("two readers were swapped", |recorded| {
+        let (one, other) = pair(recorded, |one, other| one["receiver"] != other["receiver"])?;
+        let receiver = recorded.lines[one]["receiver"].clone();
+        recorded.lines[one]["receiver"] = std::mem::replace(&mut recorded.lines[other]["receiver"], receiver);
+        Some(())
+    }),
+    ("an event was dropped", |recorded| {
+        let index = transfers(recorded).next()?;
+        recorded.lines.remove(index);
+        Some(())
+    }),
+    ("an event was told twice", |recorded| {
+        let index = transfers(recorded).next()?;
+        recorded.lines.insert(index, recorded.lines[index].clone());
+        Some(())
+    }),
+    ("the parent was credited", |recorded| {
+        let (pid, name) = recorded.parent().map(|(pid, name)| (pid, name.to_owned()))?;
+        let index = transfers(recorded).find(|index| recorded.lines[*index]["sender"]["pid"] != pid)?;
+        recorded.lines[index]["sender"]["pid"] = pid.into();
+        recorded.lines[index]["sender"]["comm"] = name.into();
+        Some(())
+    }),
+    ("one byte was missing", |recorded| {
+        let index = transfers(recorded).find(|index| recorded.lines[*index]["bytes"].as_u64() > Some(1))?;
+        recorded.lines[index]["bytes"] =
+            recorded.lines[index]["bytes"].as_u64().map(|bytes| bytes - 1).into();
+        Some(())
+    }),
+    ("a signal was dropped", |recorded| {
+        let sent = recorded.lines.iter().position(|line| {
+            line["type"] == "signal"
+                && line["sender"]["comm"].as_str().is_some_and(|comm| comm.starts_with("oracle"))
+        })?;
+        recorded.lines.remove(sent);
+        Some(())
+    }),
+];
+
+/// Where the workload's transfers of which both ends are certain stand among the lines.
+fn transfers(recorded: &Recorded) -> impl Iterator<Item = usize> {
+    (0..recorded.lines.len()).filter(|index| {
+        let line: &Value = &recorded.lines[*index];
+        line["type"] == "transfer"
+            && line["exact"] == true
+            && line["sender"].is_object()
+            && line["receiver"].is_object()
+            && recorded.has(line["channel"]["id"].as_str().unwrap_or_default())
+    })
+}
+
+/// Two such transfers through one channel, of different length, that differ in some other way too.
+fn pair(recorded: &Recorded, differ: impl Fn(&Value, &Value) -> bool) -> Option<(usize, usize)> {
+    let lines = &recorded.lines;
+    transfers(recorded).find_map(|one| {
+        let fits = |other: &usize| {
+            let (one, other) = (&lines[one], &lines[*other]);
+            one["channel"]["id"] == other["channel"]["id"]
+                && one["bytes"] != other["bytes"]
+                && differ(one, other)
+        };
+        Some((one, transfers(recorded).find(fits)?))
+    })
 }

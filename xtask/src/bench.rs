@@ -11,7 +11,7 @@ use crate::{build, setup, workspace};
 /// What `bench` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Arguments of the benchmark: --rounds N, --scale X, --format json
+    /// Arguments of the benchmark: --rounds N, --scale X, --only NAME, --ours, --short, --format text|markdown|json
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 
-use crate::command::{line, read, run};
+use crate::command::{read, run};
 use crate::workspace;
 use archive::Series;
 use report::Report;
@@ -70,10 +70,11 @@ pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<
     }
     let demos = report::demos(&read(Command::new(programs.binary).args(["demo", "--list"]))?);
     let ready = set_up();
+    let places = copies(programs)?;
     let mut reports = Vec::new();
     for series in chosen {
         let report = match &ready {
-            Ok(()) => run_one(series, extent, programs, &demos)?,
+            Ok(()) => run_one(series, extent, &places, &demos)?,
             Err(reason) => Report::not_run(series.name, reason.clone()),
         };
         reports.push(report);
@@ -132,19 +133,14 @@ fn set_up() -> Result<(), String> {
 }
 
 /// Boots one kernel and runs everything in it.
-fn run_one(
-    series: &Series,
-    extent: Extent,
-    programs: &Programs<'_>,
-    demos: &[report::Demo],
-) -> Result<Report> {
+fn run_one(series: &Series, extent: Extent, programs: &Places, demos: &[report::Demo]) -> Result<Report> {
     let kernel = match archive::kernel(series) {
         Ok(kernel) => kernel,
         Err(error) => return Ok(Report::not_run(series.name, format!("{error:#}"))),
     };
     let start = Instant::now();
     println!("   {}: {}", series.name, kernel.version);
-    let script = script(extent, programs, demos)?;
+    let script = script(extent, programs, demos);
     let limit = match extent {
         Extent::All => Duration::from_secs(75 * 60),
         Extent::Part => Duration::from_secs(20 * 60),
@@ -174,25 +170,50 @@ fn run_one(
     Ok(report)
 }
 
-/// What the guest runs.
-fn script(extent: Extent, programs: &Programs<'_>, demos: &[report::Demo]) -> Result<String> {
-    let test = |name: &str| -> Result<String> {
-        let path = (programs.tests)(name).with_context(|| format!("no test executable {name}"))?;
-        Ok(path.display().to_string())
+/// Where guests find what they run.
+struct Places {
+    binary: PathBuf,
+    tests: PathBuf,
+}
+
+/// Copies of the executables, so that those who build meanwhile do not change what guests run. Tests look for their actor in the
+/// folder above their own.
+fn copies(programs: &Programs<'_>) -> Result<Places> {
+    let folder = workspace::target().join("kernels/run");
+    let tests = folder.join("deps");
+    fs::create_dir_all(&tests)?;
+    let folder = folder.canonicalize()?;
+    let copy = |from: &Path, to: PathBuf| -> Result<PathBuf> {
+        // A new file: one that a guest has open stays as it is.
+        let _ = fs::remove_file(&to);
+        fs::copy(from, &to).with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+        Ok(to)
     };
+    for name in ["attribution", "oracle", "programs"] {
+        let from = (programs.tests)(name).with_context(|| format!("no test executable {name}"))?;
+        if name == "attribution" {
+            let actor = from.ancestors().nth(2).context("tests stand in target/PROFILE/deps")?.join("actor");
+            copy(&actor, folder.join("actor"))?;
+        }
+        copy(&from, tests.join(name))?;
+    }
+    let binary = copy(programs.binary, folder.join("ipctrace"))?;
+    Ok(Places { binary, tests: folder.join("deps") })
+}
+
+/// What the guest runs.
+fn script(extent: Extent, programs: &Places, demos: &[report::Demo]) -> String {
     let steps = match extent {
         Extent::All => "doctor programs demos attribution seeds",
         Extent::Part => "doctor programs demos",
     };
     let names: Vec<&str> = demos.iter().map(|(name, _)| name.as_str()).collect();
-    let folder = line(Command::new("cd").arg(workspace::root().canonicalize()?));
-    Ok(format!(
-        "{folder}\nIPCTRACE='{}'\nATTRIBUTION='{}'\nORACLE='{}'\nPROGRAMS='{}'\nDEMOS='{}'\nSTEPS='{steps}'\nSEEDS=3\n{}",
-        programs.binary.canonicalize()?.display(),
-        test("attribution")?,
-        test("oracle")?,
-        test("programs")?,
+    format!(
+        "cd '{}'\nIPCTRACE='{}'\nTESTS='{}'\nDEMOS='{}'\nSTEPS='{steps}'\nSEEDS=3\n{}",
+        workspace::root().display(),
+        programs.binary.display(),
+        programs.tests.display(),
         names.join(" "),
         include_str!("kernels/run.sh")
-    ))
+    )
 }

@@ -1,13 +1,18 @@
 //! `cargo xtask soak`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::command::{as_root, line, read};
 use crate::{build, setup, workspace};
+
+mod watched;
+
+use watched::Watched;
 
 /// What `soak` takes.
 #[derive(clap::Args)]
@@ -20,7 +25,8 @@ pub(crate) struct Arguments {
     operations: u64,
 }
 
-/// Plays fresh seeds until the time is over, with and without losses; the first difference ends it.
+/// Plays fresh seeds until the time is over, with and without losses, beside a tracer that is watched, stopped, killed and
+/// started again; the first difference ends it.
 ///
 /// # Errors
 /// If it cannot be built or started.
@@ -42,22 +48,37 @@ pub(crate) fn soak(arguments: &Arguments) -> Result<ExitCode> {
         bail!("{} built no test of seeds", line(&command));
     };
     let end = Instant::now() + Duration::from_secs(arguments.minutes * 60);
-    while Instant::now() < end {
-        for name in ["fresh_seeds", "after_losses_nothing_is_wrong"] {
-            let mut play = as_root(&test);
-            play.args([name, "--exact", "--nocapture"])
-                .env("IPCTRACE", &binary)
-                .env("IPCTRACE_SEEDS", "4")
-                .env("IPCTRACE_OPERATIONS", arguments.operations.to_string());
-            let status = play.status().with_context(|| format!("starting {}", line(&play)))?;
-            if !status.success() {
-                println!("the seed above is the one: IPCTRACE_SEED=… {}", line(&play));
-                return Ok(ExitCode::FAILURE);
-            }
+    let (done, mut watched) = (AtomicBool::new(false), Watched::default());
+    let code = std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let kept = watched.keep(&binary, &done);
+            (kept, watched)
+        });
+        let mut code = Ok(ExitCode::SUCCESS);
+        while Instant::now() < end && !beside.is_finished() && matches!(code, Ok(ExitCode::SUCCESS)) {
+            code = play(&test, &binary, arguments.operations);
         }
-        let left = read(as_root(&binary).args(["doctor", "--leftovers"]))?;
-        if !left.trim().is_empty() {
-            bail!("programs are still loaded:\n{}", left.trim());
+        done.store(true, Ordering::Relaxed);
+        let (kept, watched) = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        println!("{watched}");
+        kept.and(code)
+    })?;
+    crate::test::leftovers()?;
+    Ok(code)
+}
+
+/// Plays some seeds without and with losses.
+fn play(test: &Path, binary: &Path, operations: u64) -> Result<ExitCode> {
+    for name in ["fresh_seeds", "after_losses_nothing_is_wrong"] {
+        let mut play = as_root(test);
+        play.args([name, "--exact", "--nocapture"])
+            .env("IPCTRACE", binary)
+            .env("IPCTRACE_SEEDS", "4")
+            .env("IPCTRACE_OPERATIONS", operations.to_string());
+        let status = play.status().with_context(|| format!("starting {}", line(&play)))?;
+        if !status.success() {
+            println!("the seed above is the one: IPCTRACE_SEED=… {}", line(&play));
+            return Ok(ExitCode::FAILURE);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -17,7 +17,8 @@ use crate::{build, setup, workspace};
 pub(crate) struct Arguments {
     /// Only tests whose name contains this
     filter: Option<String>,
-    /// Only the tests in other kernels, in emulated machines: those of these series, all of the matrix without any
+    /// Only the tests in other kernels, in emulated machines: those of these series, all of the matrix without any; `part`:
+    /// what is run of them with all other tests
     #[arg(long, value_name = "VERSION", num_args = 0.., conflicts_with = "filter")]
     kernels: Option<Vec<String>>,
 }
@@ -40,6 +41,7 @@ pub(crate) fn test(arguments: &Arguments) -> Result<ExitCode> {
     let ready = setup::ready()?;
     let mut totals = Totals::default();
     let outcome = match &arguments.kernels {
+        Some(names) if *names == ["part"] => other_kernels(&ready, &[], Extent::Part, &mut totals),
         Some(names) => other_kernels(&ready, names, Extent::All, &mut totals),
         None => steps(&ready, arguments, &mut totals),
     };
@@ -176,7 +178,7 @@ fn run_suite(suite: &Suite, binary: &Path, arguments: &Arguments, totals: &mut T
 }
 
 /// Fails if a program of ours is still loaded. The kernel takes a while to unload those of a tracer that was killed.
-fn leftovers() -> Result<()> {
+pub(crate) fn leftovers() -> Result<()> {
     let start = Instant::now();
     loop {
         let listing =

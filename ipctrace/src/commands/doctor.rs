@@ -8,7 +8,7 @@ use ipctrace_common::{Hook, Mechanism};
 
 use super::EXIT_IMPOSSIBLE;
 use crate::kernel::{Facts, Plan, recorded, uring};
-use crate::{args, attach, stdout};
+use crate::{args, attach, occupancy, stdout};
 
 /// Looks, tries each hook, and tells.
 ///
@@ -17,6 +17,9 @@ use crate::{args, attach, stdout};
 pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     if arguments.leftovers {
         return leftovers();
+    }
+    if arguments.maps {
+        return maps();
     }
     let facts = Facts::gather();
     if arguments.facts {
@@ -47,15 +50,15 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     let works = plan
         .mechanisms
         .iter()
-        .any(|(mechanism, state)| state.is_ok() && missing(*mechanism, &failed).is_none());
+        .any(|(mechanism, state)| state.is_ok() && missing(&plan, *mechanism, &failed).is_none());
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(EXIT_IMPOSSIBLE) })
 }
 
 /// The first hook that a mechanism needs and that does not work.
-fn missing(mechanism: Mechanism, failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
+fn missing(plan: &Plan, mechanism: Mechanism, failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
     Hook::ALL
         .iter()
-        .filter(|hook| hook.needed_by() & mechanism.bit() != 0)
+        .filter(|hook| plan.needed_by(**hook) & mechanism.bit() != 0)
         .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.tracepoint())))
 }
 
@@ -68,7 +71,7 @@ fn table(titles: [&str; 3]) -> Table {
 fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
     let mut table = table(["mechanism", "state", "why"]);
     for (mechanism, state) in &plan.mechanisms {
-        let reason = state.clone().err().or_else(|| missing(*mechanism, failed));
+        let reason = state.clone().err().or_else(|| missing(plan, *mechanism, failed));
         table.add_row([
             mechanism.name(),
             if reason.is_none() { "on" } else { "off" },
@@ -108,10 +111,18 @@ fn hooks(facts: &Facts, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
     table
 }
 
+/// Lists the maps of our programs that can fill up: name, keys in them, room.
+fn maps() -> Result<ExitCode> {
+    for map in occupancy::occupancy()? {
+        stdout::line(format_args!("{} {} {}", map.name, map.entries, map.room))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Lists programs of ours that are loaded, one a line: none should be while no tracer runs.
 fn leftovers() -> Result<ExitCode> {
-    for (id, name) in attach::loaded()? {
-        stdout::line(format_args!("{id} {name}"))?;
+    for program in attach::loaded_programs() {
+        stdout::line(format_args!("{} {}", program.id(), program.name_as_str().unwrap_or_default()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key};
 
@@ -75,7 +76,7 @@ pub(super) struct Connections {
 }
 
 /// All streams.
-type Streams = HashMap<Key, Stream>;
+pub(super) type Streams = HashMap<Key, Box<Stream>, RandomState>;
 
 impl Connections {
     /// What the kernel says of a half when it first sees it, or sees it again. `None`: the record has no ends.
@@ -175,7 +176,7 @@ impl Connections {
         } else {
             stream.begin(0, half.since, context);
         }
-        streams.insert(stream_key, stream);
+        streams.insert(stream_key, Box::new(stream));
         self.pairs.insert(stream_key, if half.receive { [None, Some(key)] } else { [Some(key), None] });
         self.asking.retain(|asking| *asking != key);
         for call in calls {

@@ -94,7 +94,7 @@ impl Datagrams {
         }
         match record.header.flags {
             datagram::SENT => self.left(record, who, locals, context),
-            datagram::ARRIVED | datagram::QUEUED => self.arrived_at(record, context),
+            datagram::ARRIVED | datagram::QUEUED | datagram::TAKEN => self.arrived_at(record, context),
             _ => return None,
         }
         Some(())
@@ -164,6 +164,13 @@ impl Datagrams {
         let (data, way) = (record.data, Way::of(record));
         let known = |arrival: &Arrival| arrival.sent.is_some() && (arrival.data, arrival.way) == (data, way);
         let there = self.sockets.get(&key).is_some_and(|socket| socket.arrivals.iter().any(known));
+        if record.header.flags == datagram::TAKEN {
+            // It may have been in the queue when the socket was first seen.
+            let same = |arrival: &Arrival| arrival.data == data && arrival.sent == sent;
+            if self.sockets.get(&key).is_some_and(|socket| socket.arrivals.iter().any(same)) {
+                return;
+            }
+        }
         if sent.is_none() && (there || self.done.contains(&(data, way))) {
             // Where several came at once, it has been told of before.
             return;

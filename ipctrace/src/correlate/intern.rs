@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use ipctrace_common::wire::Task;
 
 use crate::model::Proc;
@@ -15,7 +16,7 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
 /// The processes seen last, one entry a thread.
 #[derive(Debug, Default)]
 pub(super) struct Procs {
-    threads: HashMap<u32, (Task, Arc<Proc>)>,
+    threads: HashMap<u32, (Task, Arc<Proc>), RandomState>,
 }
 
 impl Procs {

@@ -8,6 +8,7 @@ use crate::model::{End, Why};
 
 use super::call::Call;
 use super::position::Place;
+use super::sequence::sparing;
 
 /// The bytes of one send that are still in the stream.
 #[derive(Clone, Debug)]
@@ -101,6 +102,7 @@ impl Ranges {
             self.end = self.end.wrapping_add(range.left());
             self.past = range.place.map(|place| (place.end(range.bytes), place.past(range.bytes)));
             self.left = self.left.saturating_add(range.left());
+            sparing(&mut self.queue);
             self.queue.push_back(range);
         }
     }
@@ -110,6 +112,7 @@ impl Ranges {
         if range.left() > 0 {
             range.base = self.begin().wrapping_sub(range.bytes);
             self.left = self.left.saturating_add(range.left());
+            sparing(&mut self.queue);
             self.queue.push_front(range);
         }
     }

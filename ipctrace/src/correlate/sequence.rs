@@ -70,6 +70,7 @@ impl Sequencer {
                 let first = *self.first.get_or_insert(process.identity());
                 self.several |= first != process.identity();
             }
+            sparing(&mut self.ready);
             self.ready.push_back(call);
         }
     }
@@ -108,6 +109,13 @@ impl Sequencer {
     /// Calls held beyond a gap.
     pub(super) fn held(&self) -> usize {
         self.early.len()
+    }
+}
+
+/// Has an empty queue begin with room for one: most never hold more, and there is one for each side of each channel.
+pub(super) fn sparing<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
     }
 }
 

@@ -1,15 +1,45 @@
 //! Places in kernel structures, from the kernel's own type information.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use btf_rs::{Btf, BtfType, Type};
+
+/// The type information, and what was found in it: to find a name all of them are gone through.
+pub(super) struct Types {
+    btf: Btf,
+    structures: RefCell<HashMap<String, Option<u32>>>,
+}
+
+impl Types {
+    pub(super) fn new(btf: Btf) -> Types {
+        Types { btf, structures: RefCell::default() }
+    }
+
+    /// As it is.
+    pub(super) fn btf(&self) -> &Btf {
+        &self.btf
+    }
+
+    /// The id of a structure with members (not a forward declaration).
+    fn structure(&self, name: &str) -> Option<u32> {
+        if let Some(known) = self.structures.borrow().get(name) {
+            return *known;
+        }
+        let found = structure(&self.btf, name);
+        self.structures.borrow_mut().insert(name.to_owned(), found);
+        found
+    }
+}
 
 /// Offset in bytes of `path`, which is `struct.member` with any number of members of members, and members of unnamed
 /// structures and unions found as C finds them. `None` if this kernel has no such thing.
-pub(super) fn offset(btf: &Btf, path: &str) -> Option<u32> {
+pub(super) fn offset(types: &Types, path: &str) -> Option<u32> {
     let mut parts = path.split('.');
-    let mut id = structure(btf, parts.next()?)?;
+    let mut id = types.structure(parts.next()?)?;
     let mut offset = 0;
     for name in parts {
-        let (bits, inner) = member(btf, id, name)?;
+        let (bits, inner) = member(&types.btf, id, name)?;
         offset += bits;
         id = inner;
     }
@@ -17,28 +47,28 @@ pub(super) fn offset(btf: &Btf, path: &str) -> Option<u32> {
 }
 
 /// Size of a structure in bytes.
-pub(super) fn size(btf: &Btf, name: &str) -> Option<u32> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| {
-        if let Type::Struct(found) = found { u32::try_from(found.size()).ok() } else { None }
-    })
+pub(super) fn size(types: &Types, name: &str) -> Option<u32> {
+    let found = types.btf.resolve_type_by_id(types.structure(name)?).ok()?;
+    if let Type::Struct(found) = found { u32::try_from(found.size()).ok() } else { None }
 }
 
 /// Whether the kernel has a BTF tracepoint of that name.
-pub(super) fn has_tracepoint(btf: &Btf, name: &str) -> bool {
-    btf.resolve_ids_by_name(&format!("btf_trace_{name}")).is_ok_and(|ids| !ids.is_empty())
+pub(super) fn has_tracepoint(types: &Types, name: &str) -> bool {
+    types.btf.resolve_ids_by_name(&format!("btf_trace_{name}")).is_ok_and(|ids| !ids.is_empty())
 }
 
 /// Whether the kernel has the eBPF helper with that name in `enum bpf_func_id`.
-pub(super) fn has_helper(btf: &Btf, name: &str) -> bool {
-    btf.resolve_types_by_name("bpf_func_id").is_ok_and(|found| {
+pub(super) fn has_helper(types: &Types, name: &str) -> bool {
+    types.btf.resolve_types_by_name("bpf_func_id").is_ok_and(|found| {
         found.iter().any(|found| {
             let Type::Enum(found) = found else { return false };
-            found.members.iter().any(|member| btf.resolve_name(member).is_ok_and(|member| member == name))
+            let mut names = found.members.iter().map(|member| types.btf.resolve_name(member));
+            names.any(|member| member.is_ok_and(|member| member == name))
         })
     })
 }
 
-/// The id of a structure with members (not a forward declaration).
+/// See [`Types::structure`].
 fn structure(btf: &Btf, name: &str) -> Option<u32> {
     btf.resolve_ids_by_name(name).ok()?.into_iter().find(
         |id| matches!(btf.resolve_type_by_id(*id), Ok(Type::Struct(found)) if !found.members.is_empty()),

@@ -59,13 +59,13 @@ impl Facts {
             return facts;
         }
         match types() {
-            Ok(types) => facts.read(&types),
+            Ok(types) => facts.read(&btf::Types::new(types)),
             Err(error) => facts.no_btf = Some(format!("{BTF}: {error}")),
         }
         facts
     }
 
-    fn read(&mut self, types: &Btf) {
+    fn read(&mut self, types: &btf::Types) {
         for (path, _) in Offsets::PATHS {
             let found = path.split(" or ").find_map(|path| match path.strip_prefix("sizeof ") {
                 Some(name) => btf::size(types, name),
@@ -99,7 +99,7 @@ fn types() -> Result<Btf, String> {
 }
 
 /// The registers of system calls, as this architecture passes them.
-fn registers(types: &Btf) -> Option<Registers> {
+fn registers(types: &btf::Types) -> Option<Registers> {
     let mut argument = [0; 6];
     for (place, path) in argument.iter_mut().zip(syscalls::ARGUMENTS) {
         *place = btf::offset(types, path.0)? + path.1;

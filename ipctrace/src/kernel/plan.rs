@@ -156,7 +156,10 @@ impl Plan {
             .iter()
             .copied()
             .filter(|hook| facts.tracepoints.contains(hook))
-            .filter(|hook| hook.serves() & on != 0)
+            .filter(|hook| {
+                let for_takes = *hook == Hook::ConsumeSkb && takes_tell(facts);
+                (hook.serves() | if for_takes { Mechanism::Udp.bit() } else { 0 }) & on != 0
+            })
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .collect();
         let plain = !facts.has_loop || !facts.has_find_vma;
@@ -169,6 +172,7 @@ impl Plan {
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             page_shift: page_size().trailing_zeros(),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
+            udp_by_taking: u32::from(takes_tell(facts)),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             // Keeping a run needs an exchange that is one operation.
             run: if plain { 0 } else { RUN },
@@ -181,6 +185,12 @@ impl Plan {
         self.config.run = 0;
     }
 
+    /// The set of mechanisms that cannot be traced without this hook on this kernel.
+    pub fn needed_by(&self, hook: Hook) -> u32 {
+        let takes = hook == Hook::ConsumeSkb && self.config.udp_by_taking != 0;
+        hook.needed_by() | if takes { Mechanism::Udp.bit() } else { 0 }
+    }
+
     /// Whether one mechanism can be traced.
     fn decide(facts: &Facts, mechanism: Mechanism, wanted: &[Mechanism]) -> Result<(), String> {
         let mut needed = Hook::ALL.iter().filter(|hook| hook.needed_by() & mechanism.bit() != 0).peekable();
@@ -188,6 +198,9 @@ impl Plan {
             return Err("not traced by this version".to_owned());
         }
         for hook in needed {
+            if *hook == Hook::SkDataReady && takes_tell(facts) {
+                continue;
+            }
             if !facts.tracepoints.contains(hook) {
                 return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
             }
@@ -207,6 +220,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Whether it is known of datagrams only what is taken: the kernel does not tell of arrivals, but frees their buffers in the call
+/// that receives (before Linux 6.3).
+fn takes_tell(facts: &Facts) -> bool {
+    !facts.tracepoints.contains(&Hook::SkDataReady) && facts.tracepoints.contains(&Hook::ConsumeSkb)
 }
 
 /// Size of a page of memory on this machine.
@@ -282,6 +301,20 @@ mod tests {
         assert!(!plan.hooks.contains(&Hook::ConsumeSkb));
         facts.tracepoints.retain(|hook| *hook != Hook::ContentionEnd);
         assert_eq!(state(&self::plan(&facts).expect("it only orders"), Mechanism::Pipe), Ok(()));
+    }
+
+    #[test]
+    fn datagrams_are_told_of_by_what_is_taken_where_arrivals_are_not() {
+        let mut facts = facts();
+        facts.tracepoints.retain(|hook| *hook != Hook::SkDataReady);
+        let only = Plan::new(&facts, &[Mechanism::Udp], 1, 0).expect("UDP alone");
+        assert_eq!((state(&only, Mechanism::Udp), only.config.udp_by_taking), (Ok(()), 1));
+        assert!(only.hooks.contains(&Hook::ConsumeSkb));
+        facts.tracepoints.retain(|hook| *hook != Hook::ConsumeSkb);
+        assert!(
+            state(&plan(&facts).expect("the rest"), Mechanism::Udp)
+                .is_err_and(|why| why.contains("sk_data_ready"))
+        );
     }
 
     #[test]

@@ -21,12 +21,12 @@ pub struct Facts {
 
 impl Facts {
     /// Reads the kernel's type information.
-    pub(super) fn read(types: &Btf) -> Facts {
+    pub(super) fn read(types: &btf::Types) -> Facts {
         let places = Places::PATHS.iter().filter_map(|(path, ..)| Some((*path, btf::offset(types, path)?)));
         let submit = [Hook::UringSubmit, Hook::UringSubmitSqe]
             .into_iter()
-            .find_map(|hook| arguments(types, hook.tracepoint()));
-        let complete = arguments(types, Hook::UringComplete.tracepoint());
+            .find_map(|hook| arguments(types.btf(), hook.tracepoint()));
+        let complete = arguments(types.btf(), Hook::UringComplete.tracepoint());
         Facts {
             places: places.collect(),
             submit_names_request: submit

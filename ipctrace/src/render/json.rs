@@ -22,7 +22,7 @@ const SCHEMA: u32 = 1;
 /// Writes NDJSON.
 pub struct Json {
     stamps: Stamps,
-    cgroups: Arc<dyn Cgroups>,
+    processes: schema::Processes,
     charset: Charset,
     /// The line being made: kept for its memory.
     line: Vec<u8>,
@@ -34,7 +34,8 @@ impl Json {
     /// Control and format characters are always written as `\u` escapes, so that lines are harmless on a terminal; with
     /// [`Charset::Ascii`] so are all others beyond ASCII.
     pub fn new(clock: Clock, cgroups: Arc<dyn Cgroups>, charset: Charset) -> Json {
-        Json { stamps: Stamps::new(clock), cgroups, charset, line: Vec::new() }
+        let processes = schema::Processes::new(cgroups, charset);
+        Json { stamps: Stamps::new(clock), processes, charset, line: Vec::new() }
     }
 }
 
@@ -54,32 +55,32 @@ impl Renderer for Json {
     }
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<()> {
-        let (line, charset, cgroups) = (&mut self.line, self.charset, &*self.cgroups);
+        let (line, charset, processes) = (&mut self.line, self.charset, &self.processes);
         line.clear();
         match event {
             Event::Transfer(transfer) => {
                 let time = self.stamps.stamp(transfer.time);
-                push_line(line, charset, &schema::Transfer::new(transfer, time, cgroups))
+                push_line(line, charset, &schema::Transfer::new(transfer, time, processes))
             }
             Event::Signal(signal) => {
                 let time = self.stamps.stamp(signal.time);
-                push_line(line, charset, &schema::Signal::new(signal, time, cgroups))
+                push_line(line, charset, &schema::Signal::new(signal, time, processes))
             }
             Event::Share(share) => {
                 let time = self.stamps.stamp(share.time);
-                push_line(line, charset, &schema::Share::new(share, time, cgroups))
+                push_line(line, charset, &schema::Share::new(share, time, processes))
             }
             Event::Wake(wake) => {
                 let time = self.stamps.stamp(wake.time);
-                push_line(line, charset, &schema::Wake::new(wake, time, cgroups))
+                push_line(line, charset, &schema::Wake::new(wake, time, processes))
             }
             Event::Handoff(handoff) => {
                 let time = self.stamps.stamp(handoff.time);
-                push_line(line, charset, &schema::Handoff::new(handoff, time, cgroups))
+                push_line(line, charset, &schema::Handoff::new(handoff, time, processes))
             }
             Event::Evidence(evidence) => {
                 let time = self.stamps.stamp(evidence.time);
-                push_line(line, charset, &schema::Evidence::new(evidence, time, cgroups))
+                push_line(line, charset, &schema::Evidence::new(evidence, time, processes))
             }
             Event::Lost(lost) => {
                 let time = self.stamps.stamp(lost.time);
@@ -94,7 +95,7 @@ impl Renderer for Json {
         for flow in flows {
             self.line.clear();
             let (first, last) = (self.stamps.stamp(flow.first), self.stamps.stamp(flow.last));
-            let object = schema::Flow::new(flow, [time, first, last], &*self.cgroups);
+            let object = schema::Flow::new(flow, [time, first, last], &self.processes);
             push_line(&mut self.line, self.charset, &object)?;
             out.write_all(&self.line)?;
         }
@@ -107,7 +108,7 @@ impl Renderer for Json {
         for row in top.rows().filter(|row| row.moved) {
             self.line.clear();
             let (first, last) = (self.stamps.stamp(row.flow.first), self.stamps.stamp(row.flow.last));
-            let object = schema::LiveFlow::new(row, [time, first, last], &*self.cgroups);
+            let object = schema::LiveFlow::new(row, [time, first, last], &self.processes);
             push_line(&mut self.line, self.charset, &object)?;
             out.write_all(&self.line)?;
         }

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use aya::programs::{BtfTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
+use ipctrace::kernel::{Facts, Plan};
 use ipctrace::object::OBJECT;
+use ipctrace_common::Mechanism;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -27,19 +29,35 @@ const CALLS: &[&str] = &[
     "sendfile64",
 ];
 
-/// Attaches an empty program to `sys_enter` and `sys_exit`. It is there until the result is dropped.
+/// Attaches an empty program to every hook that the tracer would use here. They are there until the result is dropped.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn on_all_calls() -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+pub fn on_all_hooks() -> Result<Vec<Ebpf>> {
+    let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
+    let mut ebpf = load()?;
     let btf = Btf::from_sys_fs()?;
-    for (program, tracepoint) in [("floor_enter", "sys_enter"), ("floor_exit", "sys_exit")] {
-        let program: &mut BtfTracePoint = ebpf.program_mut(program).context("no such program")?.try_into()?;
-        program.load(tracepoint, &btf)?;
-        program.attach()?;
+    for hook in &plan.hooks {
+        let name = format!("floor_{}", hook.program());
+        let program: &mut BtfTracePoint =
+            ebpf.program_mut(&name).with_context(|| format!("no program {name}"))?.try_into()?;
+        program.load(hook.tracepoint(), &btf)?;
+        // One that the tracer does without, too.
+        match program.attach() {
+            Err(error) if hook.needed_by() != 0 => return Err(error.into()),
+            Ok(_) | Err(_) => {}
+        }
     }
-    Ok(ebpf)
+    Ok(vec![ebpf])
+}
+
+/// The object, with maps that are as small as can be: nobody uses them.
+fn load() -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for map in ["IN_FLIGHT", "CHANNELS", "WAKE_CALLS"] {
+        loader.map_max_entries(map, 1);
+    }
+    Ok(loader.load(OBJECT)?)
 }
 
 /// Makes tracefs, which per-call tracepoints need, visible to this process and its children alone.
@@ -58,7 +76,7 @@ pub fn see_tracefs() -> Result<()> {
 /// # Errors
 /// If the kernel refuses, or tracefs is not mounted.
 pub fn on_each_call() -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+    let mut ebpf = load()?;
     let program: &mut TracePoint = ebpf.program_mut("floor_call").context("no such program")?.try_into()?;
     program.load()?;
     for call in CALLS {

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use ipctrace_tests::bench::{self, Workload, report};
+use ipctrace_tests::bench::report::Report;
+use ipctrace_tests::bench::{self, Mode, Wish, Workload};
 
 /// What tracing costs, as ratios.
 #[derive(Parser)]
@@ -15,6 +16,22 @@ struct Arguments {
     /// Operations of a workload, as a multiple of the usual number
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// Only workloads whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Without other tools
+    #[arg(long)]
+    ours: bool,
+    /// With empty programs on the tracepoints of single calls, too: the other way to hook them
+    #[arg(long)]
+    each_call: bool,
+    /// Compare the CPU time of the workloads, not how long they take: for a machine that others use as well. What the tracer
+    /// takes from them shows in that of the tracer alone
+    #[arg(long)]
+    cpu_time: bool,
+    /// One round that does next to nothing: whether everything can be measured
+    #[arg(long)]
+    short: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -23,6 +40,8 @@ struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Text,
+    /// For docs/performance.md
+    Markdown,
     Json,
 }
 
@@ -33,6 +52,25 @@ enum Part {
     Workload { name: String, operations: u64 },
 }
 
+impl Arguments {
+    fn wish(&self) -> Wish {
+        let only =
+            |workload: &&Workload| self.only.as_ref().is_none_or(|only| workload.name().contains(only));
+        let mut modes = if self.ours || self.short { Mode::OURS } else { Mode::USUAL }.to_vec();
+        if self.each_call {
+            modes.push(Mode::FloorEachCall);
+        }
+        Wish {
+            rounds: if self.short { 1 } else { self.rounds.max(1) },
+            scale: if self.short { 0.001 } else { self.scale },
+            cpu_time: self.cpu_time,
+            together: if self.short { usize::MAX } else { 1 },
+            modes,
+            workloads: Workload::ALL.iter().filter(only).copied().collect(),
+        }
+    }
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(Part::Workload { name, operations }) = arguments.part {
@@ -41,14 +79,16 @@ fn main() -> Result<()> {
         println!("{}", workload.work(operations)?.as_nanos());
         return Ok(());
     }
-    bench::floor::see_tracefs()?;
-    let times = bench::measure(arguments.rounds.max(1), arguments.scale)?;
+    let wish = arguments.wish();
+    if wish.modes.contains(&Mode::PerfTrace) || wish.modes.contains(&Mode::FloorEachCall) {
+        bench::floor::see_tracefs()?;
+    }
+    let measured = bench::measure(&wish)?;
+    let report = Report { wish: &wish, measured: &measured };
     match arguments.format {
-        Format::Text => {
-            println!("{}", report::table(&times));
-            println!("start to first possible event: {} ms (median of 5)", bench::start_up()?.as_millis());
-        }
-        Format::Json => println!("{}", report::json(&times)),
+        Format::Text => print!("{}", report.text(false)),
+        Format::Markdown => print!("{}", report.text(true)),
+        Format::Json => println!("{}", report.json()),
     }
     Ok(())
 }

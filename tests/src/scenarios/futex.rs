@@ -94,11 +94,11 @@ fn private(stage: &Stage) -> Result<()> {
             let futex = AtomicU32::new(0);
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| {
-                    stage.put(round, nix::unistd::gettid().as_raw() as u64);
+                    stage.put(10 + round, nix::unistd::gettid().as_raw() as u64);
                     futex_wait(&futex, 0, flags)
                 });
-                stage.wait_until(|| stage.get(round) != 0)?;
-                let thread = Pid::from_raw(stage.get(round) as i32);
+                stage.wait_until(|| stage.get(10 + round) != 0)?;
+                let thread = Pid::from_raw(stage.get(10 + round) as i32);
                 stage.wait_until(|| sits_in(thread, AT_FUTEXES))?;
                 ensure!(futex_wake(&futex, 1, flags)? == 1);
                 waiting.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;

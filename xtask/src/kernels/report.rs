@@ -126,11 +126,12 @@ impl Report {
             Some((_, Some(_))) => return "off".to_owned(),
             Some((_, None)) => {}
         }
-        let uses = |(name, mechanisms): &&Demo| {
-            mechanisms.iter().any(|used| used == mechanism) || (mechanism == "io_uring" && name == "io_uring")
-        };
-        let played: Vec<&Step> =
-            demos.iter().filter(uses).filter_map(|(name, _)| self.step(&format!("demo {name}"))).collect();
+        let played: Vec<&Step> = demos
+            .iter()
+            .filter(|(name, _)| uses(demos, name).any(|used| used == mechanism))
+            .filter_map(|(name, _)| self.step(&format!("demo {name}")))
+            .filter(|step| !self.is_off(step, demos))
+            .collect();
         if played.iter().any(|step| !step.passed()) {
             return "FAILED".to_owned();
         }
@@ -260,7 +261,7 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "@@ begin doctor\nkernel 5.10\n\n mechanism state why\n pipe on\n udp off no hook\n\n hook\n@@ end 0\n\
-                          @@ begin demo pipe\nfine\n@@ end 0\n@@ begin attribution\nSKIP a: b\n\
+                          @@ begin demo pipe\nfine\n@@ end 0\n@@ begin demo udp\n@@ end 3\n@@ begin attribution\nSKIP a: b\n\
                           test result: FAILED. 3 passed; 1 failed; 0 ignored\n@@ end 101\n@@ begin programs\n\
                           sys_enter 12 verified instructions of 99\n";
 
@@ -273,9 +274,13 @@ mod tests {
         let steps = steps(OUTPUT);
         assert_eq!(
             steps.iter().map(|step| step.status).collect::<Vec<_>>(),
-            [Some(0), Some(0), Some(101), None]
+            [Some(0), Some(0), Some(3), Some(101), None]
         );
-        assert_eq!(report().failures(&[]), 2, "tests that failed, and a step that did not end");
+        assert_eq!(
+            report().failures(&demos("udp     d\n        uses udp, pipe\n")),
+            2,
+            "tests that failed, and a step that did not end"
+        );
     }
 
     #[test]

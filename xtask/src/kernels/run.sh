@@ -1,8 +1,10 @@
-# What is run in a guest: each step between two lines that the caller looks for. Expects IPCTRACE, ATTRIBUTION, ORACLE,
-# PROGRAMS, DEMOS, STEPS and SEEDS, which the caller puts before this.
+# What is run in a guest: each step between two lines that the caller looks for. Expects IPCTRACE, TESTS, DEMOS, STEPS
+# and SEEDS, which the caller puts before this.
 export HOME=/root TERM=dumb LANG=C.UTF-8 IPCTRACE IPCTRACE_SLOW=4 IPCTRACE_SEEDS=$SEEDS IPCTRACE_OPERATIONS=1000
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ulimit -l unlimited
+# The kernel would look for it in the root that it started with. Without it the tests between namespaces are skipped.
+modprobe veth
 step() {
   name=$1 limit=$2
   shift 2
@@ -14,8 +16,8 @@ for one in $STEPS; do
   case $one in
     doctor) step doctor 120 "$IPCTRACE" doctor ;;
     demos) for demo in $DEMOS; do step "demo $demo" 120 "$IPCTRACE" demo "$demo"; done ;;
-    programs) step programs 300 "$PROGRAMS" --test-threads=1 --nocapture ;;
-    attribution) step attribution 2400 "$ATTRIBUTION" --test-threads=1 --nocapture ;;
-    seeds) step seeds 900 "$ORACLE" fresh_seeds --exact --test-threads=1 --nocapture ;;
+    programs) step programs 300 "$TESTS/programs" --test-threads=1 --nocapture ;;
+    attribution) step attribution 2400 "$TESTS/attribution" --test-threads=1 --nocapture ;;
+    seeds) step seeds 900 "$TESTS/oracle" fresh_seeds --exact --test-threads=1 --nocapture ;;
   esac
 done

@@ -47,6 +47,10 @@ fn arrived(data: u64, len: u32, time: u64) -> Record {
     seen(datagram::ARRIVED, RECEIVER, data, len, None, time)
 }
 
+fn taken(data: u64, len: u32, time: u64) -> Record {
+    seen(datagram::TAKEN, RECEIVER, data, len, None, time)
+}
+
 /// The call that sends, from `time` to `time + 5`.
 fn send(sock: u64, pid: u32, bytes: u64, time: u64) -> Record {
     let fixed = op(Mechanism::Udp, 0, pid, 0, (time, time + 5), bytes);
@@ -427,4 +431,36 @@ fn segments_of_one_are_received_one_by_one() {
         receive_first(20, 40, (13, 15), 71),
     ];
     assert_eq!(certain(records), [((Ok(10), Ok(20), 60), true), ((Ok(10), Ok(20), 40), true)]);
+}
+
+#[test]
+fn where_arrivals_are_not_told_what_is_taken_is() {
+    let [one, call_one] = sent(ONE, 10, 7, 64, 10);
+    let [two, call_two] = sent(TWO, 11, 8, 64, 20);
+    let [three, call_three] = sent(ONE, 10, 9, 64, 30);
+    let records = [
+        opened(5),
+        // From before the start, and taken without having been seen to leave.
+        seen(datagram::QUEUED, RECEIVER, 5, 64, None, 6),
+        taken(5, 64, 7),
+        receive_first(20, 64, (4, 8), 5),
+        one,
+        call_one,
+        two,
+        call_two,
+        taken(7, 64, 31),
+        receive_first(20, 64, (30, 32), 7),
+        taken(8, 64, 34),
+        receive_first(20, 64, (33, 35), 8),
+        // Never received.
+        three,
+        call_three,
+    ];
+    let expected = [
+        (Err(Why::BeforeStart), Ok(20), 64),
+        (Ok(10), Ok(20), 64),
+        (Ok(11), Ok(20), 64),
+        (Ok(10), Err(Why::Unread), 64),
+    ];
+    assert_eq!(correlate(records), expected);
 }

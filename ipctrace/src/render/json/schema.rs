@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::SCHEMA;
-use crate::cgroup::Cgroups;
 use crate::model;
 use crate::render::clock::Stamp;
 use crate::render::{self, code_name, signal_name};
 use crate::top::Row;
+pub(super) use parts::Processes;
 use parts::{Channel, Counts, Coverages, Latency, Process, Reason, Text};
 
 /// What is traced, where.
@@ -47,10 +47,10 @@ pub(super) struct Transfer<'a> {
     time: Stamp,
     mechanism: &'static str,
     channel: Channel<'a>,
-    sender: Option<Process<'a>>,
+    sender: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender_why: Option<Reason<'a>>,
-    receiver: Option<Process<'a>>,
+    receiver: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     receiver_why: Option<Reason<'a>>,
     bytes: u64,
@@ -74,7 +74,7 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(transfer: &'a model::Transfer, time: Stamp, cgroups: &dyn Cgroups) -> Transfer<'a> {
+    pub(super) fn new(transfer: &'a model::Transfer, time: Stamp, processes: &Processes) -> Transfer<'a> {
         let ends = [&transfer.sender, &transfer.receiver];
         let payload = transfer.payload.as_deref();
         Transfer {
@@ -82,9 +82,9 @@ impl<'a> Transfer<'a> {
             time,
             mechanism: transfer.mechanism.name(),
             channel: Channel::new(&transfer.channel),
-            sender: Process::of(&transfer.sender, cgroups),
+            sender: Process::of(&transfer.sender, processes),
             sender_why: Reason::of(&transfer.sender),
-            receiver: Process::of(&transfer.receiver, cgroups),
+            receiver: Process::of(&transfer.receiver, processes),
             receiver_why: Reason::of(&transfer.receiver),
             bytes: transfer.bytes,
             messages: transfer.messages,
@@ -110,10 +110,10 @@ pub(super) struct Signal<'a> {
     number: u32,
     code: Cow<'static, str>,
     value: Option<u64>,
-    sender: Option<Process<'a>>,
+    sender: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender_why: Option<Reason<'a>>,
-    receiver: Process<'a>,
+    receiver: Process,
     outcome: &'static str,
     latency_ns: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,7 +123,7 @@ pub(super) struct Signal<'a> {
 }
 
 impl<'a> Signal<'a> {
-    pub(super) fn new(signal: &'a model::Signal, time: Stamp, cgroups: &dyn Cgroups) -> Signal<'a> {
+    pub(super) fn new(signal: &'a model::Signal, time: Stamp, processes: &Processes) -> Signal<'a> {
         let latency_why = match (signal.latency, signal.outcome) {
             (Some(_), _) => None,
             (None, model::Outcome::Delivered) => Some(Reason::Fixed("lost")),
@@ -136,9 +136,9 @@ impl<'a> Signal<'a> {
             number: signal.number,
             code: code_name(signal.number, signal.code),
             value: signal.value,
-            sender: Process::of(&signal.sender, cgroups),
+            sender: Process::of(&signal.sender, processes),
             sender_why: Reason::of(&signal.sender),
-            receiver: Process::new(&signal.receiver, cgroups),
+            receiver: Process::new(&signal.receiver, processes),
             outcome: signal.outcome.name(),
             latency_ns: signal.latency,
             latency_why,
@@ -154,20 +154,20 @@ pub(super) struct Share<'a> {
     time: Stamp,
     mechanism: &'static str,
     channel: Channel<'a>,
-    process: Process<'a>,
+    process: Process,
     action: &'static str,
     access: &'static str,
     bytes: u64,
 }
 
 impl<'a> Share<'a> {
-    pub(super) fn new(share: &'a model::Share, time: Stamp, cgroups: &dyn Cgroups) -> Share<'a> {
+    pub(super) fn new(share: &'a model::Share, time: Stamp, processes: &Processes) -> Share<'a> {
         Share {
             r#type: "share",
             time,
             mechanism: share.mechanism.name(),
             channel: Channel::new(&share.channel),
-            process: Process::new(&share.process, cgroups),
+            process: Process::new(&share.process, processes),
             action: share.action.name(),
             access: if share.writable { "rw" } else { "r" },
             bytes: share.bytes,
@@ -182,10 +182,10 @@ pub(super) struct Wake<'a> {
     time: Stamp,
     mechanism: &'static str,
     channel: Channel<'a>,
-    sender: Option<Process<'a>>,
+    sender: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender_why: Option<Reason<'a>>,
-    receiver: Option<Process<'a>>,
+    receiver: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     receiver_why: Option<Reason<'a>>,
     latency_ns: Option<u64>,
@@ -194,15 +194,15 @@ pub(super) struct Wake<'a> {
 }
 
 impl<'a> Wake<'a> {
-    pub(super) fn new(wake: &'a model::Wake, time: Stamp, cgroups: &dyn Cgroups) -> Wake<'a> {
+    pub(super) fn new(wake: &'a model::Wake, time: Stamp, processes: &Processes) -> Wake<'a> {
         Wake {
             r#type: "wake",
             time,
             mechanism: wake.mechanism.name(),
             channel: Channel::new(&wake.channel),
-            sender: Process::of(&wake.sender, cgroups),
+            sender: Process::of(&wake.sender, processes),
             sender_why: Reason::of(&wake.sender),
-            receiver: Process::of(&wake.receiver, cgroups),
+            receiver: Process::of(&wake.receiver, processes),
             receiver_why: Reason::of(&wake.receiver),
             latency_ns: wake.latency,
             latency_why: Reason::unmeasured(wake.latency, [&wake.sender, &wake.receiver]),
@@ -217,25 +217,25 @@ pub(super) struct Handoff<'a> {
     time: Stamp,
     via: &'static str,
     channel: Channel<'a>,
-    sender: Option<Process<'a>>,
+    sender: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender_why: Option<Reason<'a>>,
-    receiver: Option<Process<'a>>,
+    receiver: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     receiver_why: Option<Reason<'a>>,
     object: Channel<'a>,
 }
 
 impl<'a> Handoff<'a> {
-    pub(super) fn new(handoff: &'a model::Handoff, time: Stamp, cgroups: &dyn Cgroups) -> Handoff<'a> {
+    pub(super) fn new(handoff: &'a model::Handoff, time: Stamp, processes: &Processes) -> Handoff<'a> {
         Handoff {
             r#type: "handoff",
             time,
             via: handoff.via,
             channel: Channel::new(&handoff.channel),
-            sender: Process::of(&handoff.sender, cgroups),
+            sender: Process::of(&handoff.sender, processes),
             sender_why: Reason::of(&handoff.sender),
-            receiver: Process::of(&handoff.receiver, cgroups),
+            receiver: Process::of(&handoff.receiver, processes),
             receiver_why: Reason::of(&handoff.receiver),
             object: Channel::new(&handoff.object),
         }
@@ -249,22 +249,22 @@ pub(super) struct Evidence<'a> {
     time: Stamp,
     mechanism: &'static str,
     channel: Channel<'a>,
-    sender: Process<'a>,
-    receiver: Process<'a>,
+    sender: Process,
+    receiver: Process,
     page: u64,
     latency_ns: u64,
     exact: bool,
 }
 
 impl<'a> Evidence<'a> {
-    pub(super) fn new(evidence: &'a model::Evidence, time: Stamp, cgroups: &dyn Cgroups) -> Evidence<'a> {
+    pub(super) fn new(evidence: &'a model::Evidence, time: Stamp, processes: &Processes) -> Evidence<'a> {
         Evidence {
             r#type: "evidence",
             time,
             mechanism: evidence.mechanism.name(),
             channel: Channel::new(&evidence.channel),
-            sender: Process::new(&evidence.sender, cgroups),
-            receiver: Process::new(&evidence.receiver, cgroups),
+            sender: Process::new(&evidence.sender, processes),
+            receiver: Process::new(&evidence.receiver, processes),
             page: evidence.page,
             latency_ns: evidence.latency,
             exact: evidence.exact,
@@ -279,10 +279,10 @@ pub(super) struct Flow<'a> {
     time: Stamp,
     mechanism: &'static str,
     channel: Channel<'a>,
-    sender: Option<Process<'a>>,
+    sender: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender_why: Option<Reason<'a>>,
-    receiver: Option<Process<'a>>,
+    receiver: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
     receiver_why: Option<Reason<'a>>,
     messages: u64,
@@ -296,16 +296,16 @@ pub(super) struct Flow<'a> {
 
 impl<'a> Flow<'a> {
     /// `times`: of the summary, of the first and of the last event.
-    pub(super) fn new(flow: &'a model::Flow, times: [Stamp; 3], cgroups: &dyn Cgroups) -> Flow<'a> {
+    pub(super) fn new(flow: &'a model::Flow, times: [Stamp; 3], processes: &Processes) -> Flow<'a> {
         let [time, first, last] = times;
         Flow {
             r#type: "flow",
             time,
             mechanism: flow.mechanism.name(),
             channel: Channel::new(&flow.channel),
-            sender: Process::of(&flow.sender, cgroups),
+            sender: Process::of(&flow.sender, processes),
             sender_why: Reason::of(&flow.sender),
-            receiver: Process::of(&flow.receiver, cgroups),
+            receiver: Process::of(&flow.receiver, processes),
             receiver_why: Reason::of(&flow.receiver),
             messages: flow.messages,
             bytes: flow.bytes,
@@ -328,9 +328,9 @@ pub(super) struct LiveFlow<'a> {
 
 impl<'a> LiveFlow<'a> {
     /// `times`: of the refresh, of the first and of the last event.
-    pub(super) fn new(row: &'a Row, times: [Stamp; 3], cgroups: &dyn Cgroups) -> LiveFlow<'a> {
+    pub(super) fn new(row: &'a Row, times: [Stamp; 3], processes: &Processes) -> LiveFlow<'a> {
         LiveFlow {
-            flow: Flow::new(&row.flow, times, cgroups),
+            flow: Flow::new(&row.flow, times, processes),
             rate_bytes: row.rate_bytes,
             rate_messages: row.rate_messages,
         }

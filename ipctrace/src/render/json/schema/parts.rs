@@ -1,5 +1,8 @@
 //! What the objects are made of.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use base64::display::Base64Display;
@@ -7,11 +10,14 @@ use base64::engine::general_purpose::STANDARD;
 use ipctrace_common::{Cause, Mechanism};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::cgroup::Cgroups;
 use crate::model::{self, Why};
 use crate::render::Coverage;
 use crate::render::clock::Stamp;
+use crate::render::escape::Charset;
+use crate::render::json::tame::Tame;
 
 impl Serialize for Stamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -45,9 +51,62 @@ impl<T: std::fmt::Display> Serialize for Displayed<T> {
     }
 }
 
-/// PROC of the schema. What could not be read is null and says so.
+/// PROC of the schema, as it is written.
+pub(super) struct Process(Rc<RawValue>);
+
+impl Serialize for Process {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// Writes processes, each once: most lines name some that have been named before, and they are the larger part of a line.
+pub(in crate::render::json) struct Processes {
+    cgroups: Arc<dyn Cgroups>,
+    charset: Charset,
+    /// By address, which nothing else has as long as the process stands beside it.
+    written: RefCell<HashMap<*const model::Proc, Written>>,
+}
+
+/// A process, and how it is written.
+type Written = (Arc<model::Proc>, Rc<RawValue>);
+
+/// Processes that are remembered.
+const MOST: usize = 2048;
+
+impl Processes {
+    pub(in crate::render::json) fn new(cgroups: Arc<dyn Cgroups>, charset: Charset) -> Processes {
+        Processes { cgroups, charset, written: RefCell::default() }
+    }
+
+    fn write(&self, process: &Arc<model::Proc>) -> Rc<RawValue> {
+        let mut written = self.written.borrow_mut();
+        if let Some((_, text)) = written.get(&Arc::as_ptr(process)) {
+            return Rc::clone(text);
+        }
+        let fields = Fields::new(process, &*self.cgroups);
+        let mut text = Vec::new();
+        let mut serializer = serde_json::Serializer::with_formatter(&mut text, Tame(self.charset));
+        // Neither writing to memory nor any of the fields can fail; else it would be `null`.
+        let text = match fields.serialize(&mut serializer) {
+            Ok(()) => String::from_utf8(text).ok().and_then(|text| RawValue::from_string(text).ok()),
+            Err(_) => None,
+        };
+        let text = Rc::from(text.unwrap_or_else(|| RawValue::NULL.to_owned()));
+        // A control group may be found later.
+        if fields.cgroup_why.is_none() {
+            if written.len() >= MOST {
+                written.clear();
+            }
+            written.insert(Arc::as_ptr(process), (Arc::clone(process), Rc::clone(&text)));
+        }
+        text
+    }
+}
+
+/// What is written of a process. What could not be read is null and says so.
 #[derive(Serialize)]
-pub(super) struct Process<'a> {
+struct Fields<'a> {
     pid: u32,
     tid: u32,
     comm: Text<&'a [u8]>,
@@ -67,8 +126,8 @@ const UNREADABLE: &str = "read-failed";
 /// The control group has been removed since, or is outside what is mounted here.
 const UNRESOLVED: &str = "not-found";
 
-impl<'a> Process<'a> {
-    pub(super) fn new(process: &'a model::Proc, cgroups: &dyn Cgroups) -> Process<'a> {
+impl<'a> Fields<'a> {
+    fn new(process: &'a model::Proc, cgroups: &dyn Cgroups) -> Fields<'a> {
         let (cgroup, cgroup_why) = match process.cgroup {
             0 => (None, Some(UNREADABLE)),
             id => match cgroups.path(id) {
@@ -76,7 +135,7 @@ impl<'a> Process<'a> {
                 None => (None, Some(UNRESOLVED)),
             },
         };
-        Process {
+        Fields {
             pid: process.pid,
             tid: process.tid,
             comm: Text(&process.comm),
@@ -88,10 +147,16 @@ impl<'a> Process<'a> {
             cgroup_why,
         }
     }
+}
+
+impl Process {
+    pub(super) fn new(process: &Arc<model::Proc>, processes: &Processes) -> Process {
+        Process(processes.write(process))
+    }
 
     /// The process at an end, if there is one.
-    pub(super) fn of(end: &'a model::End, cgroups: &dyn Cgroups) -> Option<Process<'a>> {
-        end.process().map(|process| Process::new(process, cgroups))
+    pub(super) fn of(end: &model::End, processes: &Processes) -> Option<Process> {
+        end.process().map(|process| Process::new(process, processes))
     }
 }
 
