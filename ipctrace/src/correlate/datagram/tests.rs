@@ -78,17 +78,13 @@ fn flagged(record: Record, flags: u16) -> Record {
 /// A datagram or a receive whose content begins with `word`.
 fn content(record: Record, word: u64) -> Record {
     let digest = digest::of(&[word, 0, 0, 0, 0, 0, 0, 0]);
-    match record {
-        Record::Op(mut record) => {
-            record.fixed.digest = digest;
-            Record::Op(record)
-        }
-        Record::Datagram(mut record) => {
-            record.digest = digest;
-            Record::Datagram(record)
-        }
-        other => other,
+    if let Record::Op(mut record) = record {
+        record.fixed.digest = digest;
+        return Record::Op(record);
     }
+    let Record::Datagram(mut record) = record else { return record };
+    record.digest = digest;
+    Record::Datagram(record)
 }
 
 /// The receiver is seen for the first time.
