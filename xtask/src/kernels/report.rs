@@ -104,7 +104,15 @@ impl Report {
 
     /// What failed.
     fn failed(&self, demos: &[Demo]) -> Vec<&Step> {
-        self.steps.iter().filter(|step| !step.passed() && !self.is_off(step, demos)).collect()
+        self.steps
+            .iter()
+            .filter(|step| !step.passed() && !self.is_off(step, demos) && !self.passed_again(step))
+            .collect()
+    }
+
+    /// Whether it failed, but not when it was repeated.
+    fn passed_again(&self, step: &Step) -> bool {
+        self.step(&format!("{} again", step.name)).is_some_and(Step::passed)
     }
 
     /// Whether it is a demo that was passed over, because what it shows is off on this kernel.
@@ -132,8 +140,11 @@ impl Report {
             .filter_map(|(name, _)| self.step(&format!("demo {name}")))
             .filter(|step| !self.is_off(step, demos))
             .collect();
-        if played.iter().any(|step| !step.passed()) {
+        if played.iter().any(|step| !step.passed() && !self.passed_again(step)) {
             return "FAILED".to_owned();
+        }
+        if played.iter().any(|step| !step.passed()) {
+            return "passed at 2nd try".to_owned();
         }
         if played.is_empty() { "on" } else { "passed" }.to_owned()
     }
@@ -281,6 +292,17 @@ mod tests {
             2,
             "tests that failed, and a step that did not end"
         );
+    }
+
+    #[test]
+    fn what_passes_when_it_is_repeated_is_said_to() {
+        let demos = demos("pipe    two\n        uses pipe\n");
+        let output = OUTPUT.replace("fine\n@@ end 0", "no\n@@ end 1\n@@ begin demo pipe again\n@@ end 0");
+        let again = Report { steps: steps(&output), ..report() };
+        assert_eq!((again.cell("pipe", &demos).as_str(), again.failures(&demos)), ("passed at 2nd try", 3));
+        let twice = output.replace("again\n@@ end 0", "again\n@@ end 1");
+        let twice = Report { steps: steps(&twice), ..report() };
+        assert_eq!((twice.cell("pipe", &demos).as_str(), twice.failures(&demos)), ("FAILED", 5));
     }
 
     #[test]

@@ -10,12 +10,19 @@ step() {
   shift 2
   echo "@@ begin $name"
   timeout -k 5 "$limit" "$@" 2>&1
-  echo "@@ end $?"
+  status=$?
+  echo "@@ end $status"
 }
 for one in $STEPS; do
   case $one in
     doctor) step doctor 120 "$IPCTRACE" doctor ;;
-    demos) for demo in $DEMOS; do step "demo $demo" 120 "$IPCTRACE" demo "$demo"; done ;;
+    demos)
+      for demo in $DEMOS; do
+        step "demo $demo" 120 "$IPCTRACE" demo "$demo"
+        # Emulated processors are slow and uneven: what fails once has a second chance, and the table says so.
+        [ $status = 0 ] || [ $status = 3 ] || step "demo $demo again" 120 "$IPCTRACE" demo "$demo"
+      done
+      ;;
     programs) step programs 300 "$TESTS/programs" --test-threads=1 --nocapture ;;
     attribution) step attribution 2400 "$TESTS/attribution" --test-threads=1 --nocapture ;;
     seeds) step seeds 900 "$TESTS/oracle" fresh_seeds --exact --test-threads=1 --nocapture ;;
