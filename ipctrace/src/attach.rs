@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
@@ -43,6 +43,8 @@ pub struct Attached {
     /// Mechanisms that are on.
     mechanisms: u32,
     reported: HashMap<Cause, u64>,
+    /// Runs of programs that the kernel skipped.
+    missed: u64,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Hooks that could not be attached, and why.
@@ -73,6 +75,12 @@ impl Flag {
         // SAFETY: the first word of a live mapping, aligned; programs write it meanwhile, hence the atomic.
         unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }.swap(0, Ordering::AcqRel) != 0
     }
+}
+
+/// How many runs of a program were skipped, as its /proc/PID/fdinfo tells (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
+fn skipped(fdinfo: &str) -> u64 {
+    let line = fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// [`Key`] as a kernel map's key.
@@ -137,6 +145,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         channels,
         mechanisms: plan.config.mechanisms,
         reported: HashMap::new(),
+        missed: 0,
         log,
         failed,
     })
@@ -228,6 +237,7 @@ fn start(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
 impl Attached {
     /// Takes the programs out of the kernel. What they have told until then stays to be taken.
     pub fn detach(&mut self) {
+        self.count_misses();
         for (name, program) in self.ebpf.programs_mut() {
             if let Program::BtfTracePoint(program) = program
                 && let Err(error) = program.unload()
@@ -236,6 +246,30 @@ impl Attached {
                 log::debug!("{name}: {error}");
             }
         }
+    }
+
+    /// How often the kernel skipped a program, because it was in the middle of it on that CPU, since the last call. A kernel
+    /// that can be preempted there (from 7.0 on) does so on busy hosts.
+    pub fn misses(&mut self) -> u64 {
+        self.count_misses();
+        let known = self.reported.entry(Cause::Recursion).or_default();
+        let news = self.missed.saturating_sub(*known);
+        *known = (*known).max(self.missed);
+        news
+    }
+
+    fn count_misses(&mut self) {
+        let mut total = 0;
+        for (_, program) in self.ebpf.programs() {
+            let Program::BtfTracePoint(program) = program else { continue };
+            let Ok(fd) = program.fd() else { continue };
+            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+            // Before 5.12 the kernel does not tell, and skips nothing.
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            total += skipped(&text);
+        }
+        // Programs that are unloaded tell no more.
+        self.missed = self.missed.max(total);
     }
 
     /// What the kernel lost since the last call, by cause.
@@ -392,4 +426,15 @@ pub fn loaded_programs() -> impl Iterator<Item = ProgramInfo> {
         let name = program.name_as_str().unwrap_or_default();
         !name.is_empty() && Hook::ALL.iter().any(|hook| hook.program().starts_with(name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_runs_stand_in_a_line_of_their_own() {
+        assert_eq!(skipped("prog_id:\t5\nrecursion_misses:\t57\nverified_insns:\t9\n"), 57);
+        assert_eq!(skipped("prog_id:\t5\n"), 0);
+    }
 }

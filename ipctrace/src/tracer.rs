@@ -25,6 +25,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often runs are taken while there is much to do, ns. They stand for so much longer than what they are told before.
 const SWEEP: u64 = 1_000_000;
 
+/// How often the kernel is asked how many runs of programs it skipped.
+const ASK: Duration = Duration::from_secs(1);
+
 /// How often this host's addresses are gathered, if an unknown one has been met.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub struct Tracer {
     evicted: u64,
     /// When this host's addresses were gathered.
     gathered: u64,
+    /// When the kernel was asked for runs of programs that it skipped.
+    asked: u64,
 }
 
 /// What happens to a record.
@@ -107,7 +112,16 @@ impl Tracer {
         let intake = Intake { correlator, feedback, forks: Vec::new() };
         give_back();
         hurry();
-        Ok(Tracer { attached, intake, runs: Vec::new(), ticked: now(), swept: 0, evicted: 0, gathered: 0 })
+        Ok(Tracer {
+            attached,
+            intake,
+            runs: Vec::new(),
+            ticked: now(),
+            swept: 0,
+            evicted: 0,
+            gathered: 0,
+            asked: 0,
+        })
     }
 
     /// A descriptor that is readable when the ring has filled up somewhat.
@@ -169,6 +183,10 @@ impl Tracer {
 
     fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
         self.losses(events)?;
+        if last || now.saturating_sub(self.asked) >= ASK.as_nanos() as u64 {
+            self.asked = now;
+            self.intake.correlator.lost(now, Cause::Recursion, self.attached.misses(), events);
+        }
         let evicted = self.intake.correlator.evicted();
         if evicted > self.evicted {
             self.intake.correlator.lost(now, Cause::Evicted, evicted - self.evicted, events);

@@ -140,7 +140,7 @@ fn run_one(series: &Series, extent: Extent, programs: &Places, demos: &[report::
     };
     let start = Instant::now();
     println!("   {}: {}", series.name, kernel.version);
-    let script = script(extent, programs, demos);
+    let script = script(series, extent, programs, demos);
     let limit = match extent {
         Extent::All => Duration::from_secs(75 * 60),
         Extent::Part => Duration::from_secs(20 * 60),
@@ -202,10 +202,11 @@ fn copies(programs: &Programs<'_>) -> Result<Places> {
 }
 
 /// What the guest runs.
-fn script(extent: Extent, programs: &Places, demos: &[report::Demo]) -> String {
+fn script(series: &Series, extent: Extent, programs: &Places, demos: &[report::Demo]) -> String {
     let steps = match extent {
         Extent::All => "doctor programs demos attribution seeds",
-        Extent::Part => "doctor programs demos",
+        Extent::Part if series.steady => "doctor programs demos",
+        Extent::Part => "doctor programs",
     };
     let names: Vec<&str> = demos.iter().map(|(name, _)| name.as_str()).collect();
     format!(
