@@ -13,7 +13,7 @@ const LIMITS: Limits = Limits { streams: 8, ranges: 16, messages: 16, signals: 1
 /// A record of a kind that exists, everything else arbitrary but for what makes records meet each other.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![4 => 0_u64..40, 1 => any::<u64>()];
-    (1_u8..6, 0_u8..22, any::<u16>(), proptest::collection::vec(word, 40), 0_usize..3).prop_map(
+    (1_u8..13, 0_u8..22, any::<u16>(), proptest::collection::vec(word, 40), 0_usize..3).prop_map(
         |(kind, mechanism, flags, words, key)| {
             let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             bytes[0] = kind;
