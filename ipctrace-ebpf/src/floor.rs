@@ -21,6 +21,7 @@ floor! {
     floor_process_fork, "sched_process_fork";
     floor_sys_exit, "sys_exit";
     floor_consume_skb, "consume_skb";
+    floor_skb_copied, "skb_copy_datagram_iovec";
     floor_sk_data_ready, "sk_data_ready";
     floor_net_dev_queue, "net_dev_queue";
     floor_sock_send, "sock_send_length";

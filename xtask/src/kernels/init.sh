@@ -48,6 +48,12 @@ for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
 done
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777,size=50% tmpfs tmp
+# The repository is to be seen though it stands in a folder that is empty here.
+read -r line < /run-this
+checkout=${line#cd \'} checkout=${checkout%\'}
+case $checkout in
+  /tmp/* | /run/*) mkdir -p ".$checkout" && mount --bind "/host$checkout" ".$checkout" ;;
+esac
 mount -t tracefs tracefs sys/kernel/tracing 2>/dev/null
 mount -t bpf bpf sys/fs/bpf 2>/dev/null
 mount -t cgroup2 cgroup2 sys/fs/cgroup 2>/dev/null
