@@ -28,7 +28,7 @@ static BUFFERS: LruHashMap<u64, Taken> = LruHashMap::with_max_entries(1024, 0);
 /// The beginning of what was received. Twice the room, so that the verifier sees that a copy fits whose place and length
 /// are masked.
 #[map]
-static RECEIVED: PerCpuArray<[u64; digest::WORDS * 2]> = PerCpuArray::with_max_entries(1, 0);
+static RECEIVED: PerCpuArray<[u64; digest::WORDS * 3]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether that side of a call receives from a UDP socket.
 #[inline(always)]
@@ -238,7 +238,7 @@ pub extern "C" fn received_digest(vector: u64, count: u64, bytes: u64) -> u64 {
     let wanted = if bytes > digest::BYTES { digest::BYTES } else { bytes };
     // SAFETY: this CPU's valid, aligned place; only programs at the end of a call come here, which do not interrupt each
     // other.
-    unsafe { *words = [0; digest::WORDS * 2] };
+    unsafe { *words = [0; digest::WORDS * 3] };
     let mut done = opaque(0);
     for index in 0..SEGMENTS {
         if done >= wanted || (count != 0 && index >= count) {
@@ -259,7 +259,7 @@ pub extern "C" fn received_digest(vector: u64, count: u64, bytes: u64) -> u64 {
         let part = opaque(part) & (digest::BYTES * 2 - 1);
         let part = if part > digest::BYTES { 0 } else { part };
         if part != 0 {
-            // SAFETY: the place has room for twice as many bytes as `at` and `part` can be; the helper checks the source.
+            // SAFETY: the place has room for as many bytes as the masks let `at` and `part` be together; the helper checks the source.
             let status = unsafe {
                 bpf_probe_read_user(words.cast::<u8>().add(at as usize).cast(), part as u32, base as *const _)
             };
