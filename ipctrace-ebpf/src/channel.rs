@@ -67,7 +67,7 @@ pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
     side.last.announced = 1;
     let mut found = known(side);
     if found.is_none() {
-        announce(tid, index as u32, 0);
+        introduce(tid, side, index, 0);
         found = books(&side.key);
     }
     if let Some(books) = found
@@ -204,11 +204,17 @@ pub(crate) fn open(tid: u32, call: &mut InFlight, index: usize, taken_before: u6
     // Should it be forgotten meanwhile, the end of a call finds no books: see `emit::fill`.
     side.last.announced = 1;
     if !is_known(side) {
-        let (mechanism, object) = (side.mechanism, side.object);
-        // Called here, not in `announce`: nested calls share one small stack.
-        if announce(tid, index as u32, taken_before) != 0 {
-            own::opened(mechanism, object);
-        }
+        introduce(tid, side, index, taken_before);
+    }
+}
+
+/// [`announce`]s a side of the call in flight of thread `tid`, and tells what else there is to tell of a channel that is new.
+#[inline(always)]
+pub(crate) fn introduce(tid: u32, side: &Side, index: usize, taken_before: u64) {
+    let (mechanism, object) = (side.mechanism, side.object);
+    // Not in `announce`: nested calls share one small stack.
+    if announce(tid, index as u32, taken_before) != 0 {
+        own::opened(mechanism, object);
     }
 }
 

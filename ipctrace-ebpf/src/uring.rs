@@ -303,7 +303,7 @@ fn open(tid: u32, side: &Side) -> Result<()> {
     if call.active == 0 {
         call.sides[0] = *side;
         call.active = 1;
-        channel::announce(tid, 0, 0);
+        channel::introduce(tid, side, 0, 0);
         call.active = 0;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::UdpSocket;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -214,6 +215,38 @@ fn what_was_queued_before_the_start_is_credited_to_nobody_exactly() -> Result<()
             .sum()
     };
     assert_eq!((sum(true), sum(false)), (12_345, 1000));
+    Ok(())
+}
+
+#[test]
+fn datagrams_queued_before_the_start_are_credited_to_nobody_exactly() -> Result<()> {
+    let receiver = UdpSocket::bind("127.0.0.1:0")?;
+    let sender = UdpSocket::bind("127.0.0.1:0")?;
+    sender.connect(receiver.local_addr()?)?;
+    for len in [100, 200, 300] {
+        sender.send(&vec![b'x'; len])?;
+    }
+    let trace = Trace::start(&["-m", "udp"])?;
+    sender.send(&[b'y'; 50])?;
+    for len in [100, 200, 300, 50] {
+        ensure!(
+            receiver.recv(&mut [0; 1000])? == len,
+            "the datagrams come in the order in which they were sent"
+        );
+    }
+    let lines = trace.stop()?;
+    let own = std::process::id();
+    let told: Vec<(u64, &str, bool)> = of_type(&lines, "transfer")
+        .into_iter()
+        .filter(|line| line["receiver"]["pid"] == own)
+        .map(|line| {
+            let known = line["sender"]["pid"] == own;
+            let why = if known { "known" } else { line["sender_why"].as_str().unwrap_or_default() };
+            (line["bytes"].as_u64().unwrap_or(0), why, line["exact"] == true)
+        })
+        .collect();
+    let before = |len| (len, "before-start", true);
+    assert_eq!(told, [before(100), before(200), before(300), (50, "known", true)]);
     Ok(())
 }
 
