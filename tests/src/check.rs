@@ -72,6 +72,8 @@ pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
     );
     let known: Vec<&String> = done.keys().map(|row| &row.1).filter(|detail| !detail.is_empty()).collect();
     let tells_of_pty = done.keys().any(|row| row.0 == "pty");
+    let certain: Vec<Value> = lines.iter().filter(|line| line["exact"] != false).cloned().collect();
+    let certain = traced(&certain, &members, &known, tells_of_pty)?;
     let traced = traced(lines, &members, &known, tells_of_pty)?;
     // Bytes of which the trace itself says that it is not sure whose they were.
     let mut doubtful = HashMap::<&str, u64>::new();
@@ -86,7 +88,9 @@ pub fn check(truth: &[Truth], lines: &[Value]) -> Result<()> {
         let same = done.zip(traced).is_some_and(|(done, traced)| done.is(traced));
         let bytes = |amount: Option<&Amount>| amount.map_or(0, |amount| amount.bytes);
         let doubt = doubtful.get(row.1.as_str()).copied().unwrap_or(0);
-        if !same && (doubt == 0 || bytes(done).abs_diff(bytes(traced)) > doubt) {
+        // What is called certain was done; what is not may be as much as was done, and no more.
+        let (done_bytes, certain) = (bytes(done), bytes(certain.get(row)));
+        if !same && (doubt == 0 || !(certain..=certain.saturating_add(doubt)).contains(&done_bytes)) {
             let _ = writeln!(differences, "  {row:?}: done {done:?}, traced {traced:?}");
         }
     }
