@@ -243,21 +243,11 @@ mod tests {
     }
 
     fn transfer(channel: &str, sender: End, bytes: u64, time: u64) -> Event {
+        let channel = Arc::new(Channel { id: channel.to_owned(), name: None });
+        let receiver = process(20, 20, "cat");
         Event::Transfer(Transfer {
-            time,
-            mechanism: Mechanism::Pipe,
-            channel: Arc::new(Channel { id: channel.to_owned(), name: None }),
-            sender,
-            receiver: process(20, 20, "cat"),
-            bytes,
-            messages: 1,
             latency: Some(time),
-            exact: true,
-            truncated: false,
-            payload: None,
-            priority: None,
-            msg_type: None,
-            value: None,
+            ..Transfer::new(Mechanism::Pipe, channel, sender, receiver, bytes, time)
         })
     }
 

@@ -122,6 +122,35 @@ pub struct Transfer {
     pub value: Option<u64>,
 }
 
+impl Transfer {
+    /// One call's `bytes`, of which nothing else is known, and nothing is in doubt.
+    pub fn new(
+        mechanism: Mechanism,
+        channel: Arc<Channel>,
+        sender: End,
+        receiver: End,
+        bytes: u64,
+        time: u64,
+    ) -> Transfer {
+        Transfer {
+            time,
+            mechanism,
+            channel,
+            sender,
+            receiver,
+            bytes,
+            messages: 1,
+            latency: None,
+            exact: true,
+            truncated: false,
+            payload: None,
+            priority: None,
+            msg_type: None,
+            value: None,
+        }
+    }
+}
+
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {

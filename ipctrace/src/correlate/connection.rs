@@ -434,20 +434,9 @@ fn transfer(receive: bool, channel: &Arc<Channel>, call: Call, why: Why) -> Even
     let (who, nobody) = (call.who, End::Unknown(why));
     let (sender, receiver) = if receive { (nobody, who) } else { (who, nobody) };
     Event::Transfer(Transfer {
-        time: call.time,
-        mechanism: Mechanism::Tcp,
-        channel: Arc::clone(channel),
-        sender,
-        receiver,
-        bytes: call.bytes,
         messages: call.messages,
-        latency: None,
-        exact: true,
-        truncated: false,
         payload: (!call.payload.is_empty()).then_some(call.payload),
-        priority: None,
-        msg_type: None,
-        value: None,
+        ..Transfer::new(Mechanism::Tcp, Arc::clone(channel), sender, receiver, call.bytes, call.time)
     })
 }
 

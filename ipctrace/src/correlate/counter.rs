@@ -339,21 +339,14 @@ impl Counter {
                 same.time = same.time.max(time.unwrap_or(part.time));
                 continue;
             }
+            let (channel, bytes) = (Arc::clone(self.naming.channel()), part.messages.saturating_mul(WIDTH));
+            let time = time.unwrap_or(part.time);
             transfers.push(Transfer {
-                time: time.unwrap_or(part.time),
-                mechanism: Mechanism::Eventfd,
-                channel: Arc::clone(self.naming.channel()),
-                sender: part.who,
-                receiver: receiver.clone(),
-                bytes: part.messages.saturating_mul(WIDTH),
                 messages: part.messages,
                 latency,
                 exact: part.exact,
-                truncated: false,
-                payload: None,
-                priority: None,
-                msg_type: None,
                 value: Some(part.units),
+                ..Transfer::new(Mechanism::Eventfd, channel, part.who, receiver.clone(), bytes, time)
             });
         }
         context.out.extend(transfers.into_iter().map(Event::Transfer));

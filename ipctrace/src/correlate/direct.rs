@@ -17,22 +17,9 @@ pub(super) fn event(
     let id = format!("{}:{}", mechanism.name(), target.pid);
     let read = record.header.flags & op_flag::RECEIVE != 0;
     let (sender, receiver) = if read { (target, caller) } else { (caller, target) };
-    Event::Transfer(Transfer {
-        time: record.header.time,
-        mechanism,
-        channel: Arc::new(Channel { id, name: None }),
-        sender: End::Known(sender),
-        receiver: End::Known(receiver),
-        bytes: record.bytes,
-        messages: 1,
-        latency: None,
-        exact: true,
-        truncated: false,
-        payload: None,
-        priority: None,
-        msg_type: None,
-        value: None,
-    })
+    let (sender, receiver) = (End::Known(sender), End::Known(receiver));
+    let channel = Arc::new(Channel { id, name: None });
+    Event::Transfer(Transfer::new(mechanism, channel, sender, receiver, record.bytes, record.header.time))
 }
 
 #[cfg(test)]

@@ -74,21 +74,14 @@ impl<'a> Runs<'a> {
         let length =
             range.payload.len().saturating_sub(skipped).min(usize::try_from(count).unwrap_or(usize::MAX));
         let payload = (length > 0).then(|| range.payload.slice(skipped..skipped + length));
+        let (sender, receiver) = (range.sender.clone(), self.receiver.who.clone());
+        let time = self.receiver.time.unwrap_or(range.time);
         let transfer = Transfer {
-            time: self.receiver.time.unwrap_or(range.time),
-            mechanism: self.mechanism,
-            channel: Arc::clone(self.channel),
-            sender: range.sender.clone(),
-            receiver: self.receiver.who.clone(),
-            bytes: count,
             messages,
             latency,
             exact,
-            truncated: false,
             payload,
-            priority: None,
-            msg_type: None,
-            value: None,
+            ..Transfer::new(self.mechanism, Arc::clone(self.channel), sender, receiver, count, time)
         };
         out.extend(self.current.replace(transfer).map(Event::Transfer));
     }

@@ -496,20 +496,11 @@ fn write(
     let payload = sent.map_or(&taken.payload, |sent| &sent.payload);
     let channel = Arc::clone(queue.naming.channel());
     let part = |bytes: u64, receiver: End, truncated: bool| Transfer {
-        time: taken.time,
-        mechanism: queue.mechanism,
-        channel: Arc::clone(&channel),
-        sender: sender.clone(),
         latency: sent.filter(|_| !truncated).map(|sent| taken.time.saturating_sub(sent.time)),
-        receiver,
-        bytes,
-        messages: 1,
         exact,
         truncated,
         payload: (!truncated && !payload.is_empty()).then(|| payload.clone()),
-        priority: None,
-        msg_type: None,
-        value: None,
+        ..Transfer::new(queue.mechanism, Arc::clone(&channel), sender.clone(), receiver, bytes, taken.time)
     };
     let received = part(taken.bytes, End::Known(Arc::clone(&taken.who)), false);
     context.out.push(Event::Transfer(received));
@@ -522,21 +513,11 @@ fn write(
 /// A message whose receiver is not known.
 fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Event {
     let id = naming::sockets(sent.sender_inode, receiver_inode);
+    let channel = Arc::new(Channel { id, name });
+    let (sender, receiver) = (End::Known(sent.who), End::Unknown(why));
     Event::Transfer(Transfer {
-        time: sent.time,
-        mechanism: sent.mechanism,
-        channel: Arc::new(Channel { id, name }),
-        sender: End::Known(sent.who),
-        receiver: End::Unknown(why),
-        bytes: sent.bytes,
-        messages: 1,
-        latency: None,
-        exact: true,
-        truncated: false,
         payload: (!sent.payload.is_empty()).then_some(sent.payload),
-        priority: None,
-        msg_type: None,
-        value: None,
+        ..Transfer::new(sent.mechanism, channel, sender, receiver, sent.bytes, sent.time)
     })
 }
 

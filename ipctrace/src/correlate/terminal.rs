@@ -323,22 +323,7 @@ fn transfer(
     bytes: u64,
     exact: bool,
 ) -> Transfer {
-    Transfer {
-        time,
-        mechanism: Mechanism::Pty,
-        channel: Arc::clone(channel),
-        sender,
-        receiver,
-        bytes,
-        messages: 1,
-        latency: None,
-        exact,
-        truncated: false,
-        payload: None,
-        priority: None,
-        msg_type: None,
-        value: None,
-    }
+    Transfer { exact, ..Transfer::new(Mechanism::Pty, Arc::clone(channel), sender, receiver, bytes, time) }
 }
 
 const _: () = assert!(matches!(Mechanism::Pty.shape(), Shape::Terminal));

@@ -43,21 +43,10 @@ pub(crate) fn channel(id: &str, name: Option<&str>) -> Arc<Channel> {
 }
 
 pub(crate) fn transfer() -> Transfer {
+    let (sender, receiver) = (known(4711, "seq"), known(4712, "sort"));
     Transfer {
-        time: 123_456_789,
-        mechanism: Mechanism::Pipe,
-        channel: channel("pipe:[98765]", None),
-        sender: known(4711, "seq"),
-        receiver: known(4712, "sort"),
-        bytes: 65536,
-        messages: 1,
         latency: Some(12_345),
-        exact: true,
-        truncated: false,
-        payload: None,
-        priority: None,
-        msg_type: None,
-        value: None,
+        ..Transfer::new(Mechanism::Pipe, channel("pipe:[98765]", None), sender, receiver, 65536, 123_456_789)
     }
 }
 

@@ -129,19 +129,7 @@ pub(super) fn transfer(
     payload: Bytes,
 ) -> Transfer {
     Transfer {
-        time,
-        mechanism: Mechanism::Udp,
-        channel: Arc::clone(channel),
-        sender,
-        receiver,
-        bytes,
-        messages: 1,
-        latency: None,
-        exact: true,
-        truncated: false,
         payload: (!payload.is_empty()).then_some(payload),
-        priority: None,
-        msg_type: None,
-        value: None,
+        ..Transfer::new(Mechanism::Udp, Arc::clone(channel), sender, receiver, bytes, time)
     }
 }
