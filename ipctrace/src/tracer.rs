@@ -19,7 +19,7 @@ use crate::kernel::Plan;
 use crate::model::{Event, Flow};
 use crate::straddlers;
 
-/// How often the kernel's loss counters are read, and the correlator is told that time has passed.
+/// How often the correlator is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How often runs are taken while there is much to do, ns. They stand for so much longer than what they are told before.
@@ -182,7 +182,6 @@ impl Tracer {
     }
 
     fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
-        self.losses(events)?;
         if last || now.saturating_sub(self.asked) >= ASK.as_nanos() as u64 {
             self.asked = now;
             self.intake.correlator.lost(now, Cause::Recursion, self.attached.misses(), events);
@@ -212,6 +211,7 @@ impl Tracer {
         self.attached.detach();
         while self.take(events)? {}
         let now = now();
+        self.losses(events)?;
         self.sweep(true);
         self.intake.runs(&mut self.runs, u64::MAX, events);
         self.tick(now, true, events)?;

@@ -131,7 +131,7 @@ impl Take {
             }
             let fit = if mode.paged { fit(front, ranges) } else { Fit::Unknown };
             self.adrift &= !matches!(fit, Fit::Snug { tight: true });
-            if mode.paged && !mode.senders && !self.crowded() {
+            if matches!(fit, Fit::More | Fit::Fewer) && !mode.senders && !self.crowded() {
                 let in_vain = self.adrift
                     || mode.force
                     || self.since.is_some_and(|since| context.overdue(since))

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::geteuid;
 
 use crate::command::{as_root, read, run};
 
@@ -119,7 +120,7 @@ impl Tracer {
             .context("starting a tracer")?;
         // Behind sudo it is a child's child.
         let mut pid = child.id().to_string();
-        if Command::new(binary).get_program() != as_root(binary).get_program() {
+        if !geteuid().is_root() {
             std::thread::sleep(Duration::from_secs(1));
             let children = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
             pid = std::fs::read_to_string(children)?.split_whitespace().next().unwrap_or(&pid).to_owned();
