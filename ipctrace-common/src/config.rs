@@ -379,6 +379,8 @@ pub struct Config {
     pub udp_by_taking: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
+    /// 1 if the kernel lets programs read its memory by plain loads (Linux 6.17): see [`CAST`].
+    pub loads: u32,
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
     pub run: u32,
 }
@@ -396,9 +398,16 @@ impl Config {
         verbose: 0,
         udp_by_taking: 0,
         uring: Uring::OFF,
+        loads: 0,
         run: 0,
     };
 }
 
 /// Most bytes of a message that can be captured.
 pub const PAYLOAD_MAX: u32 = 4096;
+
+/// Where the programs call `bpf_rdonly_cast`, a function of the kernel's, they call the helper of this number, which no kernel
+/// has: the loader writes the call of the function over it, whose number differs from kernel to kernel. What the programs read
+/// through the pointer that it gives is one load each, in place of a helper's call. Only looked at where [`Config::loads`] says
+/// that it is there.
+pub const CAST: u32 = 0x7265_6164;

@@ -9,7 +9,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
-use crate::kernel::{Result, add, read};
+use crate::kernel::{Result, add, exchange, read};
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::{inet, own, pipe, ring, task, udp_taken};
@@ -38,11 +38,12 @@ pub(crate) struct Books {
 pub(crate) struct Present {
     /// How many calls.
     calls: u64,
-    /// The first process that made one.
-    first: u32,
-    /// 1 if another has made one too.
-    several: u32,
+    /// The first process that made one, and [`SEVERAL`].
+    who: u64,
 }
+
+/// Of [`Present::who`]: another process has made a call too.
+const SEVERAL: u64 = 1 << 32;
 
 /// The call on this side begins. Pipes need no such account: positions tell more.
 #[inline(always)]
@@ -81,18 +82,20 @@ pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
 #[inline(always)]
 fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
     side.present = 1;
-    // SAFETY: a valid pointer into the map; the index is 0 or 1. Two calls that set `first` at once are seen as several by
-    // the next of either.
+    // SAFETY: a valid pointer into the map; the index is 0 or 1. Of two calls that come first at once one finds the other.
     unsafe {
         let present = &raw mut (*books).present[usize::from(side.receive & 1)];
-        let first = core::ptr::read_volatile(&raw const (*present).first);
-        if first == 0 {
-            core::ptr::write_volatile(&raw mut (*present).first, tgid);
-        } else if first != tgid {
-            core::ptr::write_volatile(&raw mut (*present).several, 1);
+        let mut who = core::ptr::read_volatile(&raw const (*present).who);
+        if who == 0 {
+            who = exchange(&raw mut (*present).who, 0, u64::from(tgid));
+        }
+        let several = who != 0 && who != u64::from(tgid);
+        if several && who & SEVERAL == 0 {
+            // The process stays what it is, so that nothing is lost whoever writes this at the same time.
+            core::ptr::write_volatile(&raw mut (*present).who, who | SEVERAL);
         }
         let others = add(&raw mut (*present).calls, 1);
-        if others != 0 && core::ptr::read_volatile(&raw const (*present).several) != 0 {
+        if others != 0 && (several || core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0) {
             side.flags |= op_flag::OVERLAPS;
         }
     }
@@ -154,7 +157,7 @@ fn leave_from(books: *mut Books, side: &mut Side) {
         if before == 0 {
             add(&raw mut (*present).calls, 1);
         }
-        if before > 1 && core::ptr::read_volatile(&raw const (*present).several) != 0 {
+        if before > 1 && core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0 {
             side.flags |= op_flag::OVERLAPS;
         }
     }

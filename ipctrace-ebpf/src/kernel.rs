@@ -3,20 +3,39 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use ipctrace_common::Cause;
+use ipctrace_common::config::CAST;
+
+use crate::config;
 
 /// Why a `try_…` function gave up: the cause under which its caller counts it.
 pub(crate) type Result<T> = core::result::Result<T, Cause>;
 
 /// Reads a value of the kernel at `address + offset`.
 ///
+/// Where the kernel allows it, what fits into a register is one load (see [`CAST`]), which gives zeros for what is no memory of
+/// the kernel's. What does not is copied by a helper.
+///
 /// # Errors
 /// [`Cause::ReadFailed`] if there is no such memory: the helper checks, so a stale pointer is an error and no fault.
 #[inline(always)]
 pub(crate) fn read<T: Copy>(address: u64, offset: usize) -> Result<T> {
-    let source = address.wrapping_add(offset as u64) as *const T;
-    // SAFETY: bpf_probe_read_kernel takes any address and fails for what it cannot read; every `T` used here is an
-    // integer or an array of integers, for which every bit pattern is valid.
-    unsafe { bpf_probe_read_kernel(source) }.map_err(|_| Cause::ReadFailed)
+    let source = address.wrapping_add(offset as u64);
+    if cfg!(not(feature = "plain")) && matches!(size_of::<T>(), 1 | 2 | 4 | 8) && config::loads() != 0 {
+        // SAFETY: what the loader puts here takes any number and gives a pointer that may be read through, whatever is behind it;
+        // every `T` used here is an integer or an array of integers, for which every bit pattern is valid.
+        return Ok(unsafe { core::ptr::read_volatile(cast(source).cast::<T>()) });
+    }
+    // SAFETY: bpf_probe_read_kernel takes any address and fails for what it cannot read; for `T` as above.
+    unsafe { bpf_probe_read_kernel(source as *const T) }.map_err(|_| Cause::ReadFailed)
+}
+
+/// `bpf_rdonly_cast(address, 0)`, kernel/bpf/helpers.c: a pointer that the verifier takes for one to memory that may be read. It is
+/// no call in the end, the verifier replaces it by a move.
+#[inline(always)]
+fn cast(address: u64) -> *const u8 {
+    // SAFETY: a number where BPF has the addresses of functions: LLVM makes it a call of the helper of that number.
+    let cast: extern "C" fn(u64, u32) -> *const u8 = unsafe { core::mem::transmute(CAST as usize) };
+    cast(address, 0)
 }
 
 /// Reads a value of the kernel at `address + offset` to where it is wanted. What is larger than a register takes room on the

@@ -5,7 +5,7 @@ use aya_ebpf::maps::{Array, PerCpuArray};
 use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
-use crate::config::{mechanisms, offset};
+use crate::config::{self, mechanisms, offset};
 use crate::inflight::{Last, Side};
 use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
@@ -94,15 +94,23 @@ impl Slots {
     #[inline(always)]
     pub(crate) fn find(self, fd: u32) -> Result<Found> {
         let file = self.file(fd)?;
-        if file == 0 || !Found::stand_together() {
+        if file == 0 || (config::loads() == 0 && !Found::stand_together()) {
             return Found::new(fd, file);
         }
-        let desk = FILE_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
-        // SAFETY: this CPU's valid, aligned place of that size; nothing interrupts the program on sys_enter that comes here too.
-        let [operations, _, private, inode] = unsafe {
-            copy(desk, file, offset!(file_op))?;
-            *desk
-        };
+        let (operations, private, inode);
+        if config::loads() != 0 {
+            operations = read(file, offset!(file_op))?;
+            private = read(file, offset!(file_private_data))?;
+            inode = read(file, offset!(file_inode))?;
+        } else {
+            let desk = FILE_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
+            // SAFETY: this CPU's valid, aligned place of that size; nothing interrupts the program on sys_enter that comes here
+            // too.
+            [operations, _, private, inode] = unsafe {
+                copy(desk, file, offset!(file_op))?;
+                *desk
+            };
+        }
         if is_strange(operations) {
             return Ok(Found::NOTHING);
         }

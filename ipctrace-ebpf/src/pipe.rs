@@ -47,16 +47,22 @@ pub(crate) fn is_pipe(mechanism: u8) -> bool {
     mechanism == Mechanism::Pipe as u8 || mechanism == Mechanism::Fifo as u8
 }
 
-/// `head`, `tail` and `ring_size`.
+/// `head`, `tail` and `ring_size`. The first two as they were at one moment, where they stand together.
 #[inline(always)]
 fn counters(pipe: u64) -> Result<(u32, u32, u32)> {
-    let (head, tail, size) = (offset!(pipe_head), offset!(pipe_tail), offset!(pipe_ring_size));
-    // Known to the verifier: on the kernels that exist they stand together.
-    if tail == head + 4 && size == head + 12 {
-        let [head, tail, _, size]: [u32; 4] = read(pipe, head)?;
-        return Ok((head, tail, size));
+    let (head, tail) = pair(pipe, offset!(pipe_head), offset!(pipe_tail))?;
+    Ok((head, tail, read(pipe, offset!(pipe_ring_size))?))
+}
+
+/// Two numbers of 32 bits, read in one go where the second stands behind the first, as on all kernels that exist. Known to
+/// the verifier.
+#[inline(always)]
+fn pair(base: u64, first: usize, second: usize) -> Result<(u32, u32)> {
+    if second == first + 4 && first.is_multiple_of(8) {
+        let both: u64 = read(base, first)?;
+        return Ok((both as u32, (both >> 32) as u32));
     }
-    Ok((read(pipe, head)?, read(pipe, tail)?, read(pipe, size)?))
+    Ok((read(base, first)?, read(base, second)?))
 }
 
 /// Which way a position may be wrong where that cannot be helped.
@@ -97,12 +103,7 @@ fn glance(pipe: u64, receive: bool) -> Result<(u64, bool)> {
     }
     let buffers: u64 = read(pipe, offset!(pipe_bufs))?;
     let buffer = buffers + u64::from(slot & size.wrapping_sub(1)) * u64::from(pipe_buffer_size());
-    let (start, len) = if offset!(pipe_buffer_len) == offset!(pipe_buffer_offset) + 4 {
-        let [start, len]: [u32; 2] = read(buffer, offset!(pipe_buffer_offset))?;
-        (start, len)
-    } else {
-        (read(buffer, offset!(pipe_buffer_offset))?, read(buffer, offset!(pipe_buffer_len))?)
-    };
+    let (start, len) = pair(buffer, offset!(pipe_buffer_offset), offset!(pipe_buffer_len))?;
     let end = if receive { start } else { start.wrapping_add(len) };
     Ok((u64::from(index) << 32 | u64::from(end), len == 0 && head != tail))
 }

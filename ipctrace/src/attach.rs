@@ -1,5 +1,6 @@
 //! Loads the programs into the kernel and attaches them, as a [`Plan`] says.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,7 +19,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
-use crate::object::{OBJECT, PLAIN};
+use crate::object::{self, OBJECT, PLAIN};
 use crate::ring::Ring;
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
@@ -176,7 +177,11 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     if let Some(bytes) = ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
     }
-    loader.load(if plan.plain { PLAIN } else { OBJECT }).context("loading the eBPF maps")
+    let object = match plan.cast {
+        Some(function) => object::with_cast(OBJECT, function)?.into(),
+        None => Cow::Borrowed(if plan.plain { PLAIN } else { OBJECT }),
+    };
+    loader.load(&object).context("loading the eBPF maps")
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {

@@ -2,6 +2,7 @@
 //! pure rule ([`plan`]), then load and attach accordingly ([`crate::attach`]).
 
 mod btf;
+mod cast;
 pub mod facts;
 pub mod plan;
 pub mod recorded;

@@ -96,6 +96,10 @@ pub(super) struct Counter {
     /// Put in and not taken, in order.
     pending: VecDeque<Access>,
     readers: Recent,
+    /// The first process that wrote, and that read.
+    first: [Option<(u32, u64)>; 2],
+    /// Another has too, or was seen in a call on it.
+    several: bool,
     /// How many writes may be pending before they are summed up.
     compact: usize,
     /// When it was last used.
@@ -124,6 +128,8 @@ impl Counter {
             reads: Books::default(),
             pending: VecDeque::new(),
             readers: Recent::default(),
+            first: [None; 2],
+            several: false,
             compact: COMPACT,
             used: now,
         }
@@ -166,7 +172,10 @@ impl Counter {
             *self = Counter::new(self.key, context.now);
         }
         self.naming.meet(0, op.receiver_inode);
-        let side = if op.header.flags & op_flag::RECEIVE != 0 { &mut self.reads } else { &mut self.writes };
+        let receive = op.header.flags & op_flag::RECEIVE != 0;
+        let first = self.first[usize::from(receive)].get_or_insert(process.identity());
+        self.several |= *first != process.identity() || op.header.flags & op_flag::OVERLAPS != 0;
+        let side = if receive { &mut self.reads } else { &mut self.writes };
         let before = (op.header.flags & op_flag::SEQUENCED != 0).then_some(op.before);
         if !side.push(before, Access::new(op, process), self.open) {
             *context.evicted += 1;
@@ -209,6 +218,10 @@ impl Counter {
             return true;
         }
         let Some(value) = read.value else { return self.writes.held() == 0 };
+        // One process writes and one reads: there is one order.
+        if !self.several && self.begins_with(value, read.time) {
+            return true;
+        }
         let before = self.sum(|write| write.time <= read.enter);
         let possible = self.sum(|write| write.enter <= read.time);
         let certain = value <= before && !self.contended(read);
@@ -216,6 +229,19 @@ impl Counter {
             return certain;
         }
         self.semaphore || choose::choose(&self.pending, read, value).1 != Fit::Short
+    }
+
+    /// Whether the writes that are known to have begun by then, from the first on, make up so many units.
+    fn begins_with(&self, value: u64, time: u64) -> bool {
+        let mut left = value;
+        for write in self.pending.iter().take_while(|write| write.enter <= time) {
+            if left == 0 {
+                break;
+            }
+            let Some(rest) = left.checked_sub(write.units()) else { return self.semaphore };
+            left = rest;
+        }
+        left == 0
     }
 
     fn sum(&self, which: impl Fn(&Access) -> bool) -> u64 {

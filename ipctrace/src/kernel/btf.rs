@@ -68,6 +68,12 @@ pub(super) fn has_helper(types: &Types, name: &str) -> bool {
     })
 }
 
+/// The id of a function of that name.
+pub(super) fn function(types: &Types, name: &str) -> Option<u32> {
+    let ids = types.btf.resolve_ids_by_name(name).ok()?;
+    ids.into_iter().find(|id| matches!(types.btf.resolve_type_by_id(*id), Ok(Type::Func(_))))
+}
+
 /// See [`Types::structure`].
 fn structure(btf: &Btf, name: &str) -> Option<u32> {
     btf.resolve_ids_by_name(name).ok()?.into_iter().find(

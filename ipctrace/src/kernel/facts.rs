@@ -11,7 +11,7 @@ use ipctrace_common::Hook;
 use ipctrace_common::config::{Offsets, Registers};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{btf, syscalls, uring};
+use super::{btf, cast, syscalls, uring};
 
 /// Where kernels show their type information.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -29,6 +29,8 @@ pub struct Facts {
     pub has_loop: bool,
     /// Whether programs may call bpf_find_vma.
     pub has_find_vma: bool,
+    /// The number of the function `bpf_rdonly_cast`, if it gives programs the kernel's memory to read.
+    pub cast: Option<u32>,
     /// Where system call arguments are; `None` if the type information does not say.
     pub registers: Option<Registers>,
     /// How requests through io_uring look.
@@ -79,6 +81,7 @@ impl Facts {
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
         self.uring = uring::Facts::read(types);
         self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
+        self.cast = btf::function(types, "bpf_rdonly_cast").filter(|function| cast::works(*function));
         self.registers = registers(types);
         self.tracepoints =
             Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();

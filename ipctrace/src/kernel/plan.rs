@@ -113,6 +113,8 @@ pub struct Plan {
     /// Whether they are the plain ones, for kernels that do not know the helpers (Linux 5.17) and instructions (Linux 5.12) that the
     /// others use.
     pub plain: bool,
+    /// The function that is written over the calls of [`ipctrace_common::config::CAST`].
+    pub cast: Option<u32>,
     /// Every mechanism, with the reason if it is off.
     pub mechanisms: Vec<(Mechanism, Result<(), String>)>,
     /// Whether requests through io_uring are traced, with the reason if not.
@@ -175,9 +177,11 @@ impl Plan {
             udp_by_taking: u32::from(takes_tell(facts)),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             // Keeping a run needs an exchange that is one operation.
+            loads: u32::from(facts.cast.is_some() && !plain),
             run: if plain { 0 } else { RUN },
         };
-        Ok(Plan { config, hooks, plain, mechanisms, uring: uring.map(|_| ()) })
+        let cast = facts.cast.filter(|_| !plain);
+        Ok(Plan { config, hooks, plain, cast, mechanisms, uring: uring.map(|_| ()) })
     }
 
     /// Has every call told of by itself.
@@ -252,6 +256,7 @@ mod tests {
             pipe_buffer_size: Some(40),
             has_loop: true,
             has_find_vma: true,
+            cast: Some(1),
             registers: Some(Registers::default()),
             uring: uring::Facts::default(),
             tracepoints: Hook::ALL.to_vec(),

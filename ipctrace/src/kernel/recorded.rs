@@ -16,6 +16,7 @@ pub fn write(facts: &Facts) -> String {
     for (name, has) in [
         ("loop", facts.has_loop),
         ("find_vma", facts.has_find_vma),
+        ("cast", facts.cast.is_some()),
         ("registers", facts.registers.is_some()),
         ("io_uring submit names the request", facts.uring.submit_names_request),
     ] {
@@ -55,6 +56,8 @@ pub fn read(text: &str) -> Option<Facts> {
             ("release", release) => facts.release = release.to_owned(),
             ("has", "loop") => facts.has_loop = true,
             ("has", "find_vma") => facts.has_find_vma = true,
+            // Its number belongs to one build of a kernel.
+            ("has", "cast") => facts.cast = Some(0),
             ("has", "registers") => facts.registers = Some(Registers::default()),
             ("has", "io_uring submit names the request") => facts.uring.submit_names_request = true,
             ("size", rest) => facts.pipe_buffer_size = rest.strip_prefix("pipe_buffer ")?.parse().ok(),

@@ -187,3 +187,15 @@ fn a_counter_that_is_never_read_takes_little_memory() {
     assert_eq!(told(&out), [((Ok(10), Err(Why::Unread), 800_000), 100_000, 100_000, true)]);
     assert_eq!(correlator.evicted(), 0);
 }
+
+#[test]
+fn between_two_processes_nothing_is_waited_for() {
+    // The reader was waiting when the write came, as always in a ping-pong.
+    let calls = [made(0, 0), take(20, (1, 12), 0, 3), put(10, (10, 11), 0, 3)];
+    let mut correlator = Correlator::new(Limits::default());
+    let mut events = Vec::new();
+    for record in calls {
+        correlator.push(record, &mut events);
+    }
+    assert_eq!(told(&events), [((Ok(10), Ok(20), 8), 1, 3, true)]);
+}
