@@ -314,8 +314,13 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     record.books.queued = queued;
     record.books.inode = inode;
     record.books.sequence = sequence;
-    // Books of another socket that was at the same address, if there are any.
-    let _ = CHANNELS.remove(&side.key);
+    // Books of another socket that was at the same address. Only if there are any: those that another CPU opens just now stay.
+    if books(&side.key).is_some() {
+        if is_known(side) {
+            return Ok(false);
+        }
+        let _ = CHANNELS.remove(&side.key);
+    }
     match CHANNELS.insert(&side.key, &record.books, BPF_NOEXIST) {
         Ok(()) => {}
         // -EEXIST: another CPU was first, and tells of it.

@@ -8,7 +8,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::syscall::{Class, Special};
 use ipctrace_common::wire::{self, Key, Kind, op_flag};
-use ipctrace_common::{Mechanism, digest};
+use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side, Taken};
@@ -207,6 +207,10 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
     if moved.digest == 0 {
         moved.detail = queue_detail(special);
         moved.digest = queue_digest(*user, moved.bytes, 0);
+        if moved.digest == 0 {
+            // Its memory is gone again, as another thread may have it. Which message it was is not certain then.
+            ring::count(Cause::ReadFailed);
+        }
     }
     moved.user = *user;
     moved.count = moved.bytes;

@@ -223,7 +223,21 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let call = unsafe { &mut *call };
     if returned >= 0 {
         call.active = inflight::ENDING;
-        exited(tid, call, returned as u64);
+        match exited(tid, call, returned as u64) {
+            Rest::Nothing => {}
+            Rest::LookedInto => {
+                own::exited_looked_into(tid);
+            }
+            Rest::InMemory => {
+                exited_slowly(tid, returned as u64);
+            }
+            Rest::Messages => {
+                exited_messages(tid, returned as u32);
+            }
+            Rest::Second => {
+                second(tid);
+            }
+        }
     }
     // There was nothing to tell.
     if call.sides[0].present | call.sides[1].present != 0 {
@@ -233,11 +247,22 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// What is left to do at the end of a call. `sys_exit` does it, not [`exited`], whose part of the stack is free again then:
+/// before Linux 6.12 the frames of a chain of calls share 512 bytes, each of them a multiple of 32.
+enum Rest {
+    Nothing,
+    LookedInto,
+    /// The result is in the caller's memory.
+    InMemory,
+    Messages,
+    Second,
+}
+
 /// Tells what the call did.
 ///
 /// A function of its own for its stack, as `try_enter`.
 #[inline(never)]
-fn exited(tid: u32, call: &mut InFlight, returned: u64) {
+fn exited(tid: u32, call: &mut InFlight, returned: u64) -> Rest {
     match Class::from_wire(call.class) {
         Some(Class::Splice | Class::Tee | Class::Sendfile) => {
             call.moved.set(returned, op_flag::SPLICED);
@@ -257,24 +282,15 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) {
             call.moved.address = call.address;
             call.moved.address_len = call.address_len;
             if own::is_looked_into(call.sides[0].mechanism) {
-                own::exited_looked_into(tid);
-                return;
+                return Rest::LookedInto;
             }
         }
-        Some(Class::Sendmsg | Class::Recvmsg | Class::Sigwait) => {
-            exited_slowly(tid, returned);
-            return;
-        }
-        Some(Class::Sendmmsg | Class::Recvmmsg) => {
-            exited_messages(tid, returned as u32);
-            return;
-        }
-        None => return,
+        Some(Class::Sendmsg | Class::Recvmsg | Class::Sigwait) => return Rest::InMemory,
+        Some(Class::Sendmmsg | Class::Recvmmsg) => return Rest::Messages,
+        None => return Rest::Nothing,
     }
     one(tid, call);
-    if call.sides[1].mechanism != 0 {
-        second(tid);
-    }
+    if call.sides[1].mechanism != 0 { Rest::Second } else { Rest::Nothing }
 }
 
 /// The second side of a call between two descriptors. The verifier looks at it by itself.

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     /// Only tests whose name contains this
     filter: Option<String>,
     /// Only the tests in other kernels, in emulated machines: those of these series, all of the matrix without any; `part`:
-    /// `doctor`, the programs and the demos in three of them
+    /// what is run of them with all other tests
     #[arg(long, value_name = "VERSION", num_args = 0.., conflicts_with = "filter")]
     kernels: Option<Vec<String>>,
 }
@@ -69,6 +69,9 @@ fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()
     }
     step("nothing of ours is left in the kernel");
     leftovers()?;
+    if arguments.filter.is_none() {
+        other_kernels(ready, &[], Extent::Part, totals)?;
+    }
     Ok(())
 }
 

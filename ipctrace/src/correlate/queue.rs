@@ -389,9 +389,11 @@ impl Queue {
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
         let mut rivals = fitting().filter(|(_, other)| other.process() != chosen.process()).peekable();
         let crowd = rivals.peek().is_some();
+        // What could not be read of one of the two may be what would tell it from the other.
+        let blind = taken.digest == 0 || chosen.digest == 0;
         let exact = rivals.all(|(_, other)| {
             let there = taken.detail.is_some() || other.time < taken.enter;
-            !overlapped && there && !other.overlaps(chosen)
+            !blind && !overlapped && there && !other.overlaps(chosen)
         });
         Some(Found { index, exact, rivals: crowd })
     }

@@ -93,6 +93,18 @@ fn equal_messages_of_two_at_once_are_in_doubt() {
 }
 
 #[test]
+fn a_content_that_could_not_be_read_tells_no_senders_apart() {
+    let events = correlate([
+        send(MSG, 10, 1..2, 3, 5),
+        send(MSG, 11, 3..4, 3, 6),
+        receive(MSG, 20, 5..6, 3, 0),
+        receive(MSG, 20, 7..8, 3, 0),
+    ]);
+    // With one left there is no doubt.
+    assert_eq!(exact(&events), [false, true]);
+}
+
+#[test]
 fn what_was_there_before_comes_first() {
     let events = correlate([
         channel(MQ, 1, 2, b"jobs"),
