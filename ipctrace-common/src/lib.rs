@@ -10,6 +10,7 @@ pub mod hook;
 pub mod loss;
 pub mod mechanism;
 pub mod run;
+pub mod straddling;
 pub mod syscall;
 pub mod uring;
 pub mod waiting;

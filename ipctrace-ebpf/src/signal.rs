@@ -29,8 +29,10 @@ const USER_VALUE: usize = 24;
 /// hook: tp_btf/signal_generate `void (int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)` — include/trace/events/signal.h
 #[btf_tracepoint(function = "signal_generate")]
 pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
-    let ids = task::pid_tgid();
-    if task::is_tracer(ids) {
+    let info = information(ctx.arg::<u64>(1));
+    // What the tracer sends by a call it sends for somebody (`run` passes SIGTERM on), and what it is sent has an outcome as all
+    // else. But what the kernel sends because of what the tracer does would come of our own output.
+    if info.is_from_kernel() && task::is_tracer(task::pid_tgid()) {
         return 0;
     }
     let target: u64 = ctx.arg::<*const u8>(2) as u64;
@@ -39,7 +41,6 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     let record = entry.as_mut_ptr();
-    let info = information(ctx.arg::<u64>(1));
     // SAFETY: room for a record; every field is written.
     unsafe {
         fill(record, signal_phase::GENERATE, signal, info);
@@ -57,9 +58,6 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
 /// hook: tp_btf/signal_deliver `void (int sig, struct kernel_siginfo *info, struct k_sigaction *ka)` — include/trace/events/signal.h
 #[btf_tracepoint(function = "signal_deliver")]
 pub fn signal_deliver(ctx: BtfTracePointContext) -> i32 {
-    if task::is_tracer(task::pid_tgid()) {
-        return 0;
-    }
     let Some(mut entry) = ring::reserve::<wire::Signal>() else {
         return 0;
     };
@@ -103,6 +101,15 @@ struct Information {
     form: u32,
     code: i32,
     value: u64,
+}
+
+impl Information {
+    /// Whether no process sent it by a call of its own: codes of those are not above 0.
+    #[inline(always)]
+    fn is_from_kernel(&self) -> bool {
+        const SI_SIGIO: i32 = -5;
+        self.form != signal_info::FULL || self.code > 0 || self.code == SI_SIGIO
+    }
 }
 
 /// `SEND_SIG_NOINFO`, `SEND_SIG_PRIV` or a structure: include/linux/sched/signal.h.

@@ -1,14 +1,16 @@
 //! Calls that began before tracing did.
 //!
 //! When the hooks are in place the collector looks for threads that sit in a system call and enters them here; each is
-//! taken out when its call ends. What such a call had moved by the time its channel was first seen is part of what was
+//! taken out when its call ends. Until they are entered, from the moment at which begins of calls are seen, every call that ends
+//! and was not seen to begin is one of them: to look for the threads takes milliseconds, in which what was sent would else find
+//! no receiver. What such a call had moved by the time its channel was first seen is part of what was
 //! queued then; the rest is what the channel's books do not explain otherwise.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
-use ipctrace_common::{Cause, Mechanism};
+use ipctrace_common::{Cause, Mechanism, straddling};
 
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side, Taken};
@@ -19,15 +21,21 @@ use crate::{channel, inet, own, ring, syscall};
 #[map]
 static STRADDLERS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// 1 while there may be any: without it every call that is no IPC would cost a lookup.
+/// One of [`straddling`]: without it every call that is no IPC would cost a lookup.
 #[map]
 static STRADDLING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Which threads may be in such a call.
+#[inline(always)]
+fn straddling() -> u32 {
+    // SAFETY: a u32 in a map, written by user space in one store.
+    STRADDLING.get_ptr(0).map_or(straddling::NONE, |which| unsafe { core::ptr::read_volatile(which) })
+}
 
 /// Whether there may be any.
 #[inline(always)]
 pub(crate) fn any() -> bool {
-    // SAFETY: a u32 in a map, written by user space in one store.
-    STRADDLING.get_ptr(0).is_some_and(|flag| unsafe { core::ptr::read_volatile(flag) } != 0)
+    straddling() != straddling::NONE
 }
 
 /// Whether this thread is in a call that began before tracing.
@@ -40,7 +48,7 @@ pub(crate) fn is(tid: u32) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64, user: u64) -> i32 {
-    if STRADDLERS.get_ptr(tid).is_none() {
+    if straddling() != straddling::ALL && STRADDLERS.get_ptr(tid).is_none() {
         return 0;
     }
     let _ = STRADDLERS.remove(tid);

@@ -156,6 +156,35 @@ fn vmsplice_direction(fd: u32) -> Result<Direction> {
     Ok(if mode & FMODE_WRITE != 0 { Direction::Send } else { Direction::Receive })
 }
 
+/// Whether a receive, of a class as in [`config::class`], only looks ([`TAKES_NOTHING`]).
+///
+/// # Safety
+/// `regs` must be the first argument of a tracepoint on system calls.
+#[inline(always)]
+unsafe fn takes_nothing(regs: *const u8, class: u8) -> bool {
+    let flags = match Class::from_wire(class) {
+        Some(Class::Recvmsg) => 2,
+        Some(Class::Recvfrom | Class::Recvmmsg) => 3,
+        Some(
+            Class::Read
+            | Class::Readv
+            | Class::Write
+            | Class::Writev
+            | Class::Sendto
+            | Class::Sendmsg
+            | Class::Sendmmsg
+            | Class::Splice
+            | Class::Tee
+            | Class::Vmsplice
+            | Class::Sendfile
+            | Class::Sigwait,
+        )
+        | None => return false,
+    };
+    // SAFETY: as for this function.
+    unsafe { argument(regs, flags) & TAKES_NOTHING != 0 }
+}
+
 /// hook: tp_btf/sys_exit `void (struct pt_regs *regs, long ret)` — include/trace/events/syscalls.h
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
@@ -183,7 +212,10 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         if straddle::any() && !task::is_tracer(ids) {
             // SAFETY: `regs` is the tracepoint's first argument.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
-            straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
+            // SAFETY: as above.
+            if !unsafe { takes_nothing(regs, class) } {
+                straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
+            }
         }
         return 0;
     };

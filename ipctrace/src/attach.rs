@@ -14,7 +14,7 @@ use aya::programs::{BtfTracePoint, Iter, Program, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipctrace_common::wire::Key;
-use ipctrace_common::{Cause, Hook, Mechanism, Shape, waiting};
+use ipctrace_common::{Cause, Hook, Mechanism, Shape, straddling, waiting};
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
@@ -122,6 +122,10 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let mut failed = Vec::new();
     for hook in &plan.hooks {
         let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
+        if *hook == Hook::SysEnter {
+            // What begins from here on is seen; what ends, and was not seen to begin, began before.
+            straddling(&mut ebpf, straddling::ALL)?;
+        }
         if let Err(error) = loaded.and_then(|()| start(&mut ebpf, *hook)) {
             if hook.needed_by() != 0 {
                 return Err(error);
@@ -336,21 +340,21 @@ impl Attached {
     pub fn straddlers(&mut self, found: &Straddlers) -> Result<()> {
         self.waiting(&found.waiting)?;
         let threads = &found.moving;
-        if threads.is_empty() {
-            return Ok(());
-        }
         let mut map: KernelMap<_, u32, u32> = KernelMap::try_from(
             self.ebpf.map_mut("STRADDLERS").context("the eBPF object has no map STRADDLERS")?,
         )?;
         for thread in threads {
             map.insert(thread, 1, 0)?;
         }
-        let mut flag: Array<_, u32> = Array::try_from(
-            self.ebpf.map_mut("STRADDLING").context("the eBPF object has no map STRADDLING")?,
-        )?;
-        flag.set(0, 1, 0)?;
-        Ok(())
+        let any = if threads.is_empty() { straddling::NONE } else { straddling::LISTED };
+        straddling(&mut self.ebpf, any)
     }
+}
+
+/// Tells the programs which threads may be in a call that began before tracing.
+fn straddling(ebpf: &mut Ebpf, which: u32) -> Result<()> {
+    let map = ebpf.map_mut("STRADDLING").context("the eBPF object has no map STRADDLING")?;
+    Ok(Array::<_, u32>::try_from(map)?.set(0, which, 0)?)
 }
 
 impl Attached {

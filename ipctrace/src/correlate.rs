@@ -385,8 +385,10 @@ impl Correlator {
         }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
-        let stream = self.streams.get(&record.key).and_then(|stream| stream.name());
-        let name = stream.or_else(|| self.messages.name(&record.key)).map(<[u8]>::to_vec);
+        let (key, receiver) = (record.key, record.receiver_inode);
+        let stream = self.streams.get(&key).and_then(|stream| stream.name_of(mechanism, receiver));
+        let message = || self.messages.name_of(&key, mechanism, receiver);
+        let name = stream.or_else(message).map(<[u8]>::to_vec);
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
         Some(())

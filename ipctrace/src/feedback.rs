@@ -66,7 +66,9 @@ impl Feedback {
     /// What is shown goes to this descriptor. If it is a terminal, whoever shows it is found.
     pub fn shown_on(&mut self, descriptor: impl AsFd) {
         let found = terminal::emulators(descriptor);
-        log::debug!("our terminal is shown by {:?}", found.processes);
+        if !found.processes.is_empty() {
+            log::debug!("our terminal is shown by the processes {:?}", found.processes);
+        }
         self.emulators = found.processes;
         self.drawn_sockets = found.sockets;
         self.terminals = found.terminals;

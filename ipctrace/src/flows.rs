@@ -18,7 +18,7 @@ use recent::Mark;
 pub use recent::Recent;
 
 /// Most flows that are told apart.
-const MOST: usize = 100_000;
+pub const MOST: usize = 100_000;
 
 /// What makes a flow the same one.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use ipctrace_common::{Cause, Mechanism};
 
+use crate::flows::MOST as MOST_FLOWS;
 use crate::model::{Event, Flow};
 use crate::top::Top;
 
@@ -106,6 +107,8 @@ pub struct Totals {
     pub events: u64,
     /// What was not seen, by cause; causes that did not occur may be absent or 0.
     pub lost: Vec<(Cause, u64)>,
+    /// Events that are in none of the flows that the summary shows, because there were too many; 0 without a summary.
+    pub left_out: u64,
     /// How long tracing lasted.
     pub duration: Duration,
 }
@@ -113,7 +116,23 @@ pub struct Totals {
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.events == 1 { "" } else { "s" };
-        write!(f, "{} event{plural} in {:.1} s, ", self.events, self.duration.as_secs_f64())?;
+        let seconds = self.duration.as_secs_f64();
+        if seconds < 1.0 {
+            write!(f, "{} event{plural} in {:.0} ms, ", self.events, seconds * 1e3)?;
+        } else {
+            write!(f, "{} event{plural} in {seconds:.1} s, ", self.events)?;
+        }
+        self.losses(f)?;
+        match self.left_out {
+            0 => Ok(()),
+            count => write!(f, "; the summary leaves out {count}, of flows beyond the first {MOST_FLOWS}"),
+        }
+    }
+}
+
+impl Totals {
+    /// What was lost, by cause.
+    fn losses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lost = self.lost.iter().filter(|(_, count)| *count > 0);
         let total = lost.clone().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
         if total == 0 {
@@ -137,10 +156,17 @@ mod tests {
 
     #[test]
     fn totals_say_what_was_lost_by_cause() {
-        let mut totals = Totals { time: 0, events: 1, lost: vec![], duration: Duration::from_millis(5_040) };
+        let mut totals =
+            Totals { time: 0, events: 1, lost: vec![], left_out: 0, duration: Duration::from_millis(5_040) };
         assert_eq!(totals.to_string(), "1 event in 5.0 s, nothing lost");
         totals.events = 12;
         totals.lost = vec![(Cause::RingFull, 10), (Cause::Recursion, 0), (Cause::MapFull, 2)];
         assert_eq!(totals.to_string(), "12 events in 5.0 s, 12 lost (ring-full: 10, map-full: 2)");
+        totals.duration = Duration::from_millis(40);
+        totals.left_out = 3;
+        assert_eq!(
+            totals.to_string(),
+            "12 events in 40 ms, 12 lost (ring-full: 10, map-full: 2); the summary leaves out 3, of flows beyond the first 100000"
+        );
     }
 }

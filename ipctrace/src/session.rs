@@ -260,6 +260,7 @@ impl Session {
             time,
             events: self.shown,
             lost: self.lost.into_iter().collect(),
+            left_out: if summary { self.flows.left_out() } else { 0 },
             duration: self.started.elapsed(),
         };
         renderer.end(&totals, output).or_else(ignore_gone)?;

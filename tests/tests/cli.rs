@@ -422,6 +422,41 @@ fn a_signal_that_ends_the_command_is_its_status() -> Result<()> {
 }
 
 #[test]
+fn a_signal_that_is_passed_on_has_us_for_its_sender() -> Result<()> {
+    let file = Scratch::new(".json");
+    let mut child = Command::new(binary()?)
+        .args(["run", "-f", "json", "-o"])
+        .arg(file.path())
+        .args(["--", "sh", "-c", "echo ready; exec sleep 100"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    BufReader::new(child.stdout.take().context("a pipe")?).read_line(&mut String::new())?;
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
+    assert_eq!(child.wait()?.code(), Some(128 + 15));
+    let lines = lines(&fs::read_to_string(file.path())?)?;
+    let told: Vec<_> = of_type(&lines, "signal").into_iter().filter(|line| line["number"] == 15).collect();
+    let [signal] = told[..] else { anyhow::bail!("not one SIGTERM: {told:?}") };
+    assert_eq!((&signal["sender"]["pid"], &signal["outcome"]), (&child.id().into(), &"delivered".into()));
+    assert!(signal["latency_ns"].is_u64(), "{signal}");
+    Ok(())
+}
+
+#[test]
+fn a_signal_that_ends_the_trace_is_delivered() -> Result<()> {
+    let trace = Trace::start(&["-m", "signal"])?;
+    let tracer = trace.pid().as_raw();
+    let lines = trace.stop()?;
+    let told: Vec<_> =
+        of_type(&lines, "signal").into_iter().filter(|line| line["receiver"]["pid"] == tracer).collect();
+    let [signal] = told[..] else { anyhow::bail!("not one signal: {told:?}") };
+    assert_eq!((&signal["signal"], &signal["outcome"]), (&"SIGINT".into(), &"delivered".into()));
+    assert_eq!(signal["sender"]["pid"], std::process::id());
+    Ok(())
+}
+
+#[test]
 fn ctrl_c_leaves_the_command_its_say() -> Result<()> {
     // As a terminal does: the signal goes to the whole group. The command handles it and ends with 5.
     let mut child = Command::new(binary()?)

@@ -10,6 +10,9 @@ use super::EXIT_IMPOSSIBLE;
 use crate::kernel::{Facts, Plan, recorded, uring};
 use crate::{args, attach, occupancy, stdout};
 
+/// What is said where no mode can be read: securityfs may not be mounted, and the kernel locked down nevertheless.
+const NO_LOCKDOWN: &str = "unknown (/sys/kernel/security/lockdown cannot be read)";
+
 /// Looks, tries each hook, and tells.
 ///
 /// # Errors
@@ -27,7 +30,7 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     stdout::line(format_args!("kernel        {}", facts.release))?;
-    stdout::line(format_args!("lockdown      {}", facts.lockdown.as_deref().unwrap_or("none")))?;
+    stdout::line(format_args!("lockdown      {}", facts.lockdown.as_deref().unwrap_or(NO_LOCKDOWN)))?;
     stdout::line(format_args!(
         "types (BTF)   {}",
         facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed")

@@ -176,7 +176,7 @@ fn event(half: &Half, sender: End, receiver: End, sender_inode: u64) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::correlate::testing::{channel, correlate, header, key, task};
+    use crate::correlate::testing::{channel, correlate, header, key, op, record, task};
     use crate::decode::Record;
     use ipctrace_common::wire::{Header, Kind, op_flag};
 
@@ -230,6 +230,35 @@ mod tests {
             ("socket:[50]->socket:[60]", "pipe:[7]", "unix_stream")
         );
         assert_eq!(channel.name.as_deref(), Some(&b"/tmp/s"[..]));
+    }
+
+    #[test]
+    fn a_socket_at_the_address_of_one_with_a_name_does_not_get_its_name() {
+        let over = |mechanism, file, receiver_inode| {
+            let passed = |flags, pid, time| {
+                Record::Handoff(Box::new(wire::Handoff {
+                    header: header(Kind::Handoff, mechanism, flags, time),
+                    task: task(pid),
+                    key: key(1),
+                    receiver_inode,
+                    file,
+                    ..wire::Handoff::default()
+                }))
+            };
+            [passed(0, 10, file), passed(op_flag::RECEIVE, 20, file + 1)]
+        };
+        // The name is that of the stream to socket 60; at its address is then a stream to socket 61, and one of records.
+        let sent = wire::Op { receiver_inode: 60, ..op(Mechanism::UnixStream, 1, 10, 0, (1, 2), 5) };
+        let named = [channel(Mechanism::UnixStream, 1, 0, b"/tmp/s\0"), record(sent)];
+        let all = handoffs(
+            named
+                .into_iter()
+                .chain(over(Mechanism::UnixStream, 10, 60))
+                .chain(over(Mechanism::UnixStream, 20, 61))
+                .chain(over(Mechanism::UnixSeqpacket, 30, 62)),
+        );
+        let names: Vec<_> = all.iter().map(|handoff| handoff.channel.name.as_deref()).collect();
+        assert_eq!(names, [Some(&b"/tmp/s"[..]), None, None]);
     }
 
     #[test]

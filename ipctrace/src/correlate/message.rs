@@ -236,9 +236,9 @@ impl Messages {
         queue
     }
 
-    /// Name of the channel with that key, if it is known and has one.
-    pub(super) fn name(&self, key: &Key) -> Option<&[u8]> {
-        self.queues.get(key)?.naming.name()
+    /// As [`Naming::name_of`], for the channel with that key.
+    pub(super) fn name_of(&self, key: &Key, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
+        self.queues.get(key)?.naming.name_of(mechanism, receiver)
     }
 
     /// If the socket is another one at the same address: what was sent to the old one is unread.

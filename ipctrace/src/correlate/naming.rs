@@ -105,6 +105,12 @@ impl Naming {
         self.name.as_deref()
     }
 
+    /// The name, if this is a channel of that mechanism to that socket: the address that makes the key is used again, for sockets
+    /// of another kind, too.
+    pub(super) fn name_of(&self, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
+        self.name().filter(|_| self.mechanism == mechanism && !self.is_other(receiver))
+    }
+
     /// The receiving socket's inode; 0 if unknown.
     pub(super) fn receiver(&self) -> u64 {
         self.receiver

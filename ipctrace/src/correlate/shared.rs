@@ -340,8 +340,15 @@ impl Shared {
     fn learn(&mut self, id: Id, who: &Arc<Proc>, time: u64) {
         let writable = self.spaces.get(&who.pid).and_then(|space| space.regions.held(id));
         if let (Some(object), Some(writable)) = (self.objects.get_mut(&id), writable) {
-            object.user((who.pid, who.start), who, time).attach(time, writable);
             object.written |= writable;
+            // Read by all and written by none, it is no more news when one of them lets go of it.
+            let nobodys = object.mechanism == Mechanism::SharedFile && !object.written;
+            let user = object.user((who.pid, who.start), who, time);
+            user.attach(time, writable);
+            user.quiet = nobodys;
+            if writable {
+                object.users.values_mut().for_each(|user| user.quiet = false);
+            }
         }
     }
 

@@ -296,9 +296,9 @@ impl Stream {
         self.flush(context);
     }
 
-    /// Its name, if it has one.
-    pub(super) fn name(&self) -> Option<&[u8]> {
-        self.naming.name()
+    /// As [`Naming::name_of`].
+    pub(super) fn name_of(&self, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
+        self.naming.name_of(mechanism, receiver)
     }
 
     /// How many things would be lost with it.

@@ -1,7 +1,8 @@
 //! The summary of flows as a table.
 
 use comfy_table::{
-    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, presets,
+    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width,
+    presets,
 };
 
 use super::escape::{Charset, push_name, push_plain};
@@ -15,6 +16,10 @@ const HEADINGS: [&str; 9] =
 const NUMBERS: std::ops::Range<usize> = 4..9;
 /// The one that may be broken over lines.
 const CHANNEL: usize = 3;
+/// Those that can be done without where there is not room for all, in this order: the one says nothing new.
+const SPARE: [usize; 2] = [6, 8];
+/// No narrower is the column of channels, if any id is that long: what is broken more often is not read.
+const CHANNEL_LEAST: usize = 24;
 
 /// An empty line, the table, one line a flow in the order given.
 pub(super) fn flows(flows: &[Flow], terminal: &Terminal) -> String {
@@ -46,7 +51,7 @@ pub(super) fn flows(flows: &[Flow], terminal: &Terminal) -> String {
         }
     }
     if let Some(width) = terminal.width.and_then(|width| u16::try_from(width).ok()) {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        fit(&mut table, flows, width);
     }
     let mut text = String::from("\n");
     for line in table.lines() {
@@ -54,6 +59,32 @@ pub(super) fn flows(flows: &[Flow], terminal: &Terminal) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Arranges the table for a terminal of that width.
+fn fit(table: &mut Table, flows: &[Flow], width: u16) {
+    let longest =
+        flows.iter().map(|flow| flow.channel.id.len()).max().unwrap_or(0).max(HEADINGS[CHANNEL].len());
+    let least = longest.min(CHANNEL_LEAST);
+    let widths = table.column_max_content_widths();
+    // What all columns take, with the space between them.
+    let mut needed: usize = (0..)
+        .zip(&widths)
+        .map(|(index, width)| 2 + if index == CHANNEL { least } else { usize::from(*width) })
+        .sum();
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    if let Some(column) = table.column_mut(CHANNEL) {
+        let least = u16::try_from(least + 1).unwrap_or(u16::MAX);
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
+    }
+    for index in SPARE {
+        if needed > usize::from(width)
+            && let Some(column) = table.column_mut(index)
+        {
+            column.set_constraint(ColumnConstraint::Hidden);
+            needed -= 2 + usize::from(widths[index]);
+        }
+    }
 }
 
 /// One flow.

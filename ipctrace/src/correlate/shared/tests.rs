@@ -246,6 +246,25 @@ fn what_was_mapped_before_the_start_is_known_and_no_news() {
 }
 
 #[test]
+fn a_file_that_was_mapped_before_the_start_is_nobodys_business_while_none_writes() {
+    let mut trace = Trace::new();
+    let seen = |trace: &mut Trace, pid, inode, writable| {
+        let record = mapping(pid, 0x10000, inode, writable);
+        trace.share(Mechanism::SharedFile, share_event::SEEN, record, b"/etc/a");
+    };
+    // Two read the one, as locales are read; of the other two one writes.
+    for (pid, inode, writable) in [(10, 5, false), (11, 5, false), (12, 6, false), (13, 6, true)] {
+        seen(&mut trace, pid, inode, writable);
+    }
+    for pid in [10, 12, 13] {
+        trace.process(process_event::EXIT, pid, 0, false);
+    }
+    assert_eq!(trace.said(), ["12 detach r shared_file:[0:1:6]", "13 detach rw shared_file:[0:1:6]"]);
+    trace.share(Mechanism::SharedFile, share_event::MAP, mapping(14, 0x10000, 5, true), b"/etc/a");
+    assert_eq!(trace.said(), ["11 attach r shared_file:[0:1:5]", "14 attach rw shared_file:[0:1:5]"]);
+}
+
+#[test]
 fn segments_are_known_by_namespace_and_key() {
     let mut trace = Trace::new();
     let of = |space| wire::Share { key: Key { id: 5, space }, ..mapping(10, 0x10000 * space, 0, true) };

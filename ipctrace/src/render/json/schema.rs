@@ -126,7 +126,10 @@ impl<'a> Signal<'a> {
     pub(super) fn new(signal: &'a model::Signal, time: Stamp, processes: &Processes) -> Signal<'a> {
         let latency_why = match (signal.latency, signal.outcome) {
             (Some(_), _) => None,
-            (None, model::Outcome::Delivered) => Some(Reason::Fixed("lost")),
+            (None, model::Outcome::Delivered) => Some(match &signal.sender {
+                model::End::Unknown(why @ model::Why::BeforeStart) => Reason::Why(why),
+                model::End::Unknown(_) | model::End::Known(_) => Reason::Fixed("lost"),
+            }),
             (None, outcome) => Some(Reason::Fixed(outcome.name())),
         };
         Signal {
@@ -359,6 +362,9 @@ pub(super) struct End<'a> {
     time: Stamp,
     events: u64,
     lost: Counts<'a>,
+    /// Events in no flow of the summary, if there were too many flows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<u64>,
     duration_s: f64,
 }
 
@@ -369,6 +375,7 @@ impl<'a> End<'a> {
             time,
             events: totals.events,
             lost: Counts(&totals.lost),
+            left_out: Some(totals.left_out).filter(|count| *count > 0),
             duration_s: totals.duration.as_secs_f64(),
         }
     }

@@ -64,6 +64,7 @@ fn flows_and_end_close_it() {
     let silent = Flow { sender: End::Unknown(Why::Kernel), latency: None, ..fixture::flow() };
     json.flows(300_000_000, &[fixture::flow(), silent], &mut out).unwrap();
     let totals = Totals {
+        left_out: 12,
         time: 300_000_000,
         events: 644,
         lost: vec![(Cause::RingFull, 3), (Cause::MapFull, 0)],
@@ -85,7 +86,7 @@ fn flows_and_end_close_it() {
         format!(
             r#"{head}"sender":null,"sender_why":"kernel","receiver":{sort},{tail}"latency":null,"latency_why":"kernel"}}"#
         ),
-        r#"{"type":"end","time":"2026-01-01T12:30:00.300000000Z","events":644,"lost":{"ring-full":3},"duration_s":1.5}"#
+        r#"{"type":"end","time":"2026-01-01T12:30:00.300000000Z","events":644,"lost":{"ring-full":3},"left_out":12,"duration_s":1.5}"#
             .to_owned(),
     ];
     assert_eq!(String::from_utf8(out).unwrap().lines().collect::<Vec<_>>(), expected);

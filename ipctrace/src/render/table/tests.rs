@@ -32,11 +32,24 @@ fn ascii_is_all_that_an_ascii_terminal_gets() {
 
 #[test]
 fn on_a_narrow_terminal_only_channels_are_broken_over_lines() {
-    let table = flows(&sample(), &Terminal { width: Some(110), ..PIPE });
-    assert!(table.lines().all(|line| line.chars().count() <= 110), "{table}");
+    let table = flows(&sample(), &Terminal { width: Some(120), ..PIPE });
+    assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
     for whole in ["seq[4711]", "dbus-daemon[812]", "(before-start)", "1288895", "1.23 MiB", "8.19µs"] {
         assert!(table.contains(whole), "{whole} in {table}");
     }
+}
+
+#[test]
+fn where_there_is_no_room_columns_go_before_a_channel_is_broken_to_pieces() {
+    let on = |width| flows(&[fixture::flow()], &Terminal { width: Some(width), ..PIPE });
+    let id = &fixture::flow().channel.id;
+    assert!(on(120).contains("SIZE") && on(120).contains("P99"), "{}", on(120));
+    let table = on(80);
+    assert!(table.contains(id.as_str()) && !table.contains("SIZE"), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    // Narrower than what must be there: the terminal may break the lines, words stay whole.
+    assert!(on(20).contains(id.as_str()) && !on(20).contains("P99"), "{}", on(20));
+    assert_eq!(on(20).lines().count(), 4, "{}", on(20));
 }
 
 #[test]

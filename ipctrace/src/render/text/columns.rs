@@ -28,6 +28,9 @@ impl Column {
 const AMOUNT: usize = 9;
 const LATENCY: usize = 7;
 const ARROW: usize = 2;
+/// Width of the channel to begin with: that of `SIGCHLD CLD_EXITED`, the commonest of all lines, so that the numbers behind it
+/// do not move when the first comes.
+const CHANNEL: usize = 18;
 
 /// Terminals narrower than this get shorter times and less space between columns.
 const ROOMY: usize = 110;
@@ -51,7 +54,7 @@ impl Columns {
             mechanism: if roomy { Column::new(11, 14) } else { Column::new(6, 11) },
             sender: Column::new(16, 26),
             receiver: Column::new(16, 26),
-            channel: Column::new(15, 40),
+            channel: Column::new(CHANNEL, 40),
         };
         if let Some(terminal) = terminal {
             let gaps = columns.gap() * 5 + 2;
@@ -62,7 +65,7 @@ impl Columns {
             let channel = room.saturating_sub(2 * process).clamp(13, 40);
             columns.sender = Column::new(16, process);
             columns.receiver = Column::new(16, process);
-            columns.channel = Column::new(15, channel);
+            columns.channel = Column::new(CHANNEL, channel);
         }
         columns
     }
