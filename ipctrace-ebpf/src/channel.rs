@@ -36,10 +36,19 @@ pub(crate) struct Books {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Present {
-    /// How many calls.
+    /// How many calls are under way, and in the upper half how many have begun.
     calls: u64,
     /// The first process that made one, and [`SEVERAL`].
     who: u64,
+}
+
+/// What the begin of a call adds to [`Present::calls`].
+const BEGINS: u64 = 1 << 32 | 1;
+
+/// Calls that are under way, by [`Present::calls`].
+#[inline(always)]
+fn under_way(calls: u64) -> u64 {
+    calls & 0xffff_ffff
 }
 
 /// Of [`Present::who`]: another process has made a call too.
@@ -81,7 +90,6 @@ pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
 /// The same, with the books at hand.
 #[inline(always)]
 fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
-    side.present = 1;
     // SAFETY: a valid pointer into the map; the index is 0 or 1. Of two calls that come first at once one finds the other.
     unsafe {
         let present = &raw mut (*books).present[usize::from(side.receive & 1)];
@@ -94,8 +102,12 @@ fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
             // The process stays what it is, so that nothing is lost whoever writes this at the same time.
             core::ptr::write_volatile(&raw mut (*present).who, who | SEVERAL);
         }
-        let others = add(&raw mut (*present).calls, 1);
-        if others != 0 && (several || core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0) {
+        let before = add(&raw mut (*present).calls, BEGINS);
+        // Which of all that have begun it is, and that it is there.
+        side.present = (before.wrapping_add(BEGINS) >> 32 << 32) | 1;
+        if under_way(before) != 0
+            && (several || core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0)
+        {
             side.flags |= op_flag::OVERLAPS;
         }
     }
@@ -108,7 +120,7 @@ pub(crate) fn receivers(side: &Side) -> (u64, u64) {
         // SAFETY: a valid pointer into the map; each field is read in one access.
         Some(books) => unsafe {
             (
-                core::ptr::read_volatile(&raw const (*books).present[1].calls),
+                under_way(core::ptr::read_volatile(&raw const (*books).present[1].calls)),
                 core::ptr::read_volatile(&raw const (*books).taken),
             )
         },
@@ -136,10 +148,10 @@ pub(crate) fn leave(side: &mut Side) {
     if side.present == 0 {
         return;
     }
-    side.present = 0;
     if let Some(books) = books(&side.key) {
         leave_from(books, side);
     }
+    side.present = 0;
 }
 
 /// The same, with the books at hand.
@@ -149,15 +161,17 @@ fn leave_from(books: *mut Books, side: &mut Side) {
     unsafe {
         let present = &raw mut (*books).present[usize::from(side.receive & 1)];
         let before = add(&raw mut (*present).calls, u64::MAX);
-        if before > 1 && udp_taken::receives(side) {
+        // The books may have been opened anew meanwhile: what did not arrive there does not leave.
+        if under_way(before) == 0 {
+            add(&raw mut (*present).calls, 1);
+        }
+        // Another is there, or has been: it began after this one, and may be gone.
+        let met = under_way(before) > 1 || before >> 32 != side.present >> 32;
+        if met && udp_taken::receives(side) {
             // What was first in the queue when the call began, another may have taken.
             side.pos_enter = wire::Op::UNKNOWN;
         }
-        // The books may have been opened anew meanwhile: what did not arrive there does not leave.
-        if before == 0 {
-            add(&raw mut (*present).calls, 1);
-        }
-        if before > 1 && core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0 {
+        if met && core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0 {
             side.flags |= op_flag::OVERLAPS;
         }
     }
@@ -412,8 +426,8 @@ pub extern "C" fn enter_alone(id: u64, space: u64, receive: u32, amount: u64) ->
 pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
     let books = books(&side.key)?;
     if leaves && side.present != 0 {
-        side.present = 0;
         leave_from(books, side);
+        side.present = 0;
     }
     // SAFETY: a valid pointer into the map's value.
     Some(unsafe {

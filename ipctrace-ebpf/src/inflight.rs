@@ -40,7 +40,8 @@ pub(crate) struct Side {
     pub(crate) pos_enter: u64,
     /// See [`ipctrace_common::wire::Op::pos_locked`].
     pub(crate) pos_locked: u64,
-    /// 1 between [`crate::channel::arrive`] and [`crate::channel::leave`].
+    /// Not 0 between [`crate::channel::arrive`] and [`crate::channel::leave`]: which call of its channel and side it is, in the
+    /// upper half.
     pub(crate) present: u64,
     /// What the thread's call before this one worked on, so that the same need not be found out again.
     pub(crate) last: Last,
