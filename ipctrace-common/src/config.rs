@@ -227,6 +227,8 @@ offsets! {
     msg_size = "sizeof msg_msg";
     /// Where the inode stands in a POSIX queue.
     mqueue_inode = "mqueue_inode_info.vfs_inode";
+    /// What a file system's own data are: of POSIX queues, the IPC namespace.
+    sb_fs_info = "super_block.s_fs_info";
     /// Messages in a POSIX queue.
     mqueue_count = "mqueue_inode_info.attr.mq_curmsgs";
     /// Root of its tree of priorities.

@@ -261,7 +261,8 @@ impl Op {
 /// A channel that the programs see for the first time (or again, after user space made them forget it).
 ///
 /// Followed by `name_len` bytes of name: the path of a FIFO or of a file with futexes in it (see [`channel_flag`]), the
-/// `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an internet socket.
+/// `sockaddr_un` path bytes of a unix socket, the [`Ends`] of an internet socket, the number of the IPC namespace (4 bytes) and
+/// the file name of a POSIX queue, the key of a System V one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
@@ -407,7 +408,7 @@ pub struct Handoff {
     pub object_peer_inode: u64,
     /// Descriptor number in the caller's table.
     pub fd: i32,
-    /// [`crate::Mechanism`] of that object; 0 if it is none.
+    /// [`crate::Mechanism`] of that object; 0 if it is none. Of one that is not traced: one that is called alike.
     pub object_mechanism: u32,
 }
 

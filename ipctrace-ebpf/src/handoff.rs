@@ -1,14 +1,14 @@
 //! Descriptors passed over unix sockets: SCM_RIGHTS, unix(7), net/core/scm.c; or taken: pidfd_getfd(2).
 
-use ipctrace_common::Cause;
 use ipctrace_common::wire::{self, Key, Kind, op_flag};
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inflight::{self, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::{self, Direction};
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{message, own, pid, ring, special, task};
+use crate::{message, own, pid, pipe, ring, special, task};
 
 const SOL_SOCKET: u32 = 1;
 const SCM_RIGHTS: u32 = 1;
@@ -169,6 +169,19 @@ fn try_taken_over(fd: u32) -> Result<()> {
     Ok(())
 }
 
+/// A mechanism that names what is not traced as users know it: sockets of any family, and pipes; 0 if there is none.
+#[inline(always)]
+fn alike(inode: u64, super_block: u64) -> u8 {
+    match read::<u16>(inode, offset!(inode_mode)).unwrap_or(0) & object::S_IFMT {
+        object::S_IFSOCK => Mechanism::UnixStream as u8,
+        object::S_IFIFO if read::<u64>(super_block, offset!(sb_magic)).unwrap_or(0) == pipe::PIPEFS_MAGIC => {
+            Mechanism::Pipe as u8
+        }
+        object::S_IFIFO => Mechanism::Fifo as u8,
+        _ => 0,
+    }
+}
+
 /// Writes who has it now, and what it is.
 ///
 /// # Safety
@@ -181,6 +194,9 @@ unsafe fn fill(record: *mut wire::Handoff, file: u64, fd: u32) {
     }
     let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
     let super_block: u64 = read(inode, offset!(inode_sb)).unwrap_or(0);
+    if object.mechanism == 0 {
+        object.mechanism = alike(inode, super_block);
+    }
     // SAFETY: valid by contract.
     unsafe {
         task::describe_current(&raw mut (*record).task);

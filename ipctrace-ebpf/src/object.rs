@@ -10,9 +10,9 @@ use crate::inflight::{Last, Side};
 use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
-const S_IFMT: u16 = 0o170_000;
-const S_IFIFO: u16 = 0o010_000;
-const S_IFSOCK: u16 = 0o140_000;
+pub(crate) const S_IFMT: u16 = 0o170_000;
+pub(crate) const S_IFIFO: u16 = 0o010_000;
+pub(crate) const S_IFSOCK: u16 = 0o140_000;
 const S_IFREG: u16 = 0o100_000;
 const S_IFCHR: u16 = 0o020_000;
 /// Of no type: anonymous inodes before Linux 6.16, since when they are regular files.

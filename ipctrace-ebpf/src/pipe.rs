@@ -10,7 +10,7 @@ use crate::object::is_on;
 use crate::repeat::{Repeat, opaque, repeat};
 
 /// File system of anonymous pipes, include/uapi/linux/magic.h.
-const PIPEFS_MAGIC: u64 = 0x5049_5045;
+pub(crate) const PIPEFS_MAGIC: u64 = 0x5049_5045;
 
 /// Fills in a pipe's or FIFO's side of a call.
 #[inline(always)]

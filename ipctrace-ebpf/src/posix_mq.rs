@@ -43,17 +43,32 @@ pub(crate) fn queued(queue: u64) -> u64 {
     read(queue, offset!(mqueue_count)).unwrap_or(u64::MAX)
 }
 
-/// Writes the name of the file, which is the queue's without its slash, and gives its length.
+/// Number of the IPC namespace that a queue is in, whoever has it open. `mqueue_fill_super`, ipc/mqueue.c.
+#[inline(always)]
+fn namespace(file: u64) -> Result<u32> {
+    let inode: u64 = read(file, offset!(file_inode))?;
+    let super_block: u64 = read(inode, offset!(inode_sb))?;
+    let space: u64 = read(super_block, offset!(sb_fs_info))?;
+    read(space, offset!(ipc_inum))
+}
+
+/// Writes the number of the IPC namespace, in the byte order of the machine, and the name of the file, which is the queue's
+/// without its slash; gives the length of both.
 #[inline(always)]
 pub(crate) fn name(descriptor: u32, place: &mut [u8; NAME_MAX + 256]) -> usize {
-    let name = object::file(descriptor)
-        .and_then(|file| read::<u64>(file, offset!(file_dentry)))
-        .and_then(|dentry| read::<u64>(dentry, offset!(dentry_name)));
+    let Ok(file) = object::file(descriptor) else {
+        return 0;
+    };
+    let name =
+        read::<u64>(file, offset!(file_dentry)).and_then(|dentry| read::<u64>(dentry, offset!(dentry_name)));
     let Ok(name) = name else {
         return 0;
     };
+    let space = namespace(file).unwrap_or(0).to_ne_bytes();
+    let (first, rest) = place.split_at_mut(space.len());
+    first.copy_from_slice(&space);
     // SAFETY: the place is longer than that; the helper checks the source.
-    let copied = unsafe { bpf_probe_read_kernel_str(place.as_mut_ptr().cast(), NAME, name as *const _) };
+    let copied = unsafe { bpf_probe_read_kernel_str(rest.as_mut_ptr().cast(), NAME, name as *const _) };
     // Without its NUL.
-    if copied <= 0 { 0 } else { (copied as usize - 1) & 0xff }
+    if copied <= 0 { 0 } else { space.len() + ((copied as usize - 1) & 0xff) }
 }

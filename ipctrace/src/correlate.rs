@@ -38,13 +38,14 @@ mod testing;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::decode::{self, Record};
-use crate::model::{Event, Flow, Lost};
+use crate::model::{Channel, Event, Flow, Lost};
 
 use address::Locals;
 use call::Call;
@@ -61,6 +62,8 @@ use signal::Signals;
 use stream::Stream;
 use terminal::Terminal;
 use wake::Wakes;
+
+pub use naming::Home;
 
 /// Bounds on memory. What is pushed out by them is counted: see [`Correlator::evicted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +109,7 @@ pub struct Correlator {
     handoffs: Handoffs,
     shared: Shared,
     wakes: Wakes,
+    home: Home,
     /// The latest time seen.
     now: u64,
     /// When losses were last reported.
@@ -120,6 +124,7 @@ macro_rules! context {
         Context {
             now: $self.now,
             loss: $self.loss,
+            home: $self.home,
             limits: &$self.limits,
             evicted: &mut $self.evicted,
             out: $out,
@@ -145,6 +150,7 @@ impl Correlator {
             handoffs: Handoffs::default(),
             shared: Shared::default(),
             wakes: Wakes::default(),
+            home: Home::default(),
             now: 0,
             loss: None,
             evicted: 0,
@@ -371,8 +377,17 @@ impl Correlator {
         let woken = self.procs.intern(&record.task, self.limits.processes);
         let waker = (record.header.flags & wake_flag::WAKER != 0)
             .then(|| self.procs.intern(&record.waker, self.limits.processes));
-        out.push(Event::Wake(self.wakes.event(record, waker, woken, self.limits.streams)?));
+        out.push(Event::Wake(self.wakes.event(record, waker, woken, self.home, self.limits.streams)?));
         Some(())
+    }
+
+    /// What is passed, under the name that its own events have.
+    fn passed(&self, record: &wire::Handoff) -> Arc<Channel> {
+        // An inode number alone does not make a file the same: what these tell of is there now.
+        let filed = handoff::mechanism(record).is_none();
+        let key = wire::Key { id: record.object_inode, space: record.object_device };
+        let known = self.shared.channel(&key).or_else(|| self.queues.channel(&key)).filter(|_| filed);
+        known.map_or_else(|| Arc::new(handoff::object(record)), Arc::clone)
     }
 
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {
@@ -380,7 +395,8 @@ impl Correlator {
             let taker = self.procs.intern(&record.task, self.limits.processes);
             let gone = record.owner.tgid == 0;
             let owner = (!gone).then(|| self.procs.intern(&record.owner, self.limits.processes));
-            out.push(handoff::taken(&record, owner, taker));
+            let object = self.passed(&record);
+            out.push(handoff::taken(&record, owner, taker, object));
             return Some(());
         }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
@@ -390,7 +406,8 @@ impl Correlator {
         let message = || self.messages.name_of(&key, mechanism, receiver);
         let name = stream.or_else(message).map(<[u8]>::to_vec);
         let receive = record.header.flags & op_flag::RECEIVE != 0;
-        self.handoffs.push(record, mechanism, receive, who, name, &mut context!(self, out));
+        let object = self.passed(&record);
+        self.handoffs.push(record, mechanism, receive, who, name, object, &mut context!(self, out));
         Some(())
     }
 
@@ -406,9 +423,9 @@ impl Correlator {
         self.shared.push(record, name, &who, &mut context!(self, out))
     }
 
-    /// Ids of System V objects in this IPC namespace (its number) are shown without it.
-    pub fn at_home(&mut self, namespace: u64) {
-        self.shared.at_home(namespace);
+    /// Ids in these namespaces are shown as they are, those of others with the namespace.
+    pub fn at_home(&mut self, home: Home) {
+        self.home = home;
     }
 
     /// The latest time known, ns since boot.

@@ -88,6 +88,16 @@ pub struct Channel {
     pub name: Option<Vec<u8>>,
 }
 
+impl Channel {
+    /// The name, unless the id says it already.
+    pub fn own_name(&self) -> Option<&[u8]> {
+        // A queue of another IPC namespace than the tracer's has that at the end.
+        let id = self.id.rsplit_once("@ipc:[").map_or(self.id.as_str(), |(id, _)| id);
+        let said = |name: &[u8]| id.as_bytes().ends_with(name);
+        self.name.as_deref().filter(|name| !name.is_empty() && !said(name))
+    }
+}
+
 /// Bytes or messages that went from one process to another (or were left unread).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addresses;
 use crate::attach::{self, Attached};
-use crate::correlate::{Correlator, Limits};
+use crate::correlate::{Correlator, Home, Limits};
 use crate::decode::{self, Record};
 use crate::feedback::Feedback;
 use crate::kernel::Plan;
@@ -108,7 +108,8 @@ impl Tracer {
             log::warn!("memory that is shared already is not known: {error:#}");
         }
         let mut correlator = Correlator::new(Limits::default());
-        correlator.at_home(own_namespace("ipc").unwrap_or(0));
+        let own = |kind| own_namespace(kind).unwrap_or(0);
+        correlator.at_home(Home { ipc: own("ipc"), net: own("net") });
         let intake = Intake { correlator, feedback, forks: Vec::new() };
         give_back();
         hurry();

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use ipctrace_common::wire;
 use zerocopy::FromBytes;
 
+use super::naming::Home;
+
 /// The ends of an internet socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ends {
@@ -34,9 +36,13 @@ impl Ends {
     }
 }
 
-/// The id of what goes from one address to another.
-pub(super) fn id(mechanism: &str, from: SocketAddr, to: SocketAddr) -> String {
-    format!("{mechanism}:{from}->{to}")
+/// The id of what goes from one address to another, met in the network namespace `netns`.
+///
+/// Each namespace has a loopback of its own, with the same addresses: those of others say in which they are. Other addresses do
+/// not: what they are of can be seen from several namespaces.
+pub(super) fn id(mechanism: &str, from: SocketAddr, to: SocketAddr, netns: u32, home: Home) -> String {
+    let id = format!("{mechanism}:{from}->{to}");
+    if from.ip().is_loopback() || to.ip().is_loopback() { home.net(id, u64::from(netns)) } else { id }
 }
 
 /// Where an address is.
@@ -94,7 +100,12 @@ mod tests {
     fn addresses_are_written_as_users_know_them() {
         let four = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1]).octets();
         let six = Ipv6Addr::LOCALHOST.octets();
-        assert_eq!(id("tcp", address(four, 4000), address(six, 5)), "tcp:127.0.0.1:4000->[::1]:5");
+        let home = Home { ipc: 0, net: 9 };
+        let (from, to) = (address(four, 4000), address(six, 5));
+        assert_eq!(id("tcp", from, to, 9, home), "tcp:127.0.0.1:4000->[::1]:5");
+        assert_eq!(id("tcp", from, to, 8, home), "tcp:127.0.0.1:4000->[::1]:5@net:[8]");
+        let [one, two] = [([10, 0, 0, 1], 5), ([10, 0, 0, 2], 6)].map(SocketAddr::from);
+        assert_eq!(id("udp", one, two, 8, home), "udp:10.0.0.1:5->10.0.0.2:6");
     }
 
     #[test]

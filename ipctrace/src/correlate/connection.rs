@@ -17,6 +17,7 @@ use crate::model::{Channel, End, Event, Transfer, Why};
 use super::address::{self, Ends, Locals, Place};
 use super::call::Call;
 use super::context::Context;
+use super::naming::Home;
 use super::stream::Stream;
 
 /// How far the sender can be ahead of the receiver: more than the buffers of both hold.
@@ -147,7 +148,7 @@ impl Connections {
         match locals.place(half.ends.remote.ip(), half.since) {
             Place::Unknown => return false,
             Place::Elsewhere => {
-                let channel = Arc::new(Channel { id: half.id(), name: None });
+                let channel = Arc::new(Channel { id: half.id(context.home), name: None });
                 if let State::Asking(calls) = &mut half.state {
                     for call in std::mem::take(calls) {
                         context.out.push(remote(half, &channel, call));
@@ -169,7 +170,7 @@ impl Connections {
         self.number += 1;
         let stream_key = Key { id: self.number, space: u64::MAX };
         half.state = State::Stream(stream_key);
-        let mut stream = Stream::between(Mechanism::Tcp, stream_key, half.id(), context.now);
+        let mut stream = Stream::between(Mechanism::Tcp, stream_key, half.id(context.home), context.now);
         if half.receive && half.queued > 0 {
             // The sender's half may be told of any moment: until then nobody knows whose bytes these are.
             self.early.push(stream_key);
@@ -407,13 +408,13 @@ impl Connections {
 
 impl Half {
     /// From sender to receiver.
-    fn id(&self) -> String {
+    fn id(&self, home: Home) -> String {
         let (from, to) = if self.receive {
             (self.ends.remote, self.ends.local)
         } else {
             (self.ends.local, self.ends.remote)
         };
-        address::id("tcp", from, to)
+        address::id("tcp", from, to, self.ends.netns, home)
     }
 
     /// How many bytes this half has sent that `receiver` has not taken, as far as records have come.

@@ -3,6 +3,7 @@
 use crate::model::Event;
 
 use super::Limits;
+use super::naming::Home;
 
 /// How long something that has not come is waited for, ns: far more than the rings of two CPUs can be apart.
 pub(super) const PATIENCE: u64 = 200_000_000;
@@ -18,6 +19,8 @@ pub(super) struct Context<'a> {
     pub(super) now: u64,
     /// When losses were last reported.
     pub(super) loss: Option<u64>,
+    /// The tracer's own namespaces.
+    pub(super) home: Home,
     /// Bounds on memory.
     pub(super) limits: &'a Limits,
     /// Things forgotten before they were matched.

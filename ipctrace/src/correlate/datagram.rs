@@ -370,7 +370,7 @@ impl Datagrams {
             match locals.place(sent.way.to.ip(), sent.time) {
                 Place::Here => {}
                 Place::Elsewhere if force || context.overdue(sent.time) => {
-                    context.out.extend(sent.unreceived(Why::Remote(sent.way.to.to_string())));
+                    context.out.extend(sent.unreceived(Why::Remote(sent.way.to.to_string()), context.home));
                     self.retire(number);
                     self.sent.remove(&number);
                 }
@@ -391,7 +391,7 @@ impl Datagrams {
         }
         for sent in std::mem::take(&mut self.sent).into_values().filter(|sent| !sent.received) {
             let lost = sent.gone && context.loss.is_some();
-            context.out.extend(sent.unreceived(if lost { Why::Lost } else { Why::Unread }));
+            context.out.extend(sent.unreceived(if lost { Why::Lost } else { Why::Unread }, context.home));
         }
         for call in std::mem::take(&mut self.unsent).into_values().flatten() {
             let channel = Arc::new(Channel { id: format!("udp:[{}]->?", call.inode), name: None });

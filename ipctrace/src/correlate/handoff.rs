@@ -17,6 +17,8 @@ struct Half {
     who: Arc<Proc>,
     mechanism: Mechanism,
     name: Option<Vec<u8>>,
+    /// What is passed.
+    object: Arc<Channel>,
     /// When it came.
     since: u64,
 }
@@ -31,11 +33,15 @@ pub(super) struct Handoffs {
     count: usize,
 }
 
-/// What was passed.
-fn object(record: &wire::Handoff) -> Channel {
+/// What kind of channel was passed; `None` if it is none.
+pub(super) fn mechanism(record: &wire::Handoff) -> Option<Mechanism> {
+    u8::try_from(record.object_mechanism).ok().and_then(Mechanism::from_wire)
+}
+
+/// What was passed, as far as the record says it.
+pub(super) fn object(record: &wire::Handoff) -> Channel {
     let (device, inode, peer) = (record.object_device, record.object_inode, record.object_peer_inode);
-    let known = u8::try_from(record.object_mechanism).ok().and_then(Mechanism::from_wire);
-    let id = match known {
+    let id = match mechanism(record) {
         Some(Mechanism::Pipe) => format!("pipe:[{inode}]"),
         Some(Mechanism::Pty) => format!("pty:{}", naming::terminal(inode)),
         Some(Mechanism::Eventfd) => format!("eventfd:{inode}"),
@@ -69,7 +75,8 @@ fn object(record: &wire::Handoff) -> Channel {
 }
 
 impl Handoffs {
-    /// One end. `name` is that of the channel, if it has one.
+    /// One end. `name` is that of the channel, if it has one; `object` is what is passed.
+    #[expect(clippy::too_many_arguments, reason = "each says another thing of one record")]
     pub(super) fn push(
         &mut self,
         record: wire::Handoff,
@@ -77,9 +84,10 @@ impl Handoffs {
         receive: bool,
         who: Arc<Proc>,
         name: Option<Vec<u8>>,
+        object: Arc<Channel>,
         context: &mut Context<'_>,
     ) {
-        let half = Half { record, who, mechanism, name, since: context.now };
+        let half = Half { record, who, mechanism, name, object, since: context.now };
         if self.count >= context.limits.messages {
             *context.evicted += self.count as u64;
             *self = Handoffs::default();
@@ -141,7 +149,12 @@ impl Handoffs {
 }
 
 /// A descriptor that `taker` took from `owner`; `None`: that process was gone already.
-pub(super) fn taken(record: &wire::Handoff, owner: Option<Arc<Proc>>, taker: Arc<Proc>) -> Event {
+pub(super) fn taken(
+    record: &wire::Handoff,
+    owner: Option<Arc<Proc>>,
+    taker: Arc<Proc>,
+    object: Arc<Channel>,
+) -> Event {
     let id = match &owner {
         Some(owner) => format!("pidfd:{}", owner.pid),
         None => "pidfd:?".to_owned(),
@@ -152,7 +165,7 @@ pub(super) fn taken(record: &wire::Handoff, owner: Option<Arc<Proc>>, taker: Arc
         channel: Arc::new(Channel { id, name: None }),
         sender: owner.map_or(End::Unknown(Why::Lost), End::Known),
         receiver: End::Known(taker),
-        object: Arc::new(object(record)),
+        object,
     })
 }
 
@@ -169,7 +182,7 @@ fn event(half: &Half, sender: End, receiver: End, sender_inode: u64) -> Event {
         }),
         sender,
         receiver,
-        object: Arc::new(object(record)),
+        object: Arc::clone(&half.object),
     })
 }
 
@@ -277,6 +290,26 @@ mod tests {
         assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), [(Some(10), Some(20)), (None, Some(20))]);
         let Handoff { channel, object, via, .. } = &all[0];
         assert_eq!((channel.id.as_str(), object.id.as_str(), *via), ("pidfd:10", "eventfd:7", "pidfd_getfd"));
+    }
+
+    #[test]
+    fn memory_is_called_as_in_its_own_events() {
+        let memfd = |event, time| {
+            let fixed = wire::Share {
+                header: header(Kind::Share, Mechanism::Memfd, event, time),
+                task: task(10),
+                key: wire::Key { id: 7, space: 1 },
+                ..wire::Share::default()
+            };
+            Record::Share(Box::new(fixed), b"memfd:x\0"[..].into())
+        };
+        let Record::Handoff(mut passed) = half(true, 20, 7, 2) else { panic!("no hand-over") };
+        (passed.object_device, passed.object_mechanism) = (1, 0);
+        let object = |records: Vec<Record>| Channel::clone(&handoffs(records)[0].object);
+        let known = object(vec![memfd(wire::share_event::CREATE, 1), Record::Handoff(passed.clone())]);
+        assert_eq!((known.id.as_str(), known.name.as_deref()), ("memfd:[0:1:7]", Some(&b"memfd:x"[..])));
+        let unknown = object(vec![Record::Handoff(passed)]);
+        assert_eq!((unknown.id.as_str(), unknown.name), ("file:[0:1:7]", None));
     }
 
     #[test]

@@ -2,12 +2,43 @@
 
 use std::sync::Arc;
 
+use ipctrace_common::wire::channel_flag;
 use ipctrace_common::{Mechanism, wire};
 
 use crate::model::Channel;
 
+/// What /proc appends to the path of a file that has been removed.
+const DELETED: &[u8] = b" (deleted)";
+
 /// The address family of unix sockets.
 const AF_UNIX: u16 = 1;
+
+/// The namespaces of the tracer, by their numbers as /proc/PID/ns shows them; 0 is unknown. What is in them is called as tools
+/// that run beside the tracer call it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// IPC namespace.
+    pub ipc: u64,
+    /// Network namespace.
+    pub net: u64,
+}
+
+impl Home {
+    /// The id of something that `ipcs` shows in the IPC namespace `space` (0: unknown).
+    pub(super) fn ipc(self, id: String, space: u64) -> String {
+        within(id, "ipc", space, self.ipc)
+    }
+
+    /// The id of something that `ss` shows in the network namespace `space` (0: unknown).
+    pub(super) fn net(self, id: String, space: u64) -> String {
+        within(id, "net", space, self.net)
+    }
+}
+
+/// Appends to an id in which namespace it counts, unless it is at home: there are equal ones in others.
+fn within(id: String, kind: &str, space: u64, home: u64) -> String {
+    if space == home || space == 0 || home == 0 { id } else { format!("{id}@{kind}:[{space}]") }
+}
 
 /// The id of a socket pair, as ss and lsof show its ends.
 pub(super) fn sockets(sender: u64, receiver: u64) -> String {
@@ -26,6 +57,24 @@ pub(super) fn terminal(number: u64) -> String {
 /// The id of something on a file system: the kernel's internal `dev_t` has 20 bits of minor number.
 pub(super) fn file(kind: &str, device: u64, inode: u64) -> String {
     format!("{kind}:[{}:{}:{inode}]", device >> 20, device & 0xf_ffff)
+}
+
+/// A path as /proc shows it, `memfd:name`, or none for memory without a name.
+pub(super) fn file_name(flags: u16, name: &[u8]) -> Option<Vec<u8>> {
+    let pseudo = flags & channel_flag::PSEUDO != 0;
+    let name = super::intern::until_nul(name);
+    match name {
+        [] => None,
+        // Shared anonymous memory: the kernel's names for it say nothing.
+        b"dev/zero" | b"anon_hugepage" if pseudo => None,
+        // System V shared memory: `SYSV` and the key in eight digits, as ipcs has it; 0 is none.
+        [b'S', b'Y', b'S', b'V', key @ ..] if pseudo => {
+            let key = u32::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok()?;
+            (key != 0).then(|| format!("{key:#x}").into_bytes())
+        }
+        name if !pseudo && flags & channel_flag::DELETED != 0 => Some([name, DELETED].concat()),
+        name => Some(name.to_vec()),
+    }
 }
 
 /// A name as users write it: a pathname without its NUL, an abstract one with `@` for its leading NUL.
@@ -168,6 +217,15 @@ mod tests {
         assert_eq!(unix_address(&address(b"\0a\0")).as_deref(), Some(&b"@a\0"[..]));
         assert_eq!(unix_address(&[2, 0, 1]), None);
         assert_eq!(unix_address(&[1]), None);
+    }
+
+    #[test]
+    fn what_is_not_at_home_says_where_it_is() {
+        let home = Home { ipc: 7, net: 8 };
+        let id = || "x".to_owned();
+        assert_eq!((home.ipc(id(), 7), home.net(id(), 7)), (id(), "x@net:[7]".to_owned()));
+        assert_eq!((home.ipc(id(), 9), home.net(id(), 8)), ("x@ipc:[9]".to_owned(), id()));
+        assert_eq!((home.ipc(id(), 0), Home::default().ipc(id(), 9)), (id(), id()), "unknown");
     }
 
     #[test]

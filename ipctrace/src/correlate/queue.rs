@@ -18,7 +18,7 @@ use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 
 use super::call::Recent;
 use super::context::{Context, LINGER};
-use super::naming;
+use super::naming::{self, Home};
 
 use waiting::{Taken, Waiting};
 
@@ -83,10 +83,10 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(mechanism: Mechanism, key: Key, name: &[u8], now: u64) -> Queue {
+    fn new(mechanism: Mechanism, key: Key, name: &[u8], home: Home, now: u64) -> Queue {
         Queue {
             mechanism,
-            channel: Arc::new(channel(mechanism, key, name)),
+            channel: Arc::new(channel(mechanism, key, name, home)),
             unknown: None,
             found: 0,
             sent: VecDeque::new(),
@@ -103,21 +103,26 @@ impl Queue {
     }
 }
 
-/// The queue as mq_overview(7) and ipcs(1) show it.
-fn channel(mechanism: Mechanism, key: Key, name: &[u8]) -> Channel {
+/// The queue as mq_overview(7) and ipcs(1) show it. `name`: the key, or the number of the IPC namespace and the name, as the
+/// programs read them.
+fn channel(mechanism: Mechanism, key: Key, name: &[u8], home: Home) -> Channel {
     let kind = mechanism.name();
     if mechanism == Mechanism::SysvMsg {
         // Only the lower half is the identifier, see the programs.
-        let id = format!("{kind}:{}", key.id as u32);
+        let id = home.ipc(format!("{kind}:{}", key.id as u32), u64::from(key.space as u32));
         // IPC_PRIVATE is 0.
         let number = name.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).filter(|key| *key != 0);
         return Channel { id, name: number.map(|key| format!("{key:#x}").into_bytes()) };
     }
-    if name.is_empty() {
-        return Channel { id: naming::file(kind, key.space, key.id), name: None };
-    }
+    let by_inode = naming::file(kind, key.space, key.id);
+    let Some((space, name)) = name.split_first_chunk().filter(|(_, name)| !name.is_empty()) else {
+        return Channel { id: by_inode, name: None };
+    };
+    let space = u64::from(u32::from_ne_bytes(*space));
     let name = [b"/", name].concat();
-    Channel { id: format!("{kind}:{}", String::from_utf8_lossy(&name)), name: Some(name) }
+    // An id is text.
+    let id = std::str::from_utf8(&name).map_or(by_inode, |name| home.ipc(format!("{kind}:{name}"), space));
+    Channel { id, name: Some(name) }
 }
 
 /// All queues.
@@ -142,9 +147,14 @@ impl Queues {
             self.close(record.key, context);
         }
         let known = self.queues.contains_key(&record.key);
-        let queue = self.queue(mechanism, record.key, context.now);
-        queue.channel = Arc::new(channel(mechanism, record.key, name));
+        let queue = self.queue(mechanism, record.key, context);
+        queue.channel = Arc::new(channel(mechanism, record.key, name, context.home));
         queue.unknown = if known { None } else { Some(record.queued).filter(|queued| *queued != u64::MAX) };
+    }
+
+    /// What a queue that has not been removed is called.
+    pub(super) fn channel(&self, key: &Key) -> Option<&Arc<Channel>> {
+        self.queues.get(key).filter(|queue| queue.removed.is_none()).map(|queue| &queue.channel)
     }
 
     /// The queue has been removed, and what is in it is gone.
@@ -175,7 +185,7 @@ impl Queues {
         }
         let least = if mechanism == Mechanism::PosixMq { 0 } else { 1 };
         let detail = Some(op.detail).filter(|detail| *detail >= least);
-        let queue = self.queue(mechanism, op.key, context.now);
+        let queue = self.queue(mechanism, op.key, context);
         let before = queue.holds();
         if has(op_flag::RECEIVE) {
             queue.waiting.add(Taken {
@@ -206,8 +216,10 @@ impl Queues {
         self.settle(op.key, false, context);
     }
 
-    fn queue(&mut self, mechanism: Mechanism, key: Key, now: u64) -> &mut Queue {
-        let queue = self.queues.entry(key).or_insert_with(|| Queue::new(mechanism, key, &[], now));
+    fn queue(&mut self, mechanism: Mechanism, key: Key, context: &Context<'_>) -> &mut Queue {
+        let now = context.now;
+        let queue =
+            self.queues.entry(key).or_insert_with(|| Queue::new(mechanism, key, &[], context.home, now));
         queue.used = now;
         queue
     }

@@ -42,8 +42,6 @@ struct Space {
 /// All shared memory.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// The IPC namespace whose ids need no further mark.
-    home: u64,
     /// By thread group id.
     spaces: HashMap<u32, Space>,
     /// Processes that have no memory of their own, and whose it is.
@@ -57,11 +55,6 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The IPC namespace of the tracer.
-    pub(super) fn at_home(&mut self, namespace: u64) {
-        self.home = namespace;
-    }
-
     /// One record. `None`: it claims what cannot be.
     pub(super) fn push(
         &mut self,
@@ -118,6 +111,15 @@ impl Shared {
         self.spaces.entry(who.pid).or_insert_with(|| Space { start: who.start, regions: Regions::default() });
     }
 
+    /// What the memory in this file is called. Not of a file on disk that nobody has mapped: its inode number can be that of
+    /// another by now. Those of memory are not used again.
+    pub(super) fn channel(&self, key: &wire::Key) -> Option<&Arc<crate::model::Channel>> {
+        self.objects
+            .get(&Id { sysv: false, key: *key })
+            .filter(|object| object.mechanism != Mechanism::SharedFile || object.is_used())
+            .map(|object| &object.channel)
+    }
+
     /// The object of a record, as it is now.
     fn object(&mut self, record: &wire::Share, name: &[u8], context: &Context<'_>) -> Option<Id> {
         let mut mechanism = Mechanism::from_wire(record.header.mechanism)?;
@@ -134,7 +136,7 @@ impl Shared {
         }
         if !self.objects.contains_key(&id) {
             self.make_room(context);
-            let channel = object::channel(mechanism, record, name, self.home, |text| {
+            let channel = object::channel(mechanism, record, name, context.home, |text| {
                 *self.named.entry(text.to_owned()).or_insert(id) == id
             });
             self.objects.insert(id, Object::new(mechanism, channel, name, record.mounts));

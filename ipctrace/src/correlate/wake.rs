@@ -4,17 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ipctrace_common::wire::{self, channel_flag, wake_flag};
+use ipctrace_common::wire::{self, wake_flag};
 use ipctrace_common::{Mechanism, Shape};
 
 use crate::model::{Channel, End, Proc, Wake, Why};
 
-use super::naming::file;
-
-/// Inode of the first IPC namespace (`PROC_IPC_INIT_INO`, include/linux/proc_ns.h), in which ids need no addition.
-const FIRST_NAMESPACE: u64 = 0xefff_ffff;
-/// What /proc appends to the path of a file that has been removed.
-const DELETED: &[u8] = b" (deleted)";
+use super::naming::{self, Home, file};
 
 /// What tells two places to wait at apart: mechanism, object, and where in it.
 type Place = (Mechanism, wire::Key, u64);
@@ -34,7 +29,7 @@ impl Wakes {
         if self.names.len() >= limit {
             self.names.clear();
         }
-        let name = file_name(record.header.flags, name);
+        let name = naming::file_name(record.header.flags, name);
         if self.names.get(&record.key) != Some(&name) {
             self.names.insert(record.key, name);
             self.channels.retain(|(_, key, _), _| *key != record.key);
@@ -47,6 +42,7 @@ impl Wakes {
         record: &wire::Wake,
         waker: Option<Arc<Proc>>,
         woken: Arc<Proc>,
+        home: Home,
         limit: usize,
     ) -> Option<Wake> {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
@@ -61,34 +57,33 @@ impl Wakes {
         Some(Wake {
             time,
             mechanism,
-            channel: self.channel(mechanism, record, limit),
+            channel: self.channel(mechanism, record, home, limit),
             sender: waker.map_or(End::Unknown(Why::Lost), End::Known),
             receiver: End::Known(woken),
             latency,
         })
     }
 
-    fn channel(&mut self, mechanism: Mechanism, record: &wire::Wake, limit: usize) -> Arc<Channel> {
+    fn channel(
+        &mut self,
+        mechanism: Mechanism,
+        record: &wire::Wake,
+        home: Home,
+        limit: usize,
+    ) -> Arc<Channel> {
         if self.channels.len() >= limit {
             self.channels.clear();
         }
         let names = &self.names;
         let channel = self.channels.entry((mechanism, record.key, record.detail)).or_insert_with(|| {
             Arc::new(if mechanism == Mechanism::SysvSem {
-                Channel { id: semaphore_id(&record.key), name: semaphore_name(record) }
+                let id = home.ipc(format!("sysv_sem:{}", record.key.id), record.key.space);
+                Channel { id, name: semaphore_name(record) }
             } else {
                 Channel { id: futex_id(record), name: names.get(&record.key).cloned().flatten() }
             })
         });
         Arc::clone(channel)
-    }
-}
-
-/// `sysv_sem:3` as ipcs shows it; ids of other IPC namespaces than the first are told apart by its inode.
-fn semaphore_id(key: &wire::Key) -> String {
-    match key.space {
-        FIRST_NAMESPACE => format!("sysv_sem:{}", key.id),
-        other => format!("sysv_sem:{}@ipc:[{other}]", key.id),
     }
 }
 
@@ -106,24 +101,6 @@ fn futex_id(record: &wire::Wake) -> String {
         file("futex", record.key.space, record.inode)
     };
     format!("{file}+{:#x}", record.detail)
-}
-
-/// A path as /proc shows it, `memfd:name`, or none for memory without a name.
-fn file_name(flags: u16, name: &[u8]) -> Option<Vec<u8>> {
-    let pseudo = flags & channel_flag::PSEUDO != 0;
-    let name = super::intern::until_nul(name);
-    match name {
-        [] => None,
-        // Shared anonymous memory: the kernel's names for it say nothing.
-        b"dev/zero" | b"anon_hugepage" if pseudo => None,
-        // System V shared memory: `SYSV` and the key in eight digits, as ipcs has it; 0 is none.
-        [b'S', b'Y', b'S', b'V', key @ ..] if pseudo => {
-            let key = u32::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok()?;
-            (key != 0).then(|| format!("{key:#x}").into_bytes())
-        }
-        name if !pseudo && flags & channel_flag::DELETED != 0 => Some([name, DELETED].concat()),
-        name => Some(name.to_vec()),
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use nix::sys::prctl::set_name;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
-pub use channel::{eventfd_id, fifo_id, inode, pipe_id, socket_id};
+pub use channel::{eventfd_id, fifo_id, inode, pipe_id, socket_id, space};
 pub use descriptor::{accept_one, close, read_exactly, read_to_end, write_all};
 pub use folder::Folder;
 pub use memory::{Memory, PAGE, Segment, file_id};

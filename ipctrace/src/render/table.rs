@@ -91,7 +91,7 @@ fn fit(table: &mut Table, flows: &[Flow], width: u16) {
 fn cells(flow: &Flow, charset: Charset) -> [String; 9] {
     let mut channel = String::new();
     push_plain(&mut channel, flow.channel.id.as_bytes(), charset);
-    if let Some(name) = flow.channel.name.as_deref().filter(|name| !name.is_empty()) {
+    if let Some(name) = flow.channel.own_name() {
         channel.push(' ');
         push_plain(&mut channel, name, charset);
     }

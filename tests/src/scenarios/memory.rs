@@ -207,9 +207,9 @@ fn by_descriptor(stage: &Stage) -> Result<()> {
         // SAFETY: the kernel has just made it for us.
         let file = unsafe { OwnedFd::from_raw_fd(passed.context("no descriptor came")?) };
         stage.heard("unix_stream", None, &byte)?;
-        let object = stage::file_id("file", &file)?;
-        stage.tell(&Truth::Handoff { from: Party::Mark(byte[0]), to: stage.me(), object })?;
         let channel = stage::file_id("memfd", &file)?;
+        let object = channel.clone();
+        stage.tell(&Truth::Handoff { from: Party::Mark(byte[0]), to: stage.me(), object })?;
         let memory = Memory::of(&file, PAGE, READ)?;
         stage.shared(&channel, "attach r")?;
         stage.saw(&channel, memory.read())?;

@@ -178,7 +178,7 @@ fn namespaces(stage: &Stage) -> Result<()> {
         let name = &name;
         children.push(stage.child(&format!("space-{index}"), move |stage| {
             unshare(CloneFlags::CLONE_NEWIPC)?;
-            let queue = PosixQueue::named(name.clone(), 4, 64, 0)?;
+            let queue = PosixQueue::named(name.clone(), 4, 64, 0)?.apart()?;
             stage.raise(0);
             stage.wait_for(0, 2)?;
             let receiver = stage.child(&format!("receiver-{index}"), |stage| {

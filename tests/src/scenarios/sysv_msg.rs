@@ -175,7 +175,7 @@ fn used_again(stage: &Stage) -> Result<()> {
             if fs::exists(NEXT_ID)? {
                 fs::write(NEXT_ID, "4711")?;
             }
-            SysvQueue::with_key(0x1234)
+            SysvQueue::with_key(0x1234)?.apart()
         };
         let old = queue()?;
         let sender = stage.child("sender-old", |stage| {
@@ -205,7 +205,7 @@ fn namespaces(stage: &Stage) -> Result<()> {
     for index in 0..2 {
         children.push(stage.child(&format!("space-{index}"), move |stage| {
             unshare(CloneFlags::CLONE_NEWIPC)?;
-            let queue = SysvQueue::with_key(0x4d2)?;
+            let queue = SysvQueue::with_key(0x4d2)?.apart()?;
             stage.put(index, queue.number() as u64);
             stage.raise(0);
             stage.wait_for(0, 2)?;

@@ -319,7 +319,7 @@ fn equal_addresses(stage: &Stage) -> Result<()> {
             let server = stage.child(&format!("server-{index}"), |stage| {
                 let (connection, id) = accept(&listener)?;
                 let bytes = stage::read_exactly(&connection, 1000 + index)?;
-                stage.heard("tcp", Some(id), &bytes)
+                stage.heard("tcp", Some(id + &stage::space("net")?), &bytes)
             })?;
             let client = stage.child(&format!("client-{index}"), |stage| {
                 // The one port that clients of this namespace can have.

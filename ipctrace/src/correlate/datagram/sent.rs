@@ -8,6 +8,7 @@ use ipctrace_common::Mechanism;
 use ipctrace_common::wire;
 
 use crate::correlate::address::{self, Ends};
+use crate::correlate::naming::Home;
 use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 
 /// The call that sent a datagram.
@@ -65,9 +66,9 @@ impl Sent {
     }
 
     /// As what nobody here received. `None` if its call is not known: it has failed.
-    pub(super) fn unreceived(&self, why: Why) -> Option<Event> {
+    pub(super) fn unreceived(&self, why: Why, home: Home) -> Option<Event> {
         let call = self.call.as_ref()?;
-        let transfer = sent_by(&self.way.channel(), call, why);
+        let transfer = sent_by(&self.way.channel(self.netns, home), call, why);
         let bytes = transfer.bytes.saturating_sub(self.heard);
         Some(Event::Transfer(Transfer { bytes, exact: !self.doubt, ..transfer }))
     }
@@ -90,8 +91,9 @@ impl Way {
         }
     }
 
-    pub(super) fn channel(self) -> Arc<Channel> {
-        Arc::new(Channel { id: address::id("udp", self.from, self.to), name: None })
+    /// Met in the network namespace `netns`.
+    pub(super) fn channel(self, netns: u32, home: Home) -> Arc<Channel> {
+        Arc::new(Channel { id: address::id("udp", self.from, self.to, netns, home), name: None })
     }
 
     /// Whether several sockets may get it.

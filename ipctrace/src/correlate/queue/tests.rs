@@ -4,12 +4,14 @@ use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, channel_flag, op_flag};
 
 use crate::correlate::testing::{channel, correlate, key, op, record, shorts, transfers};
-use crate::correlate::{Correlator, Limits};
+use crate::correlate::{Correlator, Home, Limits};
 use crate::decode::Record;
 use crate::model::{Event, Why};
 
 const MQ: Mechanism = Mechanism::PosixMq;
 const MSG: Mechanism = Mechanism::SysvMsg;
+/// IPC namespace and name of a POSIX queue.
+const JOBS: &[u8] = b"\x09\0\0\0jobs";
 const MS: u64 = 1_000_000;
 
 /// `pid` sends a message with that priority or type and digest.
@@ -41,7 +43,7 @@ fn exact(events: &[Event]) -> Vec<bool> {
 #[test]
 fn the_message_taken_is_the_first_of_its_priority() {
     let events = correlate([
-        channel(MQ, 1, 0, b"jobs"),
+        channel(MQ, 1, 0, JOBS),
         send(MQ, 10, 1..2, 1, 7),
         send(MQ, 11, 3..4, 9, 7),
         send(MQ, 12, 5..6, 9, 7),
@@ -107,7 +109,7 @@ fn a_content_that_could_not_be_read_tells_no_senders_apart() {
 #[test]
 fn what_was_there_before_comes_first() {
     let events = correlate([
-        channel(MQ, 1, 2, b"jobs"),
+        channel(MQ, 1, 2, JOBS),
         found(MQ, 1, 9, 5),
         found(MQ, 2, 1, 5),
         send(MQ, 10, 3..4, 9, 5),
@@ -125,7 +127,7 @@ fn a_message_found_while_it_is_sent_is_one() {
     for [first, second] in
         [[found(MQ, 5, 1, 5), send(MQ, 10, 3..6, 1, 5)], [send(MQ, 10, 3..6, 1, 5), found(MQ, 5, 1, 5)]]
     {
-        let events = correlate([channel(MQ, 1, 1, b"jobs"), first, second, receive(MQ, 20, 7..8, 1, 5)]);
+        let events = correlate([channel(MQ, 1, 1, JOBS), first, second, receive(MQ, 20, 7..8, 1, 5)]);
         assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5)]);
     }
 }
@@ -145,7 +147,7 @@ fn what_does_not_fit_is_told() {
 #[test]
 fn a_receive_waits_for_its_send() {
     let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
-    correlator.push(channel(MQ, 1, 0, b"jobs"), &mut out);
+    correlator.push(channel(MQ, 1, 0, JOBS), &mut out);
     correlator.push(receive(MQ, 20, 1..8, 1, 5), &mut out);
     // Nothing was in the queue, nothing is lost: it will come.
     correlator.tick(10_000 * MS, &mut out);
@@ -161,7 +163,7 @@ fn without_a_send_it_is_from_before_the_start_or_lost() {
         [(u64::MAX, 0, Why::BeforeStart), (1, 0, Why::BeforeStart), (1, 1, Why::Lost), (0, 1, Why::Lost)]
     {
         let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
-        correlator.push(channel(MQ, 1, queued, b"jobs"), &mut out);
+        correlator.push(channel(MQ, 1, queued, JOBS), &mut out);
         correlator.push(receive(MQ, 20, 1..8, 1, 5), &mut out);
         correlator.lost(9, ipctrace_common::Cause::RingFull, loss, &mut out);
         correlator.tick(100 * MS, &mut out);
@@ -218,4 +220,23 @@ fn memory_is_bounded() {
     assert!(correlator.queues.count <= 16);
     correlator.finish(1000, &mut out);
     assert_eq!(transfers(&out).len() as u64 + correlator.evicted(), 100);
+}
+
+#[test]
+fn queues_of_other_namespaces_say_so() {
+    let ids = |home: u64| {
+        let mut correlator = Correlator::new(Limits::default());
+        correlator.at_home(Home { ipc: home, net: 0 });
+        let mut out = Vec::new();
+        let not_text = &b"\x09\0\0\0a\xff"[..];
+        for (mechanism, name) in [(MQ, JOBS), (MQ, not_text), (MSG, &[][..])] {
+            correlator.push(channel(mechanism, 1, 0, name), &mut out);
+            correlator.push(send(mechanism, 10, 1..2, 1, 7), &mut out);
+            correlator.push(receive(mechanism, 20, 3..4, 1, 7), &mut out);
+        }
+        correlator.finish(10, &mut out);
+        transfers(&out).iter().map(|transfer| transfer.channel.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(9), ["posix_mq:/jobs", "posix_mq:[0:7:1]", "sysv_msg:1@ipc:[7]"]);
+    assert_eq!(ids(7), ["posix_mq:/jobs@ipc:[9]", "posix_mq:[0:7:1]", "sysv_msg:1"]);
 }

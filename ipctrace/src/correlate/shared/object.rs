@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key};
 
-use crate::correlate::naming;
+use crate::correlate::naming::{self, Home};
 use crate::model::{Channel, End, Event, Flow, Proc, ShareAction};
 
 use super::evidence::Page;
@@ -107,22 +107,21 @@ pub(super) fn channel(
     mechanism: Mechanism,
     record: &wire::Share,
     name: &[u8],
-    home: u64,
+    home: Home,
     mut is_free: impl FnMut(&str) -> bool,
 ) -> Arc<Channel> {
     let Key { id, space } = record.key;
     let by_inode = naming::file(mechanism.name(), space, id);
     let (id, name) = match mechanism {
         Mechanism::SysvShm => {
-            let own = format!("sysv_shm:{}", id as u32 as i32);
-            let id = if space == home { own } else { format!("{own}@ipc:[{space}]") };
+            let id = home.ipc(format!("sysv_shm:{}", id as u32 as i32), space);
             (id, sysv_key(record, name).map(|key| format!("{key:#x}").into_bytes()))
         }
         Mechanism::PosixShm => {
             let file = name.strip_prefix(POSIX).unwrap_or(name);
-            let plain = format!("posix_shm:/{}", String::from_utf8_lossy(file));
-            // The same name in another mount namespace, or of a file that is gone.
-            let id = if is_free(&plain) { plain } else { by_inode };
+            let plain = std::str::from_utf8(file).ok().map(|file| format!("posix_shm:/{file}"));
+            // Not if it is the same name in another mount namespace, or of a file that is gone.
+            let id = plain.filter(|plain| is_free(plain)).unwrap_or(by_inode);
             (id, Some(name.to_vec()))
         }
         Mechanism::SharedAnon => (by_inode, None),

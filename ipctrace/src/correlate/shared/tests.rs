@@ -3,7 +3,7 @@ use ipctrace_common::wire::{Header, Key, Kind, process_event};
 
 use super::*;
 use crate::correlate::testing::{header, task};
-use crate::correlate::{Correlator, Limits};
+use crate::correlate::{Correlator, Home, Limits};
 use crate::decode::Record;
 use crate::model::End;
 
@@ -17,7 +17,7 @@ struct Trace {
 impl Trace {
     fn new() -> Trace {
         let mut correlator = Correlator::new(Limits::default());
-        correlator.at_home(7);
+        correlator.at_home(Home { ipc: 7, net: 0 });
         Trace { correlator, out: Vec::new(), now: 100 }
     }
 

@@ -1,10 +1,12 @@
-use ipctrace_common::wire::Kind;
+use ipctrace_common::wire::{Kind, channel_flag};
 
 use super::super::testing::{correlate, header, task};
 use super::*;
+use crate::correlate::{Correlator, Limits};
 use crate::decode::Record;
 use crate::model::Event;
 
+const HOME: u64 = 0xefff_ffff;
 const FILE: wire::Key = wire::Key { id: 0xffff_8880_0000_1000, space: 22 };
 
 fn wake(mechanism: Mechanism, flags: u16, key: wire::Key, detail: u64) -> wire::Wake {
@@ -29,8 +31,11 @@ fn named(flags: u16, name: &[u8]) -> Record {
     Record::Channel(fixed, Bytes::copy_from_slice(name))
 }
 
+fn only(event: Event) -> Wake {
+    if let Event::Wake(wake) = event { wake } else { panic!("not a wake: {event:?}") }
+}
+
 fn wakes(records: impl IntoIterator<Item = Record>) -> Vec<Wake> {
-    let only = |event| if let Event::Wake(wake) = event { wake } else { panic!("not a wake: {event:?}") };
     correlate(records).into_iter().map(only).collect()
 }
 
@@ -81,11 +86,14 @@ fn a_file_that_is_renamed_or_removed_has_its_new_name() {
 fn semaphores_are_named_as_ipcs_does_and_namespaces_kept_apart() {
     let flags = wake_flag::WAKER | wake_flag::KEY;
     let semaphore = |space, key| record(wake(Mechanism::SysvSem, flags, wire::Key { id: 3, space }, key));
-    let found = wakes([
-        semaphore(FIRST_NAMESPACE, 0x4d2),
-        semaphore(FIRST_NAMESPACE + 9, 0xffff_fffe),
-        semaphore(FIRST_NAMESPACE, 0),
-    ]);
+    let mut correlator = Correlator::new(Limits::default());
+    correlator.at_home(Home { ipc: HOME, net: 0 });
+    let mut out = Vec::new();
+    for record in [semaphore(HOME, 0x4d2), semaphore(HOME + 9, 0xffff_fffe), semaphore(HOME, 0)] {
+        correlator.push(record, &mut out);
+    }
+    let found = out.into_iter().map(only);
+    let found: Vec<Wake> = found.collect();
     let channels: Vec<_> =
         found.iter().map(|wake| (wake.channel.id.as_str(), wake.channel.name.as_deref())).collect();
     assert_eq!(channels[0], ("sysv_sem:3", Some(&b"0x4d2"[..])));
@@ -98,6 +106,6 @@ fn what_cannot_be_is_refused() {
     let mut wakes = Wakes::default();
     let process = || Arc::new(crate::render::fixture::process(1, b"sh"));
     let backwards = wire::Wake { enter: 901, ..wake(Mechanism::Futex, 0, FILE, 0) };
-    assert_eq!(wakes.event(&backwards, None, process(), 8), None);
-    assert_eq!(wakes.event(&wake(Mechanism::Pipe, 0, FILE, 0), None, process(), 8), None);
+    assert_eq!(wakes.event(&backwards, None, process(), Home::default(), 8), None);
+    assert_eq!(wakes.event(&wake(Mechanism::Pipe, 0, FILE, 0), None, process(), Home::default(), 8), None);
 }

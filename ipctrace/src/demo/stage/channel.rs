@@ -13,6 +13,16 @@ pub fn inode(descriptor: impl AsFd) -> Result<u64> {
     Ok(fstat(descriptor)?.st_ino)
 }
 
+/// `@KIND:[NUMBER]`: what the trace appends to ids that count in this process's namespace of that kind, which is not the
+/// tracer's.
+///
+/// # Errors
+/// If /proc does not say in which namespace it is.
+pub fn space(kind: &str) -> Result<String> {
+    let link = std::fs::read_link(format!("/proc/self/ns/{kind}"))?;
+    Ok(format!("@{}", link.display()))
+}
+
 /// `pipe:[INODE]`, as the trace names the pipe behind a descriptor.
 ///
 /// # Errors

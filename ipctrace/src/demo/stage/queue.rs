@@ -25,6 +25,7 @@ pub struct PosixQueue {
     descriptor: OwnedFd,
     name: String,
     maker: u32,
+    space: String,
 }
 
 impl PosixQueue {
@@ -54,7 +55,7 @@ impl PosixQueue {
                 .with_context(|| format!("mq_open {name}"))?;
         // SAFETY: a new descriptor that belongs to nobody else.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        Ok(PosixQueue { descriptor, name, maker: std::process::id() })
+        Ok(PosixQueue { descriptor, name, maker: std::process::id(), space: String::new() })
     }
 
     /// Its name.
@@ -64,7 +65,16 @@ impl PosixQueue {
 
     /// As the trace names it.
     pub fn id(&self) -> String {
-        format!("posix_mq:{}", self.name)
+        format!("posix_mq:{}{}", self.name, self.space)
+    }
+
+    /// The same queue, known to be in an IPC namespace that is not the tracer's.
+    ///
+    /// # Errors
+    /// If /proc does not say in which.
+    pub fn apart(mut self) -> Result<PosixQueue> {
+        self.space = super::space("ipc")?;
+        Ok(self)
     }
 
     /// The same with a priority, see [`queued_with_priority`].
@@ -164,6 +174,7 @@ pub struct SysvQueue {
     id: i32,
     key: i32,
     maker: u32,
+    space: String,
 }
 
 impl SysvQueue {
@@ -183,12 +194,21 @@ impl SysvQueue {
         // SAFETY: a system call that takes numbers.
         let id = Errno::result(unsafe { libc::msgget(key, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) })
             .with_context(|| format!("msgget {key:#x}"))?;
-        Ok(SysvQueue { id, key, maker: std::process::id() })
+        Ok(SysvQueue { id, key, maker: std::process::id(), space: String::new() })
     }
 
     /// As the trace names it, and ipcs(1).
     pub fn id(&self) -> String {
-        format!("sysv_msg:{}", self.id)
+        format!("sysv_msg:{}{}", self.id, self.space)
+    }
+
+    /// The same queue, known to be in an IPC namespace that is not the tracer's.
+    ///
+    /// # Errors
+    /// If /proc does not say in which.
+    pub fn apart(mut self) -> Result<SysvQueue> {
+        self.space = super::space("ipc")?;
+        Ok(self)
     }
 
     /// Its identifier.

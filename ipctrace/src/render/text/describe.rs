@@ -234,9 +234,11 @@ impl Words {
 
     /// The name of a channel, unless its id says it already.
     fn name(&self, channel: &Channel) -> Vec<Piece> {
-        let name = channel.name.as_deref().filter(|name| !name.is_empty());
-        let name = name.filter(|name| !channel.id.as_bytes().ends_with(name));
-        name.map(|name| Piece::new(Tint::Plain, |out| push_plain(out, name, self.0))).into_iter().collect()
+        channel
+            .own_name()
+            .map(|name| Piece::new(Tint::Plain, |out| push_plain(out, name, self.0)))
+            .into_iter()
+            .collect()
     }
 
     fn latency(&self, latency: Option<u64>) -> Piece {

@@ -29,8 +29,7 @@ impl Cells {
     pub(super) fn new(row: &Row, charset: Charset) -> Cells {
         let flow = &row.flow;
         let plain = |bytes: &[u8]| Piece::new(Tint::Plain, |out| push_plain(out, bytes, charset));
-        let name = flow.channel.name.as_deref().filter(|name| !name.is_empty());
-        let name = name.filter(|name| !flow.channel.id.as_bytes().ends_with(name));
+        let name = flow.channel.own_name();
         let latency = |pick: fn(&Latency) -> u64| {
             let text = flow.latency.as_ref().map(|latency| units::duration(pick(latency), charset));
             Piece::own(Tint::Plain, text.unwrap_or_else(|| "-".to_owned()))
