@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::UdpSocket;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -368,12 +369,17 @@ fn sigterm_ends_it_like_ctrl_c() -> Result<()> {
 fn its_own_output_makes_no_events() -> Result<()> {
     // The trace goes through two pipes to a file. Were its own lines traced, each would make others without end.
     let file = Scratch::new(".json");
-    let command =
-        format!("'{}' trace -f json -d 1 | cat | cat > '{}'", binary()?.display(), file.path().display());
-    let status = Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status()?;
-    assert!(status.success());
+    // `cat` by a name that nothing else on the host has.
+    let name = format!("relay-{}", std::process::id());
+    let relay = std::env::temp_dir().join(&name);
+    symlink("/bin/cat", &relay)?;
+    let (tracer, relayed, to) = (binary()?.display(), relay.display(), file.path().display());
+    let command = format!("'{tracer}' trace -f json -d 1 | '{relayed}' | '{relayed}' > '{to}'");
+    let status = Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status();
+    fs::remove_file(&relay)?;
+    assert!(status?.success());
     let lines = lines(&fs::read_to_string(file.path())?)?;
-    let own = of_type(&lines, "transfer").iter().filter(|line| line["sender"]["comm"] == "cat").count();
+    let own = of_type(&lines, "transfer").iter().filter(|line| line["sender"]["comm"] == *name).count();
     assert_eq!(own, 0, "{lines:?}");
     Ok(())
 }
