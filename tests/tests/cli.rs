@@ -373,7 +373,8 @@ fn its_own_output_makes_no_events() -> Result<()> {
     let name = format!("relay-{}", std::process::id());
     let relay = std::env::temp_dir().join(&name);
     symlink("/bin/cat", &relay)?;
-    let (tracer, relayed, to) = (binary()?.display(), relay.display(), file.path().display());
+    let tracer = binary()?;
+    let (tracer, relayed, to) = (tracer.display(), relay.display(), file.path().display());
     let command = format!("'{tracer}' trace -f json -d 1 | '{relayed}' | '{relayed}' > '{to}'");
     let status = Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status();
     fs::remove_file(&relay)?;
