@@ -283,6 +283,16 @@ offsets! {
     eventfd_flags = "eventfd_ctx.flags";
     /// Number of an event counter.
     eventfd_id = "eventfd_ctx.id";
+    /// Open file of a read.
+    kiocb_file = "kiocb.ki_filp";
+    /// What sort of memory a read writes to.
+    iter_kind = "iov_iter.type or iov_iter.iter_type";
+    /// How far into it.
+    iter_offset = "iov_iter.iov_offset";
+    /// The caller's memory, if it is one piece.
+    iter_ubuf = "iov_iter.ubuf";
+    /// The pieces of the caller's memory.
+    iter_iovec = "iov_iter.iov or iov_iter.__iov";
     /// Device number of a special file.
     inode_rdev = "inode.i_rdev";
     /// Terminal of an open file.
@@ -369,6 +379,8 @@ pub struct Config {
     pub own_tgid: u32,
     /// Mechanisms that are on, by [`crate::Mechanism::bit`].
     pub mechanisms: u32,
+    /// Those of them that are told of at the functions of their objects, and not at system calls.
+    pub objects: u32,
     /// How many bytes of each message to capture; 0 for none.
     pub payload: u32,
     /// Size of `struct pipe_buffer`.
@@ -379,6 +391,13 @@ pub struct Config {
     pub verbose: u32,
     /// 1 if the kernel does not tell of datagrams that arrive (before Linux 6.3): those that are taken are told of instead.
     pub udp_by_taking: u32,
+    /// Of the kinds of memory that a read can write to, by their numbers in this kernel: the caller's in one piece
+    /// (`ITER_UBUF`); [`Config::NO_KIND`] if it has none.
+    pub iter_ubuf: u32,
+    /// The caller's in several pieces (`ITER_IOVEC`).
+    pub iter_iovec: u32,
+    /// 1 if the kernel says how much it adds to an event counter, and it is not always 1 (before Linux 6.8).
+    pub eventfd_signal_counts: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// 1 if the kernel lets programs read its memory by plain loads (Linux 6.17): see [`CAST`].
@@ -388,17 +407,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// No kind of memory.
+    pub const NO_KIND: u32 = u32::MAX;
     /// What the object holds until user space writes the real one.
     pub const ZERO: Config = Config {
         offsets: Offsets::ZERO,
         registers: Registers { number: 0, argument: [0; 6], compat: 0 },
         own_tgid: 0,
         mechanisms: 0,
+        objects: 0,
         payload: 0,
         pipe_buffer_size: 0,
         page_shift: 0,
         verbose: 0,
         udp_by_taking: 0,
+        iter_ubuf: Config::NO_KIND,
+        iter_iovec: Config::NO_KIND,
+        eventfd_signal_counts: 0,
         uring: Uring::OFF,
         loads: 0,
         run: 0,

@@ -2,9 +2,21 @@
 
 use crate::mechanism::{Mechanism, Shape};
 
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// A BTF tracepoint.
+    Tracepoint,
+    /// The begin of a function (fentry) of which the kernel's types say one of these: result and arguments, without their names.
+    Entry(&'static [&'static str]),
+    /// The end of such a function (fexit).
+    Exit(&'static [&'static str]),
+}
+
 macro_rules! hooks {
-    ($($(#[$doc:meta])* $variant:ident, $program:literal, $tracepoint:literal, $needs:expr, $purpose:literal;)*) => {
-        /// A BTF tracepoint that a program of ours is attached to.
+    ($($(#[$doc:meta])* $variant:ident, $program:literal, $point:expr, $target:literal, $needs:expr, $purpose:literal;)*) => {
+        /// A place in the kernel that a program of ours is attached to: a tracepoint, or one of the functions by which objects are
+        /// used.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Hook { $($(#[$doc])* $variant,)* }
 
@@ -16,11 +28,16 @@ macro_rules! hooks {
             pub const fn program(self) -> &'static str {
                 match self { $(Hook::$variant => $program,)* }
             }
-            /// The kernel's name of the tracepoint.
-            pub const fn tracepoint(self) -> &'static str {
-                match self { $(Hook::$variant => $tracepoint,)* }
+            /// What it is attached to.
+            pub const fn point(self) -> Point {
+                match self { $(Hook::$variant => $point,)* }
             }
-            /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced without this hook.
+            /// The kernel's name of the tracepoint or the function.
+            pub const fn target(self) -> &'static str {
+                match self { $(Hook::$variant => $target,)* }
+            }
+            /// The set of mechanisms ([`Mechanism::bit`]) that cannot be traced without this hook: those that are traced
+            /// at the objects if it is on a function, else those that are traced otherwise.
             pub const fn needed_by(self) -> u32 {
                 match self { $(Hook::$variant => $needs,)* }
             }
@@ -51,54 +68,138 @@ const SIGNAL: u32 = Mechanism::Signal.bit();
 const UDP: u32 = Mechanism::Udp.bit();
 /// Mechanisms by which one task wakes another.
 const WAKE: u32 = Mechanism::of_shape(Shape::Wake);
+/// Message queues, traced at the functions that they are used by.
+const QUEUES: u32 = Mechanism::of_shape(Shape::Queue);
+const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
+const EVENTFD: u32 = Mechanism::Eventfd.bit();
+const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
 hooks! {
     /// The end of processes.
-    ProcessExit, "process_exit", "sched_process_exit", 0, "the end of processes";
+    ProcessExit, "process_exit", Point::Tracepoint, "sched_process_exit", 0, "the end of processes";
     /// Programs that processes change to.
-    ProcessExec, "process_exec", "sched_process_exec", 0, "changes of a process's program and name";
+    ProcessExec, "process_exec", Point::Tracepoint, "sched_process_exec", 0, "changes of a process's program and name";
     /// New processes.
-    ProcessFork, "process_fork", "sched_process_fork", 0, "new processes and their parents";
+    ProcessFork, "process_fork", Point::Tracepoint, "sched_process_fork", 0, "new processes and their parents";
+    /// New event counters.
+    EventfdMade, "eventfd_made_exit", Point::Exit(&["int (unsigned int, int)"]), "do_eventfd", EVENTFD, "new event counters";
+    /// The end of a read of an event counter.
+    EventfdReadExit, "eventfd_read_exit", Point::Exit(&["ssize_t (struct kiocb *, struct iov_iter *)"]), "eventfd_read", EVENTFD,
+        "what reads of event counters returned";
+    /// The end of a write to an event counter.
+    EventfdWriteExit, "eventfd_write_exit", Point::Exit(&["ssize_t (struct file *, char *, size_t, loff_t *)"]), "eventfd_write",
+        EVENTFD, "what writes to event counters returned";
+    /// What the kernel adds to an event counter.
+    EventfdSignal, "eventfd_signal_entry",
+        Point::Entry(&["void (struct eventfd_ctx *, __poll_t)", "__u64 (struct eventfd_ctx *, __u64, unsigned int)"]),
+        "eventfd_signal_mask", EVENTFD, "what the kernel adds to event counters";
+    /// Messages that are freed, received or not.
+    FreeMsg, "free_msg_entry", Point::Entry(&["void (struct msg_msg *)"]), "free_msg", QUEUES, "messages that are gone";
+    /// System V queues that are removed.
+    Freeque, "freeque_entry", Point::Entry(&["void (struct ipc_namespace *, struct kern_ipc_perm *)"]), "freeque", SYSV_MSG,
+        "message queues that are removed";
+    /// The end of msgrcv.
+    MsgrcvExit, "msgrcv_exit", Point::Exit(&["long (int, void *, size_t, long, int, function *)"]), "do_msgrcv", SYSV_MSG,
+        "what receives from System V message queues returned";
+    /// The end of msgsnd.
+    MsgsndExit, "msgsnd_exit", Point::Exit(&["long (int, long, void *, size_t, int)"]), "do_msgsnd", SYSV_MSG,
+        "what sends to System V message queues returned";
+    /// The end of mq_timedreceive.
+    MqReceiveExit, "mq_receive_exit", Point::Exit(&["int (mqd_t, char *, size_t, unsigned int *, struct timespec64 *)"]),
+        "do_mq_timedreceive", POSIX_MQ, "what receives from POSIX message queues returned";
+    /// The end of mq_timedsend.
+    MqSendExit, "mq_send_exit", Point::Exit(&["int (mqd_t, char *, size_t, unsigned int, struct timespec64 *)"]),
+        "do_mq_timedsend", POSIX_MQ, "what sends to POSIX message queues returned";
+    /// Messages that are given to their receiver.
+    StoreMsg, "store_msg_entry", Point::Entry(&["int (void *, struct msg_msg *, size_t)"]), "store_msg", QUEUES,
+        "the very message that a receiver takes";
+    /// Messages that are made of what their sender wrote.
+    LoadMsg, "load_msg_exit", Point::Exit(&["struct msg_msg *(void *, size_t)"]), "load_msg", QUEUES,
+        "the very message that a sender sends";
     /// What system calls returned.
-    SysExit, "sys_exit", "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
+    SysExit, "sys_exit", Point::Tracepoint, "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
-    ConsumeSkb, "consume_skb", "consume_skb", DATAGRAM, "which datagram a receiver took";
+    ConsumeSkb, "consume_skb", Point::Tracepoint, "consume_skb", DATAGRAM, "which datagram a receiver took";
     /// Which datagram of an internet socket a receiver copies.
-    SkbCopied, "skb_copied", "skb_copy_datagram_iovec", 0, "which large UDP datagram a receiver took";
+    SkbCopied, "skb_copied", Point::Tracepoint, "skb_copy_datagram_iovec", 0, "which large UDP datagram a receiver took";
     /// Datagrams of internet sockets that reach the queue of their receiver.
-    SkDataReady, "sk_data_ready", "sk_data_ready", UDP, "UDP datagrams that reach their receiver's socket";
+    SkDataReady, "sk_data_ready", Point::Tracepoint, "sk_data_ready", UDP, "UDP datagrams that reach their receiver's socket";
     /// Datagrams of internet sockets that leave their sender.
-    NetDevQueue, "net_dev_queue", "net_dev_queue", UDP, "UDP datagrams that leave their sender's socket";
+    NetDevQueue, "net_dev_queue", Point::Tracepoint, "net_dev_queue", UDP, "UDP datagrams that leave their sender's socket";
     /// What went out through sockets.
-    SockSend, "sock_send", "sock_send_length", 0, "sends through io_uring, at the socket";
+    SockSend, "sock_send", Point::Tracepoint, "sock_send_length", 0, "sends through io_uring, at the socket";
     /// What came in through sockets.
-    SockReceive, "sock_receive", "sock_recv_length", 0, "receives through io_uring, at the socket";
+    SockReceive, "sock_receive", Point::Tracepoint, "sock_recv_length", 0, "receives through io_uring, at the socket";
     /// Ends of requests through rings.
-    UringComplete, "uring_complete", "io_uring_complete", 0, "what requests through io_uring returned";
+    UringComplete, "uring_complete", Point::Tracepoint, "io_uring_complete", 0, "what requests through io_uring returned";
     /// Ends of requests for which the ring has no room.
-    UringOverflow, "uring_overflow", "io_uring_cqe_overflow", 0, "the same where the ring has no room for it";
+    UringOverflow, "uring_overflow", Point::Tracepoint, "io_uring_cqe_overflow", 0, "the same where the ring has no room for it";
     /// The order of calls that waited for one pipe's lock.
-    ContentionEnd, "contention_end", "contention_end", 0, "the order of writers that contend for one pipe";
+    ContentionEnd, "contention_end", Point::Tracepoint, "contention_end", 0, "the order of writers that contend for one pipe";
     /// Who wakes whom.
-    SchedWaking, "sched_waking", "sched_waking", WAKE, "who wakes whom";
+    SchedWaking, "sched_waking", Point::Tracepoint, "sched_waking", WAKE, "who wakes whom";
+    /// The begin of a write to an event counter.
+    EventfdWriteEntry, "eventfd_write_entry", Point::Entry(&["ssize_t (struct file *, char *, size_t, loff_t *)"]),
+        "eventfd_write", EVENTFD, "writes to event counters";
+    /// The begin of a read of an event counter.
+    EventfdReadEntry, "eventfd_read_entry", Point::Entry(&["ssize_t (struct kiocb *, struct iov_iter *)"]), "eventfd_read",
+        EVENTFD, "reads of event counters";
+    /// The begin of mq_timedsend.
+    MqSendEntry, "mq_send_entry", Point::Entry(&["int (mqd_t, char *, size_t, unsigned int, struct timespec64 *)"]),
+        "do_mq_timedsend", POSIX_MQ, "sends to POSIX message queues";
+    /// The begin of mq_timedreceive.
+    MqReceiveEntry, "mq_receive_entry", Point::Entry(&["int (mqd_t, char *, size_t, unsigned int *, struct timespec64 *)"]),
+        "do_mq_timedreceive", POSIX_MQ, "receives from POSIX message queues";
+    /// The begin of msgsnd.
+    MsgsndEntry, "msgsnd_entry", Point::Entry(&["long (int, long, void *, size_t, int)"]), "do_msgsnd", SYSV_MSG,
+        "sends to System V message queues";
+    /// The begin of msgrcv.
+    MsgrcvEntry, "msgrcv_entry", Point::Entry(&["long (int, void *, size_t, long, int, function *)"]), "do_msgrcv", SYSV_MSG,
+        "receives from System V message queues";
     /// What system calls are about to work on.
-    SysEnter, "sys_enter", "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
+    SysEnter, "sys_enter", Point::Tracepoint, "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
     /// First touches of pages.
-    PageFaultUser, "page_fault_user", "page_fault_user", 0, "who first writes and who first reads a page of shared memory";
+    PageFaultUser, "page_fault_user", Point::Tracepoint, "page_fault_user", 0, "who first writes and who first reads a page of shared memory";
     /// The same by the kernel on behalf of a process.
-    PageFaultKernel, "page_fault_kernel", "page_fault_kernel", 0, "the same where the kernel does it in a system call";
+    PageFaultKernel, "page_fault_kernel", Point::Tracepoint, "page_fault_kernel", 0, "the same where the kernel does it in a system call";
     /// Begins of requests through rings.
-    UringSubmit, "uring_submit", "io_uring_submit_req", 0, "requests through io_uring";
+    UringSubmit, "uring_submit", Point::Tracepoint, "io_uring_submit_req", 0, "requests through io_uring";
     /// The same, by the name that it has on older kernels.
-    UringSubmitSqe, "uring_submit_sqe", "io_uring_submit_sqe", 0, "the same, on older kernels";
+    UringSubmitSqe, "uring_submit_sqe", Point::Tracepoint, "io_uring_submit_sqe", 0, "the same, on older kernels";
     /// Signals that reach their receiver.
-    SignalDeliver, "signal_deliver", "signal_deliver", SIGNAL, "signals that reach their receiver";
+    SignalDeliver, "signal_deliver", Point::Tracepoint, "signal_deliver", SIGNAL, "signals that reach their receiver";
     /// Signals that are sent.
-    SignalGenerate, "signal_generate", "signal_generate", SIGNAL, "signals that are sent";
+    SignalGenerate, "signal_generate", Point::Tracepoint, "signal_generate", SIGNAL, "signals that are sent";
 }
 
 impl Hook {
+    /// Whether it is on a function by which objects are used.
+    pub const fn is_on_object(self) -> bool {
+        match self.point() {
+            Point::Tracepoint => false,
+            Point::Entry(_) | Point::Exit(_) => true,
+        }
+    }
+
+    /// Whether it is on the begin or end of all system calls.
+    pub const fn is_on_calls(self) -> bool {
+        matches!(self, Hook::SysEnter | Hook::SysExit)
+    }
+
+    /// The mechanisms that can be traced at their objects, by [`Mechanism::bit`].
+    pub const fn objects() -> u32 {
+        let mut set = 0;
+        let mut index = 0;
+        while index < Self::ALL.len() {
+            if Self::ALL[index].is_on_object() {
+                set |= Self::ALL[index].needed_by();
+            }
+            index += 1;
+        }
+        set
+    }
+
     /// The set of mechanisms that have a use for this hook, though some do without it.
     pub const fn serves(self) -> u32 {
         match (self.needed_by(), self) {

@@ -161,7 +161,8 @@ pub mod op_flag {
     /// `before` is valid.
     pub const SEQUENCED: u16 = 1 << 4;
     /// `from` is valid: the very message taken was seen. Of UDP it is its buffer that was seen, and `sender_sock` is
-    /// [`super::Datagram::data`].
+    /// [`super::Datagram::data`]. Queues, sender and receiver: it is `sender_sock` that names the message, by a number that no other
+    /// has or will have.
     pub const FROM: u16 = 1 << 5;
     /// The tail of the record begins with the destination's socket address ([`super::Op::address_len`] bytes).
     pub const ADDRESS: u16 = 1 << 6;
@@ -176,6 +177,8 @@ pub mod op_flag {
     pub const GETFD: u16 = 1 << 9;
     /// Queues and UDP: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
     pub const CUT: u16 = 1 << 12;
+    /// Event counters: nobody's call, but what the kernel added by itself.
+    pub const BY_KERNEL: u16 = 1 << 14;
     /// Queues: nobody's call, but a message that was in the queue when it was first seen.
     pub const FOUND: u16 = 1 << 13;
 }

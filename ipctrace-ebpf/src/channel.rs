@@ -12,7 +12,7 @@ use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, exchange, read};
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{inet, own, pipe, ring, task, udp_taken};
+use crate::{inet, own, pipe, posix_mq, ring, task, udp_taken};
 
 /// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
 #[repr(C)]
@@ -364,6 +364,76 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     record.fixed.name_len = name_len as u32;
     // SAFETY: a record with room for its name, initialised memory of a map.
     unsafe { ring::output_with::<wire::Channel, NAME_MAX>(&raw const record.fixed, name_len) };
+    Ok(true)
+}
+
+/// Room for the name of a channel that is told of where it is used: that of a file, and its NUL, and what else there is to it.
+const SHORT_NAME: usize = posix_mq::NAMED.next_multiple_of(8);
+
+/// A `Channel` record with room for a short name.
+#[repr(C)]
+struct Brief {
+    fixed: wire::Channel,
+    name: [u8; SHORT_NAME],
+}
+
+/// Opens the books of what the call in flight of thread `tid` works on, at first sight, and tells of it; 1 if it was that. From
+/// programs on functions. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn opened_in_place(tid: u32, taken_before: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    match announce_in_place(unsafe { &(*call).sides[0] }, taken_before, 0) {
+        Ok(first) => i32::from(first),
+        Err(cause) => {
+            ring::count(cause);
+            0
+        }
+    }
+}
+
+/// As [`try_announce`], from programs on functions, of which another task's may come in between: without this CPU's place.
+///
+/// # Errors
+/// [`Cause::MapFull`] if there are too many channels.
+#[inline(always)]
+pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
+    if is_known(side) {
+        return Ok(false);
+    }
+    let queued = own::queued(side).saturating_add(taken_before);
+    let inode = receiver_inode(side);
+    const NOBODY: Present = Present { calls: 0, who: 0 };
+    let books = Books { sent: 0, taken: 0, queued, sequence: 0, inode, present: [NOBODY; 2] };
+    // As in `try_announce`.
+    let _ = CHANNELS.remove(&side.key);
+    match CHANNELS.insert(&side.key, &books, BPF_NOEXIST) {
+        Ok(()) => {}
+        Err(-17) => return Ok(false),
+        Err(_) => return Err(Cause::MapFull),
+    }
+    let Some(mut entry) = ring::reserve::<Brief>() else {
+        return Ok(true);
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: room for a record; every field of its fixed part is written, and as much of the name as it says. The places for the
+    // names are long enough.
+    unsafe {
+        let flags = flags | own::flags(side);
+        ring::begin(&raw mut (*record).fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
+        task::describe_current(&raw mut (*record).fixed.task);
+        (*record).fixed.key = side.key;
+        (*record).fixed.queued = queued;
+        (*record).fixed.write_pos = 0;
+        (*record).fixed.read_pos = 0;
+        (*record).fixed.receiver_inode = inode;
+        (*record).fixed.reserved = 0;
+        (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;
+    }
+    ring::submit(entry);
     Ok(true)
 }
 

@@ -27,11 +27,15 @@ macro_rules! setting {
 setting! {
     own_tgid: u32 = CONFIG.own_tgid;
     mechanisms: u32 = CONFIG.mechanisms;
+    objects: u32 = CONFIG.objects;
     payload: u32 = CONFIG.payload;
     pipe_buffer_size: u32 = CONFIG.pipe_buffer_size;
     page_shift: u32 = CONFIG.page_shift;
     verbose: u32 = CONFIG.verbose;
     udp_by_taking: u32 = CONFIG.udp_by_taking;
+    iter_ubuf: u32 = CONFIG.iter_ubuf;
+    iter_iovec: u32 = CONFIG.iter_iovec;
+    eventfd_signal_counts: u32 = CONFIG.eventfd_signal_counts;
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;

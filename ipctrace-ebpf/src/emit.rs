@@ -7,8 +7,9 @@ use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::inflight::{self, InFlight};
+use crate::kernel::add;
 use crate::run::{self, Ended};
-use crate::{channel, config, inet, own, payload, pipe, ring, task};
+use crate::{channel, config, inet, object, own, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -17,6 +18,8 @@ struct Long {
     tail: [u8; ADDRESS_MAX + PAYLOAD_MAX as usize * 2],
 }
 
+/// One place for programs on system calls and in them; a second one, which the loader adds where there are any, for programs on
+/// functions.
 #[map]
 static OP_DESK: PerCpuArray<Long> = PerCpuArray::with_max_entries(1, 0);
 
@@ -120,6 +123,48 @@ pub extern "C" fn emit_plain(tid: u32, index: u32) -> i32 {
     0
 }
 
+/// As [`op`], of the first side of a call that is told of at its object: in programs that another task's may interrupt.
+#[inline(always)]
+pub(crate) fn at_object(tid: u32, call: &mut InFlight) {
+    if call.run != 0 {
+        call.run = 0;
+        run::end_run(tid);
+    }
+    if is_long(call) && enter_desk() {
+        emit_long(tid, 0);
+        leave_desk();
+    } else {
+        emit_plain(tid, 0);
+    }
+}
+
+/// Not 0 while a task has the desk of programs on functions.
+#[map]
+static AT_DESK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether the desk was free; a payload for which it was not is counted as one that could not be read.
+#[inline(always)]
+fn enter_desk() -> bool {
+    let Some(place) = AT_DESK.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's valid, aligned place; a task stays on its CPU as long as the program runs.
+    if unsafe { add(place, 1) } == 0 {
+        return true;
+    }
+    leave_desk();
+    ring::count(Cause::ReadFailed);
+    false
+}
+
+#[inline(always)]
+fn leave_desk() {
+    if let Some(place) = AT_DESK.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { add(place, u64::MAX) };
+    }
+}
+
 /// As [`op`], for the paths on which time matters less than the verifier's patience: it looks at both halves by themselves.
 #[inline(always)]
 pub(crate) fn slowly(tid: u32, call: &mut InFlight, index: usize) {
@@ -148,11 +193,11 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
     let Some(call) = inflight::get(tid) else {
         return 0;
     };
-    let Some(desk) = OP_DESK.get_ptr_mut(0) else {
-        return 0;
-    };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
+    let Some(desk) = OP_DESK.get_ptr_mut(u32::from(object::is_at_object(call.sides[0].mechanism))) else {
+        return 0;
+    };
     // SAFETY: this CPU's valid, aligned place; programs on sys_exit and consume_skb come here, the latter from within
     // system calls only, so that none interrupts another that is writing.
     let record = unsafe { &mut *desk };

@@ -46,9 +46,12 @@ pub(crate) fn is_certain() -> bool {
 /// Fills in the side of a call on a file that is neither pipe nor socket, if it is an eventfd.
 #[inline(always)]
 pub(crate) fn describe(file: u64, side: &mut Side) -> Result<()> {
-    if !is_one(file) {
-        return Ok(());
-    }
+    if is_one(file) { describe_counter(file, side) } else { Ok(()) }
+}
+
+/// The same of a file that is an eventfd.
+#[inline(always)]
+pub(crate) fn describe_counter(file: u64, side: &mut Side) -> Result<()> {
     let counter: u64 = read(file, offset!(file_private_data))?;
     let number: u32 = read(counter, offset!(eventfd_id))?;
     side.mechanism = Mechanism::Eventfd as u8;
@@ -93,11 +96,7 @@ fn try_made(fd: u32) -> Result<()> {
     if file == 0 {
         return Ok(());
     }
-    let operations: u64 = read(file, offset!(file_op))?;
-    if let Some(place) = EVENTFD_OPS.get_ptr_mut(0) {
-        // SAFETY: a u64 in a map; every writer writes the same.
-        unsafe { core::ptr::write_volatile(place, operations) };
-    }
+    learn(file)?;
     if !task::is_tracer(task::pid_tgid()) {
         let desk = inflight::desk().ok_or(Cause::MapFull)?;
         // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
@@ -112,6 +111,17 @@ fn try_made(fd: u32) -> Result<()> {
         if queued(side.object) != 0 {
             channel::try_announce(side, 0, channel_flag::MADE)?;
         }
+    }
+    Ok(())
+}
+
+/// Learns from a file that is an eventfd what one looks like.
+#[inline(always)]
+pub(crate) fn learn(file: u64) -> Result<()> {
+    let operations: u64 = read(file, offset!(file_op))?;
+    if let Some(place) = EVENTFD_OPS.get_ptr_mut(0) {
+        // SAFETY: a u64 in a map; every writer writes the same.
+        unsafe { core::ptr::write_volatile(place, operations) };
     }
     Ok(())
 }

@@ -134,6 +134,39 @@ pub(crate) const ACTIVE: u8 = 1;
 /// A call has returned, and what it did is being told.
 pub(crate) const ENDING: u8 = 2;
 
+/// In `index` of a call that is not in flight: a program on a function has told of it.
+pub(crate) const TOLD: u32 = u32::MAX;
+
+/// A program on a function has told of the call that the thread is in.
+#[inline(always)]
+pub(crate) fn tell(tid: u32) {
+    let place = find(tid);
+    if !place.is_null() {
+        // SAFETY: a valid pointer into the map; the entry is this thread's.
+        unsafe {
+            (*place).call.active = 0;
+            (*place).call.index = TOLD;
+        }
+    }
+}
+
+/// Whether one has, of the system call that now ends.
+#[inline(always)]
+pub(crate) fn was_told(tid: u32) -> bool {
+    let place = find(tid);
+    if place.is_null() {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let told = (*place).call.active == 0 && (*place).call.index == TOLD;
+        if told {
+            (*place).call.index = 0;
+        }
+        told
+    }
+}
+
 /// A call that has begun.
 #[derive(Clone, Copy)]
 #[repr(C)]

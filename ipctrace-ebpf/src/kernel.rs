@@ -1,5 +1,6 @@
 //! Reading kernel memory. All of it is in this module.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use ipctrace_common::Cause;
@@ -25,8 +26,20 @@ pub(crate) fn read<T: Copy>(address: u64, offset: usize) -> Result<T> {
         // every `T` used here is an integer or an array of integers, for which every bit pattern is valid.
         return Ok(unsafe { core::ptr::read_volatile(cast(source).cast::<T>()) });
     }
-    // SAFETY: bpf_probe_read_kernel takes any address and fails for what it cannot read; for `T` as above.
-    unsafe { bpf_probe_read_kernel(source as *const T) }.map_err(|_| Cause::ReadFailed)
+    if size_of::<T>() > 8 {
+        // SAFETY: bpf_probe_read_kernel takes any address and fails for what it cannot read; for `T` as above.
+        return unsafe { bpf_probe_read_kernel(source as *const T) }.map_err(|_| Cause::ReadFailed);
+    }
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: as above. The helper writes all of the value, zeros if it fails. It is loaded before that is looked at: of an error the
+    // compiler would have no value, and old verifiers let nothing be done with a register that was never set.
+    let (status, value) = unsafe {
+        let size = size_of::<T>() as u32;
+        let status =
+            generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, source as *const c_void);
+        (status, core::ptr::read_volatile(value.as_ptr()))
+    };
+    if status == 0 { Ok(value) } else { Err(Cause::ReadFailed) }
 }
 
 /// `bpf_rdonly_cast(address, 0)`, kernel/bpf/helpers.c: a pointer that the verifier takes for one to memory that may be read. It is
@@ -52,6 +65,13 @@ pub(crate) unsafe fn copy<T: Copy>(place: *mut T, address: u64, offset: usize) -
     // SAFETY: the place is valid by contract; as for `read`.
     let status = unsafe { generated::bpf_probe_read_kernel(place.cast(), size_of::<T>() as u32, source) };
     if status == 0 { Ok(()) } else { Err(Cause::ReadFailed) }
+}
+
+/// Argument `index` of what a program is attached to, as a number, which functions can be handed that the verifier looks at by
+/// themselves; 0 if it could not be read. At the end of a function what it returned follows its arguments.
+#[inline(always)]
+pub(crate) fn argument(context: &impl EbpfContext, index: usize) -> u64 {
+    read(context.as_ptr() as u64, index * 8).unwrap_or(0)
 }
 
 /// Reads a value of the current process at `address + offset`; as [`read`].

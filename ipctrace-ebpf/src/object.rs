@@ -5,7 +5,7 @@ use aya_ebpf::maps::{Array, PerCpuArray};
 use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
-use crate::config::{self, mechanisms, offset};
+use crate::config::{self, mechanisms, objects, offset};
 use crate::inflight::{Last, Side};
 use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
@@ -150,6 +150,12 @@ pub(crate) fn is_on(mechanism: Mechanism) -> bool {
     mechanisms() & mechanism.bit() != 0
 }
 
+/// Whether a mechanism is told of at its objects, by number. Known to the verifier.
+#[inline(always)]
+pub(crate) fn is_at_object(mechanism: u8) -> bool {
+    objects() >> (mechanism & 31) & 1 != 0
+}
+
 /// An open file, as far as it takes to see whether it can be a channel.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
@@ -195,6 +201,7 @@ impl Found {
         let (may, always) = match self.mode & S_IFMT {
             S_IFIFO | S_IFSOCK => return true,
             S_IFREG | S_IFNONE if self.file == 0 => return false,
+            S_IFREG | S_IFNONE if is_at_object(Mechanism::Eventfd as u8) => (false, true),
             S_IFREG | S_IFNONE => (eventfd::is_one(self.file), eventfd::is_certain()),
             // All terminals have the same operations, whatever drives them.
             S_IFCHR => (pty::is_one(self.inode), is_memory(self.inode)),
@@ -235,6 +242,14 @@ pub(crate) fn find(fd: u32) -> Result<Found> {
 #[inline(always)]
 pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<()> {
     describe_found(find(fd)?, direction, side)
+}
+
+/// What is told of at its object is none of a request.
+#[inline(always)]
+pub(crate) fn pass_over(side: &mut Side) {
+    if is_at_object(side.mechanism) {
+        side.mechanism = 0;
+    }
 }
 
 /// Describes the channel that an open file is.

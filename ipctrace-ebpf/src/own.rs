@@ -108,8 +108,10 @@ pub(crate) fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
                 Ok(len) => len,
             }
         }
-        Some(Mechanism::PosixMq) => posix_mq::name(side.fd as u32, place),
-        Some(Mechanism::SysvMsg) => sysv_msg::name(side.object, place),
+        // SAFETY: the place is longer than any such name.
+        Some(Mechanism::PosixMq) => unsafe { posix_mq::name(side.fd as u32, place.as_mut_ptr()) },
+        // SAFETY: as above.
+        Some(Mechanism::SysvMsg) => unsafe { sysv_msg::name(side.object, place.as_mut_ptr()) },
         Some(Mechanism::Tcp | Mechanism::Udp) => inet::name(side.object, place),
         Some(
             Mechanism::Pipe
@@ -126,5 +128,22 @@ pub(crate) fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
             | Mechanism::Signal,
         )
         | None => 0,
+    }
+}
+
+/// The same of a channel that is told of at its object, whose name is short.
+///
+/// # Safety
+/// The place must be valid for writes of [`posix_mq::NAMED`] bytes.
+#[inline(always)]
+pub(crate) unsafe fn short_name(side: &Side, place: *mut u8) -> usize {
+    if side.mechanism == Mechanism::PosixMq as u8 {
+        // SAFETY: valid by contract.
+        unsafe { posix_mq::name(side.fd as u32, place) }
+    } else if side.mechanism == Mechanism::SysvMsg as u8 {
+        // SAFETY: as above.
+        unsafe { sysv_msg::name(side.object, place) }
+    } else {
+        0
     }
 }

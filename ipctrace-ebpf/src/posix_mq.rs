@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use ipctrace_common::Mechanism;
-use ipctrace_common::wire::{Key, NAME_MAX};
+use ipctrace_common::wire::Key;
 
 use crate::config::offset;
 use crate::inflight::Side;
@@ -13,6 +13,8 @@ use crate::object::{self, is_on};
 const MQUEUE_MAGIC: u64 = 0x1980_0202;
 /// Longest name of a file, and its NUL.
 const NAME: u32 = 256;
+/// The number of a namespace and a name.
+pub(crate) const NAMED: usize = 4 + NAME as usize;
 
 /// Fills in a queue's side of a call; `mechanism` stays 0 if the descriptor is no queue.
 ///
@@ -54,8 +56,11 @@ fn namespace(file: u64) -> Result<u32> {
 
 /// Writes the number of the IPC namespace, in the byte order of the machine, and the name of the file, which is the queue's
 /// without its slash; gives the length of both.
+///
+/// # Safety
+/// The place must be valid for writes of [`NAMED`] bytes.
 #[inline(always)]
-pub(crate) fn name(descriptor: u32, place: &mut [u8; NAME_MAX + 256]) -> usize {
+pub(crate) unsafe fn name(descriptor: u32, place: *mut u8) -> usize {
     let Ok(file) = object::file(descriptor) else {
         return 0;
     };
@@ -65,10 +70,11 @@ pub(crate) fn name(descriptor: u32, place: &mut [u8; NAME_MAX + 256]) -> usize {
         return 0;
     };
     let space = namespace(file).unwrap_or(0).to_ne_bytes();
-    let (first, rest) = place.split_at_mut(space.len());
-    first.copy_from_slice(&space);
-    // SAFETY: the place is longer than that; the helper checks the source.
-    let copied = unsafe { bpf_probe_read_kernel_str(rest.as_mut_ptr().cast(), NAME, name as *const _) };
+    // SAFETY: the place is long enough by contract; the helper checks the source.
+    let copied = unsafe {
+        place.cast::<[u8; 4]>().write_unaligned(space);
+        bpf_probe_read_kernel_str(place.add(space.len()).cast(), NAME, name as *const _)
+    };
     // Without its NUL.
     if copied <= 0 { 0 } else { space.len() + ((copied as usize - 1) & 0xff) }
 }

@@ -13,25 +13,32 @@ use ipctrace_common::{Cause, Mechanism, digest};
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::{Result, read, read_user};
+use crate::object::is_at_object;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, own, posix_mq, ring, special, syscall, sysv_msg};
+use crate::{channel, emit, messages, own, posix_mq, queue_object, ring, special, syscall, sysv_msg};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
-const MSG_COPY: u64 = 0o40_000;
+pub(crate) const MSG_COPY: u64 = 0o40_000;
 /// `IPC_RMID`, and the flag that may come with a command.
 const IPC_RMID: u64 = 0;
 const IPC_64: u64 = 0x100;
 
 /// Whether the call is one of a POSIX queue.
 #[inline(always)]
-fn is_posix(special: u32) -> bool {
+pub(crate) fn is_posix(special: u32) -> bool {
     special == Special::MqSend as u32 || special == Special::MqReceive as u32
+}
+
+/// Of which of the two.
+#[inline(always)]
+fn mechanism(special: u32) -> Mechanism {
+    if is_posix(special) { Mechanism::PosixMq } else { Mechanism::SysvMsg }
 }
 
 /// Whether it takes a message.
 #[inline(always)]
-fn is_receive(special: u32) -> bool {
+pub(crate) fn is_receive(special: u32) -> bool {
     special == Special::MqReceive as u32 || special == Special::Msgrcv as u32
 }
 
@@ -83,6 +90,9 @@ fn describe(tid: u32, special: u32) -> Result<bool> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
+    if is_at_object(mechanism(special) as u8) {
+        return 0;
+    }
     if queue_begun(tid, special, ring::now()) != 0 && queue_opened(tid, 0) == 1 {
         queue_found(tid);
     }
@@ -157,6 +167,10 @@ pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
+    if is_at_object(mechanism(special) as u8) {
+        queue_object::late(tid, special, returned);
+        return 0;
+    }
     if returned >= 0 && (inflight::get(tid).is_some() || straddled(tid, special)) {
         queue_completed(tid, special, returned as u64);
         if let Some(call) = inflight::get(tid) {
@@ -221,7 +235,8 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_controlled(returned: i64) -> i32 {
-    if let (Ok([id, command, ..]), 0) = (special::arguments(), returned)
+    if !is_at_object(Mechanism::SysvMsg as u8)
+        && let (Ok([id, command, ..]), 0) = (special::arguments(), returned)
         && command & 0xffff_ffff & !IPC_64 == IPC_RMID
     {
         channel::removed(Mechanism::SysvMsg, sysv_msg::key(id as u32));
@@ -325,7 +340,13 @@ impl Walk {
     fn tell(&self) -> Result<()> {
         let len: u64 = read(self.message, offset!(msg_len))?;
         let detail: i64 = read(self.message, offset!(msg_type))?;
-        let digest = queue_digest(self.message + offset!(msg_size) as u64, len, 1);
+        // Where the very message is seen later on, nothing of its content is needed.
+        let (digest, number) = if is_at_object(self.mechanism) {
+            (0, messages::found(self.message, self.key, self.mechanism))
+        } else {
+            (queue_digest(self.message + offset!(msg_size) as u64, len, 1), 0)
+        };
+        let flags = op_flag::FOUND | if number != 0 { op_flag::FROM } else { 0 };
         let Some(mut entry) = ring::reserve::<wire::Op>() else {
             return Ok(());
         };
@@ -333,8 +354,9 @@ impl Walk {
         // SAFETY: room for a record; every byte is written.
         unsafe {
             core::ptr::write_bytes(record, 0, 1);
-            ring::begin(&raw mut (*record).header, Kind::Op, self.mechanism, op_flag::FOUND, ring::now());
+            ring::begin(&raw mut (*record).header, Kind::Op, self.mechanism, flags, ring::now());
             (*record).key = self.key;
+            (*record).sender_sock = number;
             (*record).bytes = len;
             (*record).message_len = len;
             (*record).detail = detail;

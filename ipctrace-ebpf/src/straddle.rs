@@ -15,7 +15,7 @@ use ipctrace_common::{Cause, Mechanism, straddling};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, inet, own, ring, syscall};
+use crate::{channel, config, inet, own, ring, syscall};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -52,6 +52,10 @@ pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64, user: 
         return 0;
     }
     let _ = STRADDLERS.remove(tid);
+    // It was found in a call that began just then, and that its object has told of.
+    if config::objects() != 0 && inflight::was_told(tid) {
+        return 0;
+    }
     let (Some(class), true) = (Class::from_wire(class as u8), returned > 0) else {
         return 0;
     };

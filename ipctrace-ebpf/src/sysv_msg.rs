@@ -1,7 +1,7 @@
 //! System V message queues: `struct msg_queue`, ipc/msg.c.
 
 use ipctrace_common::Mechanism;
-use ipctrace_common::wire::{Key, NAME_MAX};
+use ipctrace_common::wire::Key;
 
 use crate::config::offset;
 use crate::inflight::Side;
@@ -21,7 +21,13 @@ pub(crate) fn describe(id: u32, side: &mut Side) {
 /// Names a queue of the current task's IPC namespace.
 #[inline(always)]
 pub(crate) fn key(id: u32) -> Key {
-    let number: u32 = read(sysv::namespace(), offset!(ipc_inum)).unwrap_or(0);
+    key_in(sysv::namespace(), id)
+}
+
+/// Names a queue of that IPC namespace.
+#[inline(always)]
+pub(crate) fn key_in(namespace: u64, id: u32) -> Key {
+    let number: u32 = read(namespace, offset!(ipc_inum)).unwrap_or(0);
     // The first queue has the identifier 0, which is no key.
     Key { id: u64::from(id) | 1 << 32, space: Key::SYSV_MSG | u64::from(number) }
 }
@@ -44,14 +50,18 @@ pub(crate) fn queued(queue: u64) -> u64 {
 }
 
 /// Writes the queue's key as its name, in the byte order of the machine, and gives its length.
+///
+/// # Safety
+/// The place must be valid for a write of 4 bytes.
 #[inline(always)]
-pub(crate) fn name(queue: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
+pub(crate) unsafe fn name(queue: u64, place: *mut u8) -> usize {
     if queue == 0 {
         return 0;
     }
     let Ok(key) = read::<[u8; 4]>(queue, offset!(ipc_perm_key)) else {
         return 0;
     };
-    place[..key.len()].copy_from_slice(&key);
+    // SAFETY: valid by contract.
+    unsafe { place.cast::<[u8; 4]>().write_unaligned(key) };
     key.len()
 }

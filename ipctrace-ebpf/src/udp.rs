@@ -6,7 +6,6 @@
 //! content is in pages. Where it is in the buffer itself no hook comes by, but then it can be looked at on its way: a
 //! digest of its beginning, which the receiver's memory has too, its length and its source tell which it was.
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::PerCpuArray;
@@ -16,7 +15,7 @@ use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::config::offset;
 use crate::inet::mapped;
-use crate::kernel::{Result, copy, load, read};
+use crate::kernel::{Result, argument, copy, load, read};
 use crate::repeat::{Repeat, repeat};
 use crate::{inflight, ring, task, unix};
 
@@ -79,9 +78,9 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
 #[inline(never)]
 pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
     if let Ok(Some(packet)) = Packet::of(buffer)
-        && packet.protocol() == Ok(IPPROTO_UDP as u8)
+        && packet.protocol().map_or(0, |protocol| core::hint::black_box(u16::from(protocol))) == IPPROTO_UDP
         // The port that it is for, in struct udphdr.
-        && read::<u16>(packet.transport, 2) == read::<u16>(sock, offset!(inet_sport))
+        && number(packet.transport, 2) == number(sock, offset!(inet_sport))
     {
         tell_datagram(buffer, sock, u32::from(datagram::TAKEN));
     }
@@ -92,7 +91,7 @@ pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
 /// be read.
 #[inline(always)]
 pub(crate) fn address(ctx: &BtfTracePointContext) -> u64 {
-    read(ctx.as_ptr() as u64, 0).unwrap_or(0)
+    argument(ctx, 0)
 }
 
 /// The beginning of a content: of what is in a queue or just taken, and of what is on its way. The latter is looked at where no other
@@ -258,7 +257,18 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
 #[inline(always)]
 fn is_gone(buffer: u64, sock: u64, packet: &Packet) -> bool {
     read::<u64>(buffer, offset!(skb_next)) == Ok(0)
-        || read::<u16>(sock, offset!(inet_sport)) != read::<u16>(packet.transport, 2)
+        || number(sock, offset!(inet_sport)) != number(packet.transport, 2)
+}
+
+/// A number of 16 bits of the kernel's; more than that if it could not be read. Two such are compared, not two `Result`s: in one
+/// that is an error there is no number, and the verifier lets nothing be done with what is not there.
+#[inline(always)]
+fn number(address: u64, offset: usize) -> u32 {
+    match read::<u16>(address, offset) {
+        // Else the compiler would have the two ways meet before the number is widened.
+        Ok(number) => core::hint::black_box(u32::from(number)),
+        Err(_) => u32::MAX,
+    }
 }
 
 /// Where the headers of a packet are.

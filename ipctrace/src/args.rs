@@ -162,6 +162,9 @@ pub struct Top {
     /// Stop after this many seconds; fractions are allowed
     #[arg(short, long, value_name = "SECS", allow_negative_numbers = true, help_heading = "Output")]
     pub duration: Option<f64>,
+    /// Where to look: at system calls, or at the functions of the objects themselves
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub hooks: Hooks,
     /// Stop after this many refreshes
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
     pub count: Option<u64>,
@@ -179,6 +182,9 @@ pub struct Demo {
     /// Name and explain them, and run none
     #[arg(long)]
     pub list: bool,
+    /// Where to look: at system calls, or at the functions of the objects themselves
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub hooks: Hooks,
     /// Say more on stderr
     #[arg(short, long)]
     pub verbose: bool,
@@ -196,6 +202,9 @@ pub struct Doctor {
     /// Only print what was found out about this kernel, for a report
     #[arg(long)]
     pub facts: bool,
+    /// Say it for hooks of this kind
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub hooks: Hooks,
     /// Show what the kernel's verifier says of programs that it does not take
     #[arg(short, long)]
     pub verbose: bool,
@@ -256,12 +265,28 @@ pub struct Report {
     /// Tell of every call by itself, also of small ones that follow each other at once
     #[arg(long)]
     pub every: bool,
+    /// Where to look: at system calls, or at the functions of the objects themselves, which costs other calls nothing; 'doctor'
+    /// says what auto chooses
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub hooks: Hooks,
     /// Room for records between kernel and collector, rounded up to a power of two; more loses less in bursts
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub buffer: Option<u32>,
     /// Say more on stderr
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// Which hooks mechanisms are traced by that can be traced by more than one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Hooks {
+    /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls
+    #[default]
+    Auto,
+    /// On system calls
+    Syscall,
+    /// On the objects' own functions, or not at all
+    Object,
 }
 
 /// How events are written.
@@ -320,6 +345,14 @@ mod tests {
     }
 
     #[test]
+    fn hooks_are_chosen_by_auto_unless_told_otherwise() {
+        assert_eq!(trace("ipctrace").report.hooks, Hooks::Auto);
+        assert_eq!(trace("ipctrace --hooks object").report.hooks, Hooks::Object);
+        let Ok(Command::Demo(demo)) = parse("ipctrace demo pipe --hooks syscall") else { panic!("no demo") };
+        assert_eq!(demo.hooks, Hooks::Syscall);
+    }
+
+    #[test]
     fn payload_takes_a_number_or_not() {
         assert_eq!(trace("ipctrace").report.payload, None);
         assert_eq!(trace("ipctrace -x -v").report.payload, Some(64));
@@ -369,7 +402,8 @@ mod tests {
             ("ipctrace run", ErrorKind::MissingRequiredArgument),
             ("ipctrace demo pipe --list", ErrorKind::ArgumentConflict),
             ("ipctrace -p 1 run -- ls", ErrorKind::ArgumentConflict),
-            ("ipctrace --hooks", ErrorKind::UnknownArgument),
+            ("ipctrace --frobnicate", ErrorKind::UnknownArgument),
+            ("ipctrace --hooks kprobe", ErrorKind::InvalidValue),
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");

@@ -10,9 +10,10 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, Iter, Program, ProgramInfo};
+use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, ProgramFd, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use ipctrace_common::hook::Point;
 use ipctrace_common::wire::Key;
 use ipctrace_common::{Cause, Hook, Mechanism, Shape, straddling, waiting};
 use memmap2::{MmapOptions, MmapRaw};
@@ -29,6 +30,19 @@ const SEEN: &str = "memory_seen";
 
 /// Most programs that are loaded at the same time.
 const LOADERS: usize = 4;
+
+/// Room for messages that are in queues or on their way.
+const MESSAGES: u32 = 65_536;
+
+/// A hook on a function did not take its program, although the kernel seemed to let it.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct ObjectHookFailed {
+    /// Which.
+    pub hook: Hook,
+    /// What the kernel said.
+    pub reason: String,
+}
 
 /// The programs at work. They detach when this is dropped, or when the process ends in whatever way.
 pub struct Attached {
@@ -92,10 +106,12 @@ struct KernelKey([u64; 2]);
 // SAFETY: two integers without padding, for which every bit pattern is valid.
 unsafe impl aya::Pod for KernelKey {}
 
-/// Loads the programs and attaches what the plan names.
+/// Loads the programs and attaches what the plan names. Records come from then on: `ring_bytes` is the room, a power of two, for
+/// those that have not been taken yet.
 ///
 /// # Errors
-/// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached.
+/// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached; [`ObjectHookFailed`] if that
+/// is one on an object, in whose place others could do.
 pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     let (ebpf, btf) = std::thread::scope(|scope| {
         let btf = scope.spawn(types);
@@ -127,6 +143,9 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
             straddling(&mut ebpf, straddling::ALL)?;
         }
         if let Err(error) = loaded.and_then(|()| start(&mut ebpf, *hook)) {
+            if hook.is_on_object() {
+                return Err(ObjectHookFailed { hook: *hook, reason: one_line(&error) }.into());
+            }
             if hook.needed_by() != 0 {
                 return Err(error);
             }
@@ -169,7 +188,9 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
-    let classes = syscalls::table(plan.config.mechanisms);
+    // Of calls on queues that began before there was a program on their functions nobody else tells.
+    let queues = Mechanism::of_shape(Shape::Queue);
+    let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | queues));
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
     loader.btf(None);
@@ -178,6 +199,12 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
         classes.as_slice(),
         true,
     );
+    if plan.config.objects & Mechanism::of_shape(Shape::Queue) != 0 {
+        loader.map_max_entries("MESSAGES", MESSAGES);
+    }
+    if plan.config.objects != 0 {
+        loader.map_max_entries("OP_DESK", 2);
+    }
     if let Some(bytes) = ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
     }
@@ -214,8 +241,7 @@ fn verify(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> HashMap<Hook, Result<()
     let work = || {
         // Nobody panics while a lock is held.
         while let Some((hook, program)) = waiting.lock().ok().and_then(|mut waiting| waiting.pop()) {
-            let loaded = <&mut BtfTracePoint>::try_from(program)
-                .and_then(|program| program.load(hook.tracepoint(), btf))
+            let loaded = load_program(program, hook, btf)
                 .with_context(|| format!("loading the program {}", hook.program()));
             if let Ok(mut done) = done.lock() {
                 done.insert(hook, loaded);
@@ -236,11 +262,53 @@ fn seen(ebpf: &mut Ebpf) -> Result<&mut Iter> {
     Ok(ebpf.program_mut(SEEN).ok_or_else(|| missing(SEEN))?.try_into()?)
 }
 
+/// Hands a program to the verifier.
+fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
+    match hook.point() {
+        Point::Tracepoint => <&mut BtfTracePoint>::try_from(program)?.load(hook.target(), btf),
+        Point::Entry(_) => <&mut FEntry>::try_from(program)?.load(hook.target(), btf),
+        Point::Exit(_) => <&mut FExit>::try_from(program)?.load(hook.target(), btf),
+    }
+}
+
 fn start(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
-    let program: &mut BtfTracePoint =
-        ebpf.program_mut(hook.program()).ok_or_else(|| missing(hook.program()))?.try_into()?;
-    program.attach().with_context(|| format!("attaching to the tracepoint {}", hook.tracepoint()))?;
-    Ok(())
+    let program = ebpf.program_mut(hook.program()).ok_or_else(|| missing(hook.program()))?;
+    match hook.point() {
+        Point::Tracepoint => <&mut BtfTracePoint>::try_from(program)?
+            .attach()
+            .map(drop)
+            .with_context(|| format!("attaching to the tracepoint {}", hook.target())),
+        Point::Entry(_) => <&mut FEntry>::try_from(program)?
+            .attach()
+            .map(drop)
+            .with_context(|| format!("attaching to the begin of {}", hook.target())),
+        Point::Exit(_) => <&mut FExit>::try_from(program)?
+            .attach()
+            .map(drop)
+            .with_context(|| format!("attaching to the end of {}", hook.target())),
+    }
+}
+
+/// The descriptor of a program that a hook is for, if it is loaded; others run when they are asked to.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of the many kinds of program we have these")]
+fn descriptor(program: &Program) -> Option<&ProgramFd> {
+    match program {
+        Program::BtfTracePoint(program) => program.fd().ok(),
+        Program::FEntry(program) => program.fd().ok(),
+        Program::FExit(program) => program.fd().ok(),
+        _ => None,
+    }
+}
+
+/// Takes a program that a hook is for out of the kernel.
+#[expect(clippy::wildcard_enum_match_arm, reason = "as above")]
+fn unload(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(program) => program.unload(),
+        Program::FEntry(program) => program.unload(),
+        Program::FExit(program) => program.unload(),
+        _ => Ok(()),
+    }
 }
 
 impl Attached {
@@ -248,9 +316,7 @@ impl Attached {
     pub fn detach(&mut self) {
         self.count_misses();
         for (name, program) in self.ebpf.programs_mut() {
-            if let Program::BtfTracePoint(program) = program
-                && let Err(error) = program.unload()
-            {
+            if let Err(error) = unload(program) {
                 // One that was never loaded, for a hook that this kernel does not have or nobody needs.
                 log::debug!("{name}: {error}");
             }
@@ -270,8 +336,7 @@ impl Attached {
     fn count_misses(&mut self) {
         let mut total = 0;
         for (_, program) in self.ebpf.programs() {
-            let Program::BtfTracePoint(program) = program else { continue };
-            let Ok(fd) = program.fd() else { continue };
+            let Some(fd) = descriptor(program) else { continue };
             let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
             // Before 5.12 the kernel does not tell, and skips nothing.
             let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
 
+use crate::attach::{self, Attached, ObjectHookFailed};
 use crate::cgroup::{Cgroups, Hierarchy};
 use crate::feedback::{self, Feedback};
 use crate::filter::{Filter, Selection};
-use crate::kernel::{Facts, Plan};
+use crate::kernel::objects::Choice;
+use crate::kernel::{Facts, Plan, plan};
 use crate::options::Reporting;
 use crate::output::Output;
 use crate::render::{self, Blocks, Clock, Coverage, Hello, Json, Renderer, Text};
@@ -38,6 +40,8 @@ pub struct Wish {
     pub children_only: bool,
     /// Keep the events for the caller.
     pub keep: bool,
+    /// With [`args::Hooks::Object`], the mechanisms that must be traced at their objects; none are all that are traced.
+    pub at_objects: Option<u32>,
     /// What of the trace is shown.
     pub view: View,
 }
@@ -59,18 +63,24 @@ pub enum View {
 /// # Errors
 /// If tracing is not possible here, or the output cannot be opened.
 pub fn begin(wish: Wish) -> Result<Session> {
-    let Wish { selection, reporting, children_only, keep, view } = wish;
+    let Wish { selection, reporting, children_only, keep, at_objects, view } = wish;
     let own = std::process::id();
-    let facts = Facts::gather();
+    let mut facts = Facts::gather();
     let mechanisms: Vec<_> = ipctrace_common::Mechanism::ALL
         .iter()
         .copied()
         .filter(|mechanism| selection.mechanisms.contains(*mechanism))
         .collect();
-    let mut plan = Plan::new(&facts, &mechanisms, own, reporting.payload)?;
-    if reporting.every {
-        plan.every_call();
-    }
+    let choice = choice(reporting.hooks, at_objects);
+    let decide = |facts: &Facts| {
+        let mut plan = Plan::chosen(facts, &mechanisms, own, reporting.payload, choice)?;
+        if reporting.every {
+            plan.every_call();
+        }
+        Ok(plan)
+    };
+    // What is not possible at all is said before anything is opened.
+    decide(&facts)?;
     let output = Output::open(reporting.output.as_ref()).with_context(|| match &reporting.output {
         Some(path) => format!("opening {}", path.display()),
         None => "opening standard output".to_owned(),
@@ -95,7 +105,8 @@ pub fn begin(wish: Wish) -> Result<Session> {
         (args::Format::Text, View::Flows) => Box::new(Blocks::new(clock, TimeZone::system(), terminal)),
         (args::Format::Text, View::Screen) => Box::new(render::Screen::new(terminal, screen::Screen::size)),
     };
-    let tracer = Tracer::start(&plan, reporting.buffer, feedback)?;
+    let (plan, attached) = attach(&mut facts, decide, reporting.buffer)?;
+    let tracer = Tracer::start(&plan, attached, feedback)?;
     for (hook, error) in tracer.failed_hooks() {
         log::warn!("without {}: {error}", hook.purpose());
     }
@@ -117,6 +128,33 @@ pub fn begin(wish: Wish) -> Result<Session> {
     Session::begin(parts, &hello(&facts, &plan))
 }
 
+/// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms, all unless some are named.
+pub fn choice(hooks: args::Hooks, at_objects: Option<u32>) -> Choice {
+    match hooks {
+        args::Hooks::Auto => Choice::Auto,
+        args::Hooks::Syscall => Choice::Syscall,
+        args::Hooks::Object => Choice::Object(at_objects.unwrap_or(u32::MAX)),
+    }
+}
+
+/// Attaches the programs of a plan that is made anew whenever a hook on an object turns out not to work.
+fn attach(
+    facts: &mut Facts,
+    decide: impl Fn(&Facts) -> Result<Plan, plan::Refusal>,
+    buffer: u32,
+) -> Result<(Plan, Attached)> {
+    loop {
+        let plan = decide(facts)?;
+        let error = match attach::attach(&plan, buffer) {
+            Ok(attached) => return Ok((plan, attached)),
+            Err(error) => error,
+        };
+        let ObjectHookFailed { hook, reason } = error.downcast()?;
+        log::debug!("{reason}");
+        facts.objects.failed(hook, reason);
+    }
+}
+
 fn hello(facts: &Facts, plan: &Plan) -> Hello {
     let host = nix::unistd::gethostname().unwrap_or_default();
     let mechanisms = plan
@@ -130,5 +168,12 @@ fn hello(facts: &Facts, plan: &Plan) -> Hello {
             (*mechanism, coverage)
         })
         .collect();
-    Hello { time: tracer::now(), kernel: facts.release.clone().into(), host, mechanisms }
+    let on = plan.mechanisms.iter().filter(|(_, state)| state.is_ok());
+    let hooks = on.map(|(mechanism, _)| (*mechanism, hooks(plan, *mechanism))).collect();
+    Hello { time: tracer::now(), kernel: facts.release.clone().into(), host, mechanisms, hooks }
+}
+
+/// Which hooks a mechanism is traced by, in the words of `--hooks`.
+pub fn hooks(plan: &Plan, mechanism: ipctrace_common::Mechanism) -> &'static str {
+    if plan.is_at_object(mechanism) { "object" } else { "syscall" }
 }

@@ -4,7 +4,9 @@
 mod btf;
 mod cast;
 pub mod facts;
+pub mod objects;
 pub mod plan;
+mod probe;
 pub mod recorded;
 pub mod syscalls;
 pub mod uring;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipctrace_common::Mechanism;
 use ipctrace_common::config::PAYLOAD_MAX;
 
-use crate::args::{Format, Report, Show, Top};
+use crate::args::{Format, Hooks, Report, Show, Top};
 use crate::cgroup::Hierarchy;
 use crate::filter::{Mechanisms, Selection};
 use crate::message;
@@ -85,6 +85,8 @@ pub struct Reporting {
     pub payload: u32,
     /// Whether every call is told of by itself.
     pub every: bool,
+    /// Which hooks are used.
+    pub hooks: Hooks,
     /// Room for records between kernel and collector, bytes: a power of two.
     pub buffer: u32,
     /// Whether a summary was asked for.
@@ -138,6 +140,7 @@ pub fn reporting(report: Report) -> Result<Reporting, Usage> {
         count: report.count,
         payload,
         every: report.every,
+        hooks: report.hooks,
         buffer: report.buffer.map_or(RING_BYTES, |kib| kib.next_power_of_two() << 10),
         summary: report.summary,
         verbose: report.verbose,
@@ -157,6 +160,7 @@ pub fn refreshing(top: &Top) -> Result<(Reporting, Duration), Usage> {
         payload: None,
         summary: false,
         every: false,
+        hooks: top.hooks,
         buffer: None,
         verbose: top.verbose,
     })?;

@@ -78,6 +78,8 @@ pub struct Hello {
     pub host: OsString,
     /// Each mechanism, and whether it is traced.
     pub mechanisms: Vec<(Mechanism, Coverage)>,
+    /// By which hooks each that is traced is: `object` or `syscall`.
+    pub hooks: Vec<(Mechanism, &'static str)>,
 }
 
 /// Whether a mechanism is traced.

@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addresses;
-use crate::attach::{self, Attached};
+use crate::attach::Attached;
 use crate::correlate::{Correlator, Home, Limits};
 use crate::decode::{self, Record};
 use crate::feedback::Feedback;
@@ -94,13 +94,12 @@ impl Intake {
 }
 
 impl Tracer {
-    /// Attaches the programs. From here on nothing is missed, as long as the collector keeps up: `buffer` is the room in
-    /// bytes, a power of two, for records that it has not taken yet.
+    /// Begins to take the records of programs that are attached ([`crate::attach::attach`]). Nothing has been missed since, as
+    /// long as the collector keeps up.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn start(plan: &Plan, buffer: u32, feedback: Feedback) -> Result<Tracer> {
-        let mut attached = attach::attach(plan, buffer)?;
+    pub fn start(plan: &Plan, mut attached: Attached, feedback: Feedback) -> Result<Tracer> {
         attached.straddlers(&straddlers::find())?;
         if plan.config.mechanisms & Mechanism::of_shape(Shape::Shared) != 0
             && let Err(error) = attached.shared_memory()

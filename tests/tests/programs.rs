@@ -9,25 +9,50 @@ use btf_rs::{Btf, BtfType, Type};
 use ipctrace::attach;
 use ipctrace::kernel::facts::BTF;
 use ipctrace::kernel::{Facts, Plan, uring};
+use ipctrace_common::hook::Point;
 use ipctrace_common::{Hook, Mechanism};
 
-/// What a hook's comment says: tracepoint, and the types of its arguments.
-fn comments() -> Result<Vec<(String, Vec<String>)>> {
+/// What a hook's comment says.
+struct Comment {
+    /// Whether it is on a tracepoint, and not on a function.
+    tracepoint: bool,
+    /// Which.
+    name: String,
+    /// The type of what a function returns.
+    result: String,
+    /// The types of its arguments.
+    arguments: Vec<String>,
+}
+
+/// What the hooks' comments say.
+fn comments() -> Result<Vec<Comment>> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ipctrace-ebpf/src");
     let mut found = Vec::new();
     for entry in fs::read_dir(sources)? {
         for line in fs::read_to_string(entry?.path())?.lines() {
-            let Some(rest) = line.strip_prefix("/// hook: tp_btf/") else { continue };
-            let (name, rest) = rest.split_once(" `void (").with_context(|| format!("the form of: {line}"))?;
+            let Some(rest) = line.strip_prefix("/// hook: ") else { continue };
+            let (kind, rest) = rest.split_once('/').with_context(|| format!("the form of: {line}"))?;
+            ensure!(["tp_btf", "fentry", "fexit"].contains(&kind), "what it is: {line}");
+            let (name, rest) = rest.split_once(" `").with_context(|| format!("the form of: {line}"))?;
+            let (result, rest) = rest.split_once('(').with_context(|| format!("the form of: {line}"))?;
             let (arguments, place) =
                 rest.split_once(")` — ").with_context(|| format!("the form of: {line}"))?;
-            ensure!(place.starts_with("include/trace/events/"), "where it stands in the kernel: {line}");
+            let tracepoint = kind == "tp_btf";
+            ensure!(
+                place.starts_with("include/trace/events/") == tracepoint,
+                "where it stands in the kernel: {line}"
+            );
             // The name of an argument is its last word; a star before it belongs to the type.
             let kind = |argument: &str| {
                 let name = argument.rfind([' ', '*']).map_or(0, |end| end + 1);
                 argument[..name].trim().to_owned()
             };
-            found.push((name.to_owned(), arguments.split(", ").map(kind).collect()));
+            found.push(Comment {
+                tracepoint,
+                name: name.to_owned(),
+                result: result.trim().to_owned(),
+                arguments: arguments.split(", ").map(kind).collect(),
+            });
         }
     }
     Ok(found)
@@ -42,10 +67,17 @@ fn spell(types: &Btf, id: u32) -> Result<String> {
     let found = types.resolve_type_by_id(id)?;
     let inner = |found: &dyn BtfType| spell(types, found.get_type_id().unwrap_or(0));
     if let Type::Ptr(pointer) = &found {
-        return Ok(format!("{} *", inner(pointer)?));
+        let target = inner(pointer)?;
+        return Ok(format!("{target}{}*", if target.ends_with('*') { "" } else { " " }));
     }
     if let Type::Const(inner_type) | Type::Volatile(inner_type) = &found {
         return inner(inner_type);
+    }
+    if let Type::TypeTag(tag) = &found {
+        return inner(tag);
+    }
+    if let Type::FuncProto(_) = &found {
+        return Ok("function".to_owned());
     }
     let named = found.as_btf_type().context("a type without a name")?;
     let name = types.resolve_name(named)?;
@@ -67,20 +99,31 @@ fn arguments(types: &Btf, tracepoint: &str) -> Result<Vec<String>> {
     prototype.parameters.iter().skip(1).map(|one| spell(types, one.get_type_id().unwrap_or(0))).collect()
 }
 
+/// The types of what a function of this kernel returns and of its arguments; none if there is no such function.
+fn function(types: &Btf, name: &str) -> Result<Option<(String, Vec<String>)>> {
+    for found in types.resolve_types_by_name(name).unwrap_or_default() {
+        let Type::Func(function) = found else { continue };
+        let Type::FuncProto(prototype) = types.resolve_chained_type(&function)? else { continue };
+        let arguments = prototype.parameters.iter().map(|one| spell(types, one.get_type_id().unwrap_or(0)));
+        return Ok(Some((spell(types, prototype.return_type_id())?, arguments.collect::<Result<_>>()?)));
+    }
+    Ok(None)
+}
+
 #[test]
 fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
     let types = Btf::from_file(BTF)?;
     let comments = comments()?;
-    let named: BTreeSet<&str> = comments.iter().map(|(name, _)| name.as_str()).collect();
+    let named: BTreeSet<&str> = comments.iter().map(|comment| comment.name.as_str()).collect();
     for hook in Hook::ALL {
-        assert!(named.contains(hook.tracepoint()), "no comment for {}", hook.tracepoint());
+        assert!(named.contains(hook.target()), "no comment for {}", hook.target());
     }
     let facts = Facts::gather();
     let plan = Plan::new(&facts, Mechanism::ALL, std::process::id(), 0)?;
-    for (tracepoint, said) in &comments {
+    for Comment { name: tracepoint, arguments: said, .. } in comments.iter().filter(|one| one.tracepoint) {
         // Of some tracepoints older kernels have one, newer ones another.
-        if !facts.tracepoints.iter().any(|hook| hook.tracepoint() == tracepoint) {
-            let missed = Hook::ALL.iter().filter(|hook| hook.tracepoint() == tracepoint);
+        if !facts.tracepoints.iter().any(|hook| hook.target() == tracepoint) {
+            let missed = Hook::ALL.iter().filter(|hook| hook.target() == tracepoint);
             let missed = missed.map(|hook| hook.needed_by()).fold(0, |all, one| all | one);
             let replaced = if plan.config.udp_by_taking == 0 { 0 } else { Mechanism::Udp.bit() };
             assert_eq!(missed & plan.config.mechanisms & !replaced, 0, "this kernel has no {tracepoint}");
@@ -89,7 +132,7 @@ fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
         }
         let has = arguments(&types, tracepoint)?;
         // What differs in these is found out before they are used.
-        if Hook::ALL.iter().any(|hook| hook.tracepoint() == tracepoint && uring::is_for_rings(*hook)) {
+        if Hook::ALL.iter().any(|hook| hook.target() == tracepoint && uring::is_for_rings(*hook)) {
             continue;
         }
         // Newer kernels append arguments. The verifier does not let a program read one that is not there.
@@ -101,6 +144,38 @@ fn every_hook_has_the_arguments_that_its_comment_says() -> Result<()> {
 
 /// Most instructions that the verifier may have to look at for one program: loading takes about 2 µs each.
 const BUDGET: u32 = 120_000;
+
+#[test]
+fn every_hook_on_a_function_has_what_its_comment_says() -> Result<()> {
+    let types = Btf::from_file(BTF)?;
+    let mut checked = 0;
+    for Comment { name, result, arguments, .. } in comments()?.iter().filter(|one| !one.tracepoint) {
+        let space = if result.ends_with('*') { "" } else { " " };
+        let said = format!("{result}{space}({})", arguments.join(", "));
+        for hook in Hook::ALL.iter().filter(|hook| hook.target() == name) {
+            assert!(
+                matches!(hook.point(), Point::Entry(forms) | Point::Exit(forms) if forms.contains(&said.as_str())),
+                "{name}: {said}, but the table has {:?}",
+                hook.point()
+            );
+        }
+        // What is not there, or otherwise, costs its mechanisms these hooks: see the unit tests of the rule.
+        match function(&types, name)? {
+            Some((result_here, here)) => {
+                let several = Hook::ALL.iter().filter(|hook| hook.target() == name).any(|hook| {
+                    matches!(hook.point(), Point::Entry(forms) | Point::Exit(forms) if forms.len() > 1)
+                });
+                if !several {
+                    assert_eq!((result_here.as_str(), &here), (result.as_str(), arguments), "{name}");
+                }
+                checked += 1;
+            }
+            None => println!("{name}: this kernel has none"),
+        }
+    }
+    assert!(checked > 0, "this kernel has none of the functions");
+    Ok(())
+}
 
 #[test]
 fn the_verifier_is_done_with_each_program_soon() -> Result<()> {

@@ -9,7 +9,7 @@ use ipctrace_common::{Mechanism, Shape};
 use tokio::process::Command;
 
 use super::{EXIT_DIFFERENT, EXIT_IMPOSSIBLE, View, Wish, begin, run};
-use crate::args::{self, Format, Report, Show};
+use crate::args::{self, Format, Hooks, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
 use crate::kernel::{Facts, Plan};
 use crate::options::{self, Usage};
@@ -27,6 +27,7 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     }
     let demos = chosen(&arguments.names)?;
     let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
+    let hooks = arguments.hooks;
     let mut outcomes = Vec::new();
     for demo in demos {
         stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
@@ -36,7 +37,7 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
             stdout::line("")?;
             continue;
         }
-        let report = play(demo).await?;
+        let report = play(demo, hooks).await?;
         stdout::line("")?;
         stdout::line(report.table())?;
         stdout::line("")?;
@@ -81,7 +82,7 @@ impl Drop for Scratch {
     }
 }
 
-async fn play(demo: &Demo) -> Result<compare::Report> {
+async fn play(demo: &Demo, hooks: Hooks) -> Result<compare::Report> {
     let file = std::env::temp_dir().join(format!("ipctrace-demo-{}-{}", std::process::id(), demo.name));
     let scratch = Scratch(file);
     let mut selection = options::selection(Show::default())?;
@@ -91,10 +92,19 @@ async fn play(demo: &Demo) -> Result<compare::Report> {
         .copied()
         .filter(|mechanism| mechanism.shape() != Shape::Shared || demo.mechanisms.contains(mechanism))
         .collect();
-    let reporting = options::reporting(Report { format: Format::Text, ..Report::default() })?;
+    let reporting = options::reporting(Report { format: Format::Text, hooks, ..Report::default() })?;
     let mut signals = run::Signals::new()?;
-    let mut session =
-        begin(Wish { selection, reporting, children_only: true, keep: true, view: View::Events })?;
+    let mut session = begin(Wish {
+        selection,
+        reporting,
+        children_only: true,
+        keep: true,
+        // Signals go with many, and have tracepoints of their own.
+        at_objects: Some(
+            demo.mechanisms.iter().fold(0, |set, one| set | one.bit()) & !Mechanism::Signal.bit(),
+        ),
+        view: View::Events,
+    })?;
     let mut child = start(demo, &scratch.0)?;
     let status = run::follow(&mut session, &mut child, &mut signals, None).await?;
     let (totals, events) = session.end(false, false)?;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use ipctrace_common::{Hook, Mechanism};
+use ipctrace_common::{Hook, Mechanism, hook::Point};
 
-use super::EXIT_IMPOSSIBLE;
+use super::{EXIT_IMPOSSIBLE, choice, hooks as hooks_of};
 use crate::kernel::{Facts, Plan, recorded, uring};
 use crate::{args, attach, occupancy, stdout};
 
@@ -24,7 +24,7 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     if arguments.maps {
         return maps();
     }
-    let facts = Facts::gather();
+    let mut facts = Facts::gather();
     if arguments.facts {
         stdout::line(recorded::write(&facts).trim_end())?;
         return Ok(ExitCode::SUCCESS);
@@ -35,21 +35,36 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         "types (BTF)   {}",
         facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed")
     ))?;
-    let plan = match Plan::new(&facts, Mechanism::ALL, std::process::id(), 0) {
-        Ok(plan) => plan,
-        Err(refusal) => {
-            stdout::line(format_args!("tracing       off: {refusal}"))?;
-            return Ok(ExitCode::from(EXIT_IMPOSSIBLE));
+    let choice = choice(arguments.hooks, Some(Hook::objects()));
+    let (plan, attached) = loop {
+        let plan = match Plan::chosen(&facts, Mechanism::ALL, std::process::id(), 0, choice) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                stdout::line(format_args!("tracing       off: {refusal}"))?;
+                return Ok(ExitCode::from(EXIT_IMPOSSIBLE));
+            }
+        };
+        let attached = attach::try_hooks(&plan);
+        let refused = attached.iter().filter_map(|(hook, state)| Some((*hook, state.clone().err()?)));
+        let refused: Vec<_> = refused.filter(|(hook, _)| hook.is_on_object()).collect();
+        if refused.is_empty() {
+            break (plan, attached);
+        }
+        // As a trace does: others take the place of those that do not work.
+        for (hook, reason) in refused {
+            facts.objects.failed(hook, reason);
         }
     };
-    let attached = attach::try_hooks(&plan);
+    if let Some(reason) = &facts.objects.refused {
+        stdout::line(format_args!("object hooks  this kernel refuses fentry: {reason}"))?;
+    }
     let failed = |hook: &Hook| {
         attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err())
     };
     stdout::line("")?;
     stdout::line(mechanisms(&plan, &failed))?;
     stdout::line("")?;
-    stdout::line(hooks(&facts, &failed))?;
+    stdout::line(hooks(&facts, &plan, &failed))?;
     let works = plan
         .mechanisms
         .iter()
@@ -62,28 +77,29 @@ fn missing(plan: &Plan, mechanism: Mechanism, failed: &impl Fn(&Hook) -> Option<
     Hook::ALL
         .iter()
         .filter(|hook| plan.needed_by(**hook) & mechanism.bit() != 0)
-        .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.tracepoint())))
+        .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.target())))
 }
 
-fn table(titles: [&str; 3]) -> Table {
+fn table<const COLUMNS: usize>(titles: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(titles);
     table
 }
 
 fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
-    let mut table = table(["mechanism", "state", "why"]);
+    let mut table = table(["mechanism", "state", "hooks", "why"]);
     for (mechanism, state) in &plan.mechanisms {
         let reason = state.clone().err().or_else(|| missing(plan, *mechanism, failed));
         table.add_row([
             mechanism.name(),
             if reason.is_none() { "on" } else { "off" },
+            if reason.is_none() { hooks_of(plan, *mechanism) } else { "" },
             reason.as_deref().unwrap_or(""),
         ]);
     }
     let reason = plan.uring.clone().err().or_else(|| rings(failed));
     let state = if reason.is_none() { "on" } else { "off" };
-    table.add_row(["io_uring", state, &reason.or_else(no_rings).unwrap_or_default()]);
+    table.add_row(["io_uring", state, "", &reason.or_else(no_rings).unwrap_or_default()]);
     table
 }
 
@@ -92,7 +108,7 @@ fn rings(failed: &impl Fn(&Hook) -> Option<String>) -> Option<String> {
     Hook::ALL
         .iter()
         .filter(|hook| uring::is_for_rings(**hook))
-        .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.tracepoint())))
+        .find_map(|hook| failed(hook).map(|error| format!("{}: {error}", hook.target())))
 }
 
 /// What there is to say where rings can be traced but not made.
@@ -101,15 +117,28 @@ fn no_rings() -> Option<String> {
     (setting.trim() == "2").then(|| "no process can use it: kernel.io_uring_disabled is 2".to_owned())
 }
 
-fn hooks(facts: &Facts, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
+fn hooks(facts: &Facts, plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
     let mut table = table(["hook", "state", "for"]);
     for hook in Hook::ALL {
-        let state = if !facts.tracepoints.contains(hook) {
+        let name = match hook.point() {
+            Point::Tracepoint => hook.target().to_owned(),
+            Point::Entry(_) => format!("{} (begin)", hook.target()),
+            Point::Exit(_) => format!("{} (end)", hook.target()),
+        };
+        let state = if hook.is_on_object() {
+            match facts.objects.hooks.get(hook) {
+                // That is said once, above.
+                None => continue,
+                Some(Err(reason)) => format!("fails: {reason}"),
+                Some(Ok(_)) if plan.hooks.contains(hook) => "works".to_owned(),
+                Some(Ok(_)) => "not used".to_owned(),
+            }
+        } else if !facts.tracepoints.contains(hook) {
             "this kernel has none".to_owned()
         } else {
             failed(hook).map_or_else(|| "works".to_owned(), |error| format!("fails: {error}"))
         };
-        table.add_row([hook.tracepoint(), &state, hook.purpose()]);
+        table.add_row([name.as_str(), &state, hook.purpose()]);
     }
     table
 }

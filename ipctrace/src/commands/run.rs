@@ -32,8 +32,14 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     // With the trace on standard output, that of the command would get in between its lines.
     let aside = reporting.output.is_none();
     let mut signals = Signals::new()?;
-    let mut session =
-        begin(Wish { selection, reporting, children_only: true, keep: false, view: View::Events })?;
+    let mut session = begin(Wish {
+        selection,
+        reporting,
+        children_only: true,
+        keep: false,
+        at_objects: None,
+        view: View::Events,
+    })?;
     let mut child = match start(&arguments.command, aside) {
         Ok(child) => child,
         Err(error) => {

@@ -38,7 +38,8 @@ pub async fn top(arguments: args::Top) -> Result<ExitCode> {
     // Before anything is attached, so that no signal finds its default action in place.
     let signals = Signals::new(on_screen)?;
     let view = if on_screen { View::Screen } else { View::Flows };
-    let session = begin(Wish { selection, reporting, children_only: false, keep: false, view })?;
+    let session =
+        begin(Wish { selection, reporting, children_only: false, keep: false, at_objects: None, view })?;
     let host = nix::unistd::gethostname().unwrap_or_default();
     let table = Top::new(host.into_encoded_bytes(), tracer::now(), interval);
     let screen = on_screen.then(Screen::take).transpose().context("taking the terminal over")?;

@@ -24,8 +24,14 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut session =
-        begin(Wish { selection, reporting, children_only: false, keep: false, view: View::Events })?;
+    let mut session = begin(Wish {
+        selection,
+        reporting,
+        children_only: false,
+        keep: false,
+        at_objects: None,
+        view: View::Events,
+    })?;
     let ended = session
         .follow(async {
             tokio::select! {

@@ -53,7 +53,11 @@ impl Access {
         let flags = op.header.flags;
         let straddles = flags & op_flag::STRADDLES_START != 0;
         Access {
-            who: End::Known(process),
+            who: if flags & op_flag::BY_KERNEL != 0 {
+                End::Unknown(Why::Kernel)
+            } else {
+                End::Known(process)
+            },
             enter: if straddles { 0 } else { op.enter.min(op.header.time) },
             time: op.header.time,
             value: (flags & op_flag::DETAIL != 0).then_some(op.detail.cast_unsigned()),

@@ -1,6 +1,7 @@
 //! Message queues that are no sockets, POSIX and System V: a receive may take another message than the first.
 //!
-//! What a receiver took is known by what it is: priority or type, length, and a digest of its beginning. Among equal messages
+//! Where hooks on the objects saw the very message, both records have its number, and there is nothing to find out. Else what a
+//! receiver took is known by what it is: priority or type, length, and a digest of its beginning. Among equal messages
 //! a queue is first in, first out, so a receive is joined to the first message of its kind that was sent and not taken.
 //! What was in a queue when it was first seen is known too, and was sent by nobody that we know.
 
@@ -34,6 +35,8 @@ struct Sent {
     /// Priority or type; `None` if unknown.
     detail: Option<i64>,
     digest: u64,
+    /// Its number; 0 if the message itself was not seen.
+    number: u64,
     payload: Bytes,
 }
 
@@ -43,8 +46,18 @@ impl Sent {
         self.who.process().map_or((0, 0), |process| process.identity())
     }
 
-    /// Whether it may have been taken by that receive, as far as what it is tells.
+    /// Whether it is, or may be, what that receive took.
     fn fits(&self, taken: &Taken) -> bool {
+        match (self.number, taken.number) {
+            (0, 0) => self.is_like(taken),
+            // It may have been taken while what is in the queue was looked at, and got its number then.
+            (_, 0) => self.who.process().is_none() && self.is_like(taken),
+            (sent, taken) => sent == taken,
+        }
+    }
+
+    /// Whether it may have been taken by that receive, as far as what it is tells.
+    fn is_like(&self, taken: &Taken) -> bool {
         let length = if taken.cut { self.bytes >= taken.bytes } else { self.bytes == taken.bytes };
         let detail = match (self.detail, taken.detail) {
             (Some(sent), Some(taken)) => sent == taken,
@@ -174,6 +187,8 @@ impl Queues {
     ) {
         let op = &record.fixed;
         let has = |flag: u16| op.header.flags & flag != 0;
+        let seen = has(op_flag::FROM);
+        let number = if seen { op.sender_sock } else { 0 };
         if self.count >= context.limits.messages {
             self.evict(context);
         }
@@ -196,6 +211,8 @@ impl Queues {
                 cut: has(op_flag::CUT),
                 detail,
                 digest: op.digest,
+                seen,
+                number,
                 payload: record.payload,
                 since: context.now,
             });
@@ -208,6 +225,7 @@ impl Queues {
                 bytes: op.bytes,
                 detail,
                 digest: op.digest,
+                number,
                 payload: record.payload,
             });
         }
@@ -312,6 +330,9 @@ impl Queue {
     /// One more message.
     fn put(&mut self, sent: Sent) {
         let alike = |one: &Sent, other: &Sent| {
+            if one.number != 0 || other.number != 0 {
+                return one.number == other.number;
+            }
             one.bytes == other.bytes
                 && one.detail == other.detail
                 && digest::agree(one.digest, other.digest, one.bytes, true)
@@ -323,7 +344,7 @@ impl Queue {
             if self.sent.iter().any(|other| other.who.process().is_some() && alike(other, &sent)) {
                 return;
             }
-        } else if sent.enter != 0 && sent.enter <= self.found {
+        } else if (sent.enter != 0 && sent.enter <= self.found) || sent.number != 0 {
             // It was under way while what was in the queue was looked at: it may have been found there.
             let twice = |other: &Sent| other.who.process().is_none() && alike(other, &sent);
             if let Some(index) = self.sent.iter().rposition(twice) {
@@ -349,7 +370,7 @@ impl Queue {
     fn receive(&mut self, taken: &Taken, force: bool, context: &mut Context<'_>) -> bool {
         // Of several senders one may not be done yet whose message was first.
         let settled = force || context.now.saturating_sub(taken.time) >= LINGER;
-        if self.senders.crowd() && !settled {
+        if self.senders.crowd() && !settled && taken.number == 0 {
             return false;
         }
         match self.find(taken) {
@@ -368,6 +389,7 @@ impl Queue {
                     bytes: taken.bytes,
                     detail: None,
                     digest: 0,
+                    number: 0,
                     payload: Bytes::new(),
                 };
                 self.write(&sent, taken, true, context);
@@ -379,7 +401,8 @@ impl Queue {
 
     /// Why there is no send, if none is waited for any more.
     fn missing(&mut self, taken: &Taken, force: bool, context: &Context<'_>) -> Option<Why> {
-        let before_start = self.unknown != Some(0);
+        // A message with a number was sent, or found, since then; one that was seen and has none was not.
+        let before_start = taken.number == 0 && (taken.seen || self.unknown != Some(0));
         let why = if before_start && context.loss.is_none() { Why::BeforeStart } else { Why::Lost };
         // A sender may be kept from the end of its call for as long as it likes: without a reason it is waited for.
         let reason = before_start || context.loss.is_some();
@@ -387,13 +410,19 @@ impl Queue {
         if waits && !force {
             return None;
         }
-        self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
+        if taken.number == 0 {
+            self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
+        }
         Some(why)
     }
 
     /// The first message that fits, of the highest priority if the receiver did not ask which it has.
     fn find(&self, taken: &Taken) -> Option<Found> {
         let fitting = || self.sent.iter().enumerate().filter(|(_, sent)| sent.fits(taken));
+        if taken.number != 0 {
+            let (index, _) = fitting().next()?;
+            return Some(Found { index, exact: true, rivals: false });
+        }
         let unasked = self.mechanism == Mechanism::PosixMq && taken.detail.is_none();
         let highest = fitting().filter_map(|(_, sent)| sent.detail).max().filter(|_| unasked);
         let (index, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;

@@ -57,6 +57,67 @@ pub(super) fn has_tracepoint(types: &Types, name: &str) -> bool {
     types.btf.resolve_ids_by_name(&format!("btf_trace_{name}")).is_ok_and(|ids| !ids.is_empty())
 }
 
+/// The functions of that name: the id of each and what it gives and takes, as C writes it, without qualifiers and names.
+pub(super) fn functions(types: &Types, name: &str) -> Vec<(u32, String)> {
+    let ids = types.btf.resolve_ids_by_name(name).unwrap_or_default();
+    ids.into_iter().filter_map(|id| Some((id, prototype(&types.btf, id)?))).collect()
+}
+
+/// What the function with that id gives and takes.
+fn prototype(btf: &Btf, id: u32) -> Option<String> {
+    let Type::Func(function) = btf.resolve_type_by_id(id).ok()? else { return None };
+    let Type::FuncProto(prototype) = btf.resolve_type_by_id(function.get_type_id()?).ok()? else {
+        return None;
+    };
+    let arguments = prototype.parameters.iter().map(|one| spell(btf, one.get_type_id().unwrap_or(0)));
+    let arguments: Option<Vec<_>> = arguments.collect();
+    let result = spell(btf, prototype.return_type_id())?;
+    let space = if result.ends_with('*') { "" } else { " " };
+    Some(format!("{result}{space}({})", arguments?.join(", ")))
+}
+
+/// A type as C writes it, without qualifiers.
+fn spell(btf: &Btf, id: u32) -> Option<String> {
+    // Void has no entry of its own.
+    if id == 0 {
+        return Some("void".to_owned());
+    }
+    let found = btf.resolve_type_by_id(id).ok()?;
+    if let Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) = &found {
+        return spell(btf, inner.get_type_id().unwrap_or(0));
+    }
+    if let Type::TypeTag(inner) = &found {
+        return spell(btf, inner.get_type_id().unwrap_or(0));
+    }
+    if let Type::Ptr(inner) = &found {
+        let target = spell(btf, inner.get_type_id().unwrap_or(0))?;
+        let space = if target.ends_with('*') { "" } else { " " };
+        return Some(format!("{target}{space}*"));
+    }
+    if let Type::FuncProto(_) = &found {
+        return Some("function".to_owned());
+    }
+    let name = btf.resolve_name(found.as_btf_type()?).ok()?;
+    Some(match (&found, name.as_str()) {
+        (_, "long int") => "long".to_owned(),
+        (_, "long unsigned int") => "unsigned long".to_owned(),
+        (Type::Struct(_) | Type::Fwd(_), name) => format!("struct {name}"),
+        (_, name) => name.to_owned(),
+    })
+}
+
+/// The value of a constant in an enumeration; `None` if the kernel has neither.
+pub(super) fn constant(types: &Types, enumeration: &str, name: &str) -> Option<u32> {
+    types.btf.resolve_types_by_name(enumeration).ok()?.iter().find_map(|found| {
+        let Type::Enum(found) = found else { return None };
+        let member = found
+            .members
+            .iter()
+            .find(|member| types.btf.resolve_name(*member).is_ok_and(|found| found == name))?;
+        Some(member.val())
+    })
+}
+
 /// Whether the kernel has the eBPF helper with that name in `enum bpf_func_id`.
 pub(super) fn has_helper(types: &Types, name: &str) -> bool {
     types.btf.resolve_types_by_name("bpf_func_id").is_ok_and(|found| {

@@ -11,7 +11,7 @@ use ipctrace_common::Hook;
 use ipctrace_common::config::{Offsets, Registers};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{btf, cast, syscalls, uring};
+use super::{btf, cast, objects, syscalls, uring};
 
 /// Where kernels show their type information.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -37,6 +37,8 @@ pub struct Facts {
     pub uring: uring::Facts,
     /// BTF tracepoints that we have a use for and that this kernel has.
     pub tracepoints: Vec<Hook>,
+    /// Functions of objects that programs can be attached to.
+    pub objects: objects::Facts,
     /// Why there is no type information, if there is none.
     pub no_btf: Option<String>,
     /// Kernel lockdown mode, if the kernel tells one: `none`, `integrity`, `confidentiality`.
@@ -83,8 +85,12 @@ impl Facts {
         self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
         self.cast = btf::function(types, "bpf_rdonly_cast").filter(|function| cast::works(*function));
         self.registers = registers(types);
-        self.tracepoints =
-            Hook::ALL.iter().copied().filter(|hook| btf::has_tracepoint(types, hook.tracepoint())).collect();
+        self.tracepoints = Hook::ALL
+            .iter()
+            .copied()
+            .filter(|hook| !hook.is_on_object() && btf::has_tracepoint(types, hook.target()))
+            .collect();
+        self.objects = objects::Facts::read(types);
     }
 }
 

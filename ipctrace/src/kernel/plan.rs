@@ -4,6 +4,7 @@ use ipctrace_common::config::{Config, Offsets};
 use ipctrace_common::uring::Uring;
 use ipctrace_common::{Hook, Mechanism, Shape};
 
+use super::objects::{self, Choice};
 use super::{Facts, uring};
 
 /// CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, include/uapi/linux/capability.h.
@@ -31,6 +32,9 @@ pub enum Refusal {
         "kernel lockdown is in mode confidentiality, which forbids programs to read kernel memory: boot with lockdown=integrity or without lockdown"
     )]
     Lockdown,
+    /// Mechanisms that were to be traced at their objects cannot be.
+    #[error("{0}: name others with -m, or let --hooks auto choose")]
+    NoObjectHooks(String),
     /// Nothing that was asked for is possible.
     #[error("none of the chosen mechanisms can be traced on this kernel: `ipctrace doctor` tells why")]
     NothingLeft,
@@ -58,6 +62,9 @@ const OWN: &[(&str, u32)] = &[
     ("mqueue_inode_info.", POSIX_MQ),
     ("posix_msg_tree_node.", POSIX_MQ),
     ("rb_node.", POSIX_MQ),
+    // For programs on functions.
+    ("kiocb.", 0),
+    ("iov_iter.", 0),
     ("file.f_op", EVENTFD),
     ("eventfd_ctx.", EVENTFD),
     ("inode.i_rdev", PTY),
@@ -127,6 +134,20 @@ impl Plan {
     /// # Errors
     /// [`Refusal`] if nothing can be traced at all.
     pub fn new(facts: &Facts, wanted: &[Mechanism], own_tgid: u32, payload: u32) -> Result<Plan, Refusal> {
+        Plan::chosen(facts, wanted, own_tgid, payload, Choice::Auto)
+    }
+
+    /// As [`Plan::new`], with hooks of the user's choice.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and if a mechanism that is to be traced at its objects cannot be.
+    pub fn chosen(
+        facts: &Facts,
+        wanted: &[Mechanism],
+        own_tgid: u32,
+        payload: u32,
+        choice: Choice,
+    ) -> Result<Plan, Refusal> {
         if facts.capabilities & CAP_SYS_ADMIN == 0
             && facts.capabilities & (CAP_BPF | CAP_PERFMON) != CAP_BPF | CAP_PERFMON
         {
@@ -153,14 +174,21 @@ impl Plan {
         if on == 0 {
             return Err(Refusal::NothingLeft);
         }
+        let at_objects = at_objects(facts, on, choice)?;
+        let by_calls = on & !at_objects;
         let uring = uring::decide(&facts.uring, &facts.tracepoints);
         let hooks = Hook::ALL
             .iter()
             .copied()
-            .filter(|hook| facts.tracepoints.contains(hook))
             .filter(|hook| {
+                if hook.is_on_object() {
+                    return hook.needed_by() & at_objects != 0;
+                }
                 let for_takes = *hook == Hook::ConsumeSkb && takes_tell(facts);
-                (hook.serves() | if for_takes { Mechanism::Udp.bit() } else { 0 }) & on != 0
+                // What all have a use for is about processes, or about calls and requests on the way to an object.
+                let of_processes = matches!(hook, Hook::ProcessFork | Hook::ProcessExec | Hook::ProcessExit);
+                let served = hook.serves() | if for_takes { Mechanism::Udp.bit() } else { 0 };
+                facts.tracepoints.contains(hook) && (of_processes || served & by_calls != 0)
             })
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .collect();
@@ -170,11 +198,17 @@ impl Plan {
             registers: facts.registers.unwrap_or_default(),
             own_tgid,
             mechanisms: on,
+            objects: at_objects,
             payload,
             pipe_buffer_size: facts.pipe_buffer_size.unwrap_or(0),
             page_shift: page_size().trailing_zeros(),
             verbose: u32::from(log::log_enabled!(log::Level::Debug)),
             udp_by_taking: u32::from(takes_tell(facts)),
+            iter_ubuf: facts.objects.iter[0].unwrap_or(Config::NO_KIND),
+            iter_iovec: facts.objects.iter[1].unwrap_or(Config::NO_KIND),
+            eventfd_signal_counts: u32::from(
+                matches!(facts.objects.hooks.get(&Hook::EventfdSignal), Some(Ok(form)) if *form != 0),
+            ),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             // Keeping a run needs an exchange that is one operation.
             loads: u32::from(facts.cast.is_some() && !plain),
@@ -192,12 +226,19 @@ impl Plan {
     /// The set of mechanisms that cannot be traced without this hook on this kernel.
     pub fn needed_by(&self, hook: Hook) -> u32 {
         let takes = hook == Hook::ConsumeSkb && self.config.udp_by_taking != 0;
-        hook.needed_by() | if takes { Mechanism::Udp.bit() } else { 0 }
+        let needed = hook.needed_by() | if takes { Mechanism::Udp.bit() } else { 0 };
+        if hook.is_on_object() { needed & self.config.objects } else { needed & !self.config.objects }
+    }
+
+    /// Whether a mechanism is traced at its objects.
+    pub fn is_at_object(&self, mechanism: Mechanism) -> bool {
+        self.config.objects & mechanism.bit() != 0
     }
 
     /// Whether one mechanism can be traced.
     fn decide(facts: &Facts, mechanism: Mechanism, wanted: &[Mechanism]) -> Result<(), String> {
-        let mut needed = Hook::ALL.iter().filter(|hook| hook.needed_by() & mechanism.bit() != 0).peekable();
+        let of_calls = |hook: &&Hook| !hook.is_on_object() && hook.needed_by() & mechanism.bit() != 0;
+        let mut needed = Hook::ALL.iter().filter(of_calls).peekable();
         if needed.peek().is_none() {
             return Err("not traced by this version".to_owned());
         }
@@ -206,7 +247,7 @@ impl Plan {
                 continue;
             }
             if !facts.tracepoints.contains(hook) {
-                return Err(format!("this kernel has no tracepoint {}", hook.tracepoint()));
+                return Err(format!("this kernel has no tracepoint {}", hook.target()));
             }
         }
         let missing = |path: &str| !facts.offsets.contains_key(path) && used_by(path) & mechanism.bit() != 0;
@@ -224,6 +265,31 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Those of the mechanisms in `on` that are traced at their objects.
+fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
+    let must = match choice {
+        Choice::Syscall => return Ok(0),
+        Choice::Auto => 0,
+        Choice::Object(must) => must & on,
+    };
+    let mut set = 0;
+    let mut reasons: Vec<String> = Vec::new();
+    let mut without: Vec<&str> = Vec::new();
+    for mechanism in Mechanism::ALL.iter().filter(|mechanism| on & mechanism.bit() != 0) {
+        match objects::decide(&facts.objects, &facts.offsets, *mechanism) {
+            Ok(()) => set |= mechanism.bit(),
+            Err(_) if must & mechanism.bit() == 0 => {}
+            Err(_) if Hook::objects() & mechanism.bit() == 0 => without.push(mechanism.name()),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    if !without.is_empty() {
+        reasons.insert(0, format!("no object hooks for {} yet", without.join(", ")));
+    }
+    reasons.dedup();
+    if reasons.is_empty() { Ok(set) } else { Err(Refusal::NoObjectHooks(reasons.join("; "))) }
 }
 
 /// Whether it is known of datagrams only what is taken: the kernel does not tell of arrivals, but frees their buffers in the call
@@ -259,7 +325,8 @@ mod tests {
             cast: Some(1),
             registers: Some(Registers::default()),
             uring: uring::Facts::default(),
-            tracepoints: Hook::ALL.to_vec(),
+            tracepoints: Hook::ALL.iter().copied().filter(|hook| !hook.is_on_object()).collect(),
+            objects: objects::Facts { refused: Some("not here".to_owned()), ..objects::Facts::default() },
             no_btf: None,
             lockdown: None,
             capabilities: CAP_BPF | CAP_PERFMON,
@@ -350,6 +417,53 @@ mod tests {
         assert_eq!(state(&plan, Mechanism::Pipe), Err("not chosen".to_owned()));
         assert!(!plan.hooks.contains(&Hook::ConsumeSkb) && plan.hooks.contains(&Hook::SignalGenerate));
         assert_eq!(plan.config.mechanisms, Mechanism::Signal.bit());
+    }
+
+    /// A kernel that lets programs be attached to all functions.
+    fn open() -> Facts {
+        let hooks = Hook::ALL.iter().filter(|hook| hook.is_on_object()).map(|hook| (*hook, Ok(0)));
+        Facts { objects: objects::Facts { hooks: hooks.collect(), ..objects::Facts::default() }, ..facts() }
+    }
+
+    #[test]
+    fn auto_takes_the_hooks_on_objects_where_all_can_be_attached() {
+        let plan = plan(&open()).expect("everything is there");
+        assert_eq!(plan.config.objects, Hook::objects());
+        assert!(plan.is_at_object(Mechanism::PosixMq) && !plan.is_at_object(Mechanism::Tcp));
+        assert!(plan.hooks.contains(&Hook::LoadMsg) && plan.hooks.contains(&Hook::SysEnter));
+        assert_eq!(plan.needed_by(Hook::SysEnter) & Mechanism::PosixMq.bit(), 0);
+        let refused = self::plan(&facts()).expect("everything else is there");
+        assert_eq!(refused.config.objects, 0);
+        assert!(!refused.hooks.iter().any(|hook| hook.is_on_object()));
+        let mut partly = open();
+        partly.objects.failed(Hook::Freeque, "inlined".to_owned());
+        let partly = self::plan(&partly).expect("everything else is there");
+        assert!(partly.is_at_object(Mechanism::PosixMq) && !partly.is_at_object(Mechanism::SysvMsg));
+        assert!(partly.hooks.contains(&Hook::LoadMsg) && !partly.hooks.contains(&Hook::MsgsndExit));
+    }
+
+    #[test]
+    fn calls_are_not_hooked_for_what_is_traced_at_its_objects() {
+        let only =
+            |choice| Plan::chosen(&open(), &[Mechanism::PosixMq], 1, 0, choice).expect("possible").hooks;
+        let hooks = only(Choice::Object(u32::MAX));
+        assert!(hooks.contains(&Hook::MqSendEntry) && !hooks.contains(&Hook::MsgsndEntry));
+        assert!(!hooks.iter().any(|hook| hook.is_on_calls() || uring::is_for_rings(*hook)), "{hooks:?}");
+        let hooks = only(Choice::Syscall);
+        assert!(hooks.contains(&Hook::SysEnter) && !hooks.iter().any(|hook| hook.is_on_object()));
+    }
+
+    #[test]
+    fn what_must_be_traced_at_its_objects_and_cannot_is_refused() {
+        let refused = |facts: &Facts, wanted: &[Mechanism]| {
+            Plan::chosen(facts, wanted, 1, 0, Choice::Object(u32::MAX)).expect_err("refused").to_string()
+        };
+        let why = refused(&open(), &[Mechanism::PosixMq, Mechanism::Tcp, Mechanism::Udp]);
+        assert!(why.starts_with("no object hooks for tcp, udp yet: "), "{why}");
+        let why = refused(&facts(), &[Mechanism::PosixMq, Mechanism::SysvMsg]);
+        assert!(why.starts_with("this kernel refuses fentry: not here: "), "{why}");
+        let some = Choice::Object(Mechanism::PosixMq.bit());
+        assert!(Plan::chosen(&open(), Mechanism::ALL, 1, 0, some).is_ok());
     }
 
     #[test]

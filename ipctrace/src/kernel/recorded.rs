@@ -31,7 +31,22 @@ pub fn write(facts: &Facts) -> String {
         line(format_args!("size pipe_buffer {size}"));
     }
     for hook in &facts.tracepoints {
-        line(format_args!("tracepoint {}", hook.tracepoint()));
+        line(format_args!("tracepoint {}", hook.target()));
+    }
+    if let Some(reason) = &facts.objects.refused {
+        line(format_args!("functions refused: {reason}"));
+    }
+    for (hook, state) in &facts.objects.hooks {
+        match state {
+            Ok(0) => line(format_args!("function {}", hook.program())),
+            Ok(form) => line(format_args!("function {} form {form}", hook.program())),
+            Err(reason) => line(format_args!("function {} {reason}", hook.program())),
+        }
+    }
+    for (name, number) in ["ubuf", "iovec"].iter().zip(facts.objects.iter) {
+        if let Some(number) = number {
+            line(format_args!("iter {name} {number}"));
+        }
     }
     for (path, offset) in &facts.uring.places {
         line(format_args!("io_uring offset {offset} {path}"));
@@ -63,7 +78,25 @@ pub fn read(text: &str) -> Option<Facts> {
             ("size", rest) => facts.pipe_buffer_size = rest.strip_prefix("pipe_buffer ")?.parse().ok(),
             ("tracepoint", name) => {
                 // One that the programs have no use for any more.
-                facts.tracepoints.extend(Hook::ALL.iter().filter(|hook| hook.tracepoint() == name));
+                facts.tracepoints.extend(Hook::ALL.iter().filter(|hook| hook.target() == name));
+            }
+            ("iter", rest) => {
+                let (name, number) = rest.split_once(' ')?;
+                facts.objects.iter[usize::from(name == "iovec")] = Some(number.parse().ok()?);
+            }
+            ("functions", rest) => {
+                facts.objects.refused = Some(rest.strip_prefix("refused: ")?.to_owned());
+            }
+            ("function", rest) => {
+                let (program, reason) = rest.split_once(' ').unwrap_or((rest, ""));
+                if let Some(hook) = Hook::ALL.iter().find(|hook| hook.program() == program) {
+                    let state = match reason.strip_prefix("form ") {
+                        Some(form) => Ok(form.parse().ok()?),
+                        None if reason.is_empty() => Ok(0),
+                        None => Err(reason.to_owned()),
+                    };
+                    facts.objects.hooks.insert(*hook, state);
+                }
             }
             ("offset", rest) => {
                 let (offset, path) = rest.split_once(' ')?;
@@ -89,7 +122,7 @@ pub fn read(text: &str) -> Option<Facts> {
 
 #[cfg(test)]
 mod tests {
-    use ipctrace_common::{Mechanism, Shape};
+    use ipctrace_common::{Hook, Mechanism, Shape};
 
     use super::*;
     use crate::kernel::Plan;
@@ -122,6 +155,16 @@ mod tests {
         for (_, text) in KERNELS {
             let facts = read(text).expect("facts");
             assert_eq!(read(&write(&facts)), Some(facts));
+        }
+    }
+
+    #[test]
+    fn all_of_them_let_objects_be_hooked() {
+        for (series, _) in KERNELS {
+            let plan = plan(series);
+            assert_eq!(plan.config.objects, Hook::objects() & plan.config.mechanisms, "{series}");
+            let old = matches!(series, "5.10" | "6.1");
+            assert_eq!(plan.config.eventfd_signal_counts, u32::from(old), "{series}");
         }
     }
 

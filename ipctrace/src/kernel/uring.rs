@@ -25,8 +25,8 @@ impl Facts {
         let places = Places::PATHS.iter().filter_map(|(path, ..)| Some((*path, btf::offset(types, path)?)));
         let submit = [Hook::UringSubmit, Hook::UringSubmitSqe]
             .into_iter()
-            .find_map(|hook| arguments(types.btf(), hook.tracepoint()));
-        let complete = arguments(types.btf(), Hook::UringComplete.tracepoint());
+            .find_map(|hook| arguments(types.btf(), hook.target()));
+        let complete = arguments(types.btf(), Hook::UringComplete.target());
         Facts {
             places: places.collect(),
             submit_names_request: submit

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use aya::programs::{BtfTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
+use ipctrace::kernel::objects::Choice;
 use ipctrace::kernel::{Facts, Plan};
 use ipctrace::object::OBJECT;
 use ipctrace_common::Mechanism;
@@ -34,14 +35,14 @@ const CALLS: &[&str] = &[
 /// # Errors
 /// If the kernel refuses.
 pub fn on_all_hooks() -> Result<Vec<Ebpf>> {
-    let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
+    let plan = Plan::chosen(&Facts::gather(), Mechanism::ALL, std::process::id(), 0, Choice::Syscall)?;
     let mut ebpf = load()?;
     let btf = Btf::from_sys_fs()?;
     for hook in &plan.hooks {
         let name = format!("floor_{}", hook.program());
         let program: &mut BtfTracePoint =
             ebpf.program_mut(&name).with_context(|| format!("no program {name}"))?.try_into()?;
-        program.load(hook.tracepoint(), &btf)?;
+        program.load(hook.target(), &btf)?;
         // One that the tracer does without, too.
         match program.attach() {
             Err(error) if hook.needed_by() != 0 => return Err(error.into()),

@@ -189,6 +189,15 @@ fn a_counter_that_is_never_read_takes_little_memory() {
 }
 
 #[test]
+fn what_the_kernel_is_seen_to_add_is_of_the_kernel() {
+    let Record::Op(mut signal) = put(0, (3, 3), 1, 2) else { panic!("a write") };
+    signal.fixed.header.flags |= op_flag::BY_KERNEL;
+    let events = correlate([made(0, 0), put(10, (1, 2), 0, 5), Record::Op(signal), take(20, (4, 5), 0, 7)]);
+    let expected = [((Ok(10), Ok(20), 8), 1, 5, true), ((Err(Why::Kernel), Ok(20), 8), 1, 2, true)];
+    assert_eq!(told(&events), expected);
+}
+
+#[test]
 fn between_two_processes_nothing_is_waited_for() {
     // The reader was waiting when the write came, as always in a ping-pong.
     let calls = [made(0, 0), take(20, (1, 12), 0, 3), put(10, (10, 11), 0, 3)];

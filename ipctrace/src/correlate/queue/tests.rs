@@ -94,6 +94,82 @@ fn equal_messages_of_two_at_once_are_in_doubt() {
     assert_eq!(transfers(&events).len(), 2);
 }
 
+/// The same as seen at the object, where the message has a number.
+fn numbered(record: Record, number: u64) -> Record {
+    let Record::Op(mut op) = record else { panic!("a send or a receive") };
+    op.fixed.header.flags |= op_flag::FROM;
+    op.fixed.sender_sock = number;
+    op.fixed.digest = 0;
+    Record::Op(op)
+}
+
+#[test]
+fn a_message_with_a_number_is_that_one_whatever_it_is_like() {
+    let events = correlate([
+        channel(MSG, 1, 0, b""),
+        numbered(send(MSG, 10, 1..9, 3, 5), 101),
+        numbered(send(MSG, 11, 1..9, 3, 5), 102),
+        numbered(send(MSG, 12, 1..9, 3, 5), 103),
+        numbered(receive(MSG, 20, 2..11, 3, 5), 102),
+        numbered(receive(MSG, 21, 2..11, 3, 5), 101),
+    ]);
+    let expected = [(Ok(11), Ok(20), 5), (Ok(10), Ok(21), 5), (Ok(12), Err(Why::Unread), 5)];
+    assert_eq!(shorts(&events), expected);
+    assert!(exact(&events).into_iter().all(|exact| exact));
+    assert_eq!(transfers(&events)[0].latency, Some(2));
+}
+
+#[test]
+fn a_receive_waits_for_the_message_with_its_number_alone() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MQ, 1, u64::MAX, b"jobs"), &mut out);
+    correlator.push(numbered(receive(MQ, 20, 1..8, 1, 5), 101), &mut out);
+    correlator.push(numbered(send(MQ, 10, 2..3, 1, 5), 100), &mut out);
+    correlator.push(send(MQ, 11, 4..5, 1, 5), &mut out);
+    correlator.tick(10_000 * MS, &mut out);
+    assert_eq!(out, []);
+    correlator.push(numbered(send(MQ, 12, 3..9, 1, 5), 101), &mut out);
+    assert_eq!(shorts(&out), [(Ok(12), Ok(20), 5)]);
+    // Without its send it is lost, not from before: then it would have been found.
+    correlator.push(numbered(receive(MQ, 20, 11..12, 1, 5), 102), &mut out);
+    correlator.lost(13, ipctrace_common::Cause::RingFull, 1, &mut out);
+    correlator.tick(11_000 * MS, &mut out);
+    assert_eq!(shorts(&out)[1..], [(Err(Why::Lost), Ok(20), 5)]);
+}
+
+#[test]
+fn what_was_found_has_a_number_too() {
+    let events = correlate([
+        channel(MQ, 1, 2, b"jobs"),
+        numbered(found(MQ, 1, 9, 5), 101),
+        numbered(found(MQ, 1, 9, 5), 102),
+        // Found while it was being sent.
+        numbered(send(MQ, 10, 0..2, 9, 5), 102),
+        numbered(receive(MQ, 20, 3..4, 9, 5), 102),
+        numbered(receive(MQ, 21, 5..6, 9, 5), 101),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Err(Why::BeforeStart), Ok(21), 5)]);
+    // Taken by a call that saw it before it was found.
+    let events = correlate([
+        channel(MQ, 1, 1, b"jobs"),
+        numbered(found(MQ, 1, 9, 5), 101),
+        receive(MQ, 20, 0..4, 9, 0),
+    ]);
+    assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5)]);
+}
+
+#[test]
+fn calls_that_began_before_the_hooks_are_matched_by_what_is_known() {
+    let events = correlate([
+        channel(MSG, 1, 0, b""),
+        // Blocked since before: its message was made then.
+        send(MSG, 10, 0..5, 3, 0),
+        numbered(send(MSG, 11, 2..4, 3, 0), 101),
+        receive(MSG, 20, 6..7, 3, 0),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(11), Err(Why::Unread), 5)]);
+}
+
 #[test]
 fn a_content_that_could_not_be_read_tells_no_senders_apart() {
     let events = correlate([

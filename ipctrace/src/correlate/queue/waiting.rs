@@ -24,6 +24,10 @@ pub(super) struct Taken {
     pub(super) detail: Option<i64>,
     /// Of what was received.
     pub(super) digest: u64,
+    /// The message itself was seen.
+    pub(super) seen: bool,
+    /// Its number; 0 if it has none, because it was not seen or was sent by a call that began before tracing did.
+    pub(super) number: u64,
     /// Start of it, if captured.
     pub(super) payload: Bytes,
     /// When the record came.

@@ -12,7 +12,7 @@ use crate::render::clock::Stamp;
 use crate::render::{self, code_name, signal_name};
 use crate::top::Row;
 pub(super) use parts::Processes;
-use parts::{Channel, Counts, Coverages, Latency, Process, Reason, Text};
+use parts::{Channel, Counts, Coverages, Kinds, Latency, Process, Reason, Text};
 
 /// What is traced, where.
 #[derive(Serialize)]
@@ -24,6 +24,7 @@ pub(super) struct Hello<'a> {
     kernel: Text<&'a [u8]>,
     host: Text<&'a [u8]>,
     mechanisms: Coverages<'a>,
+    hooks: Kinds<'a>,
 }
 
 impl<'a> Hello<'a> {
@@ -36,6 +37,7 @@ impl<'a> Hello<'a> {
             kernel: Text(hello.kernel.as_encoded_bytes()),
             host: Text(hello.host.as_encoded_bytes()),
             mechanisms: Coverages(&hello.mechanisms),
+            hooks: Kinds(&hello.hooks),
         }
     }
 }

@@ -43,13 +43,15 @@ fn hello_comes_first_and_says_what_is_traced() {
             (Mechanism::Pipe, Coverage::On),
             (Mechanism::Tcp, Coverage::Off("not built yet".to_owned())),
         ],
+        hooks: vec![(Mechanism::Pipe, "syscall")],
     };
     let mut out = Vec::new();
     renderer().hello(&hello, &mut out).unwrap();
     let expected = format!(
         concat!(
             r#"{{"type":"hello","time":"2026-01-01T12:30:00.000000000Z","schema":1,"version":"{}","#,
-            r#""kernel":"6.18.0","host":"box","mechanisms":{{"pipe":"on","tcp":"off: not built yet"}}}}"#,
+            r#""kernel":"6.18.0","host":"box","mechanisms":{{"pipe":"on","tcp":"off: not built yet"}},"#,
+            r#""hooks":{{"pipe":"syscall"}}}}"#,
             "\n"
         ),
         env!("CARGO_PKG_VERSION")

@@ -49,7 +49,7 @@ fn without_utf8_every_line_is_ascii() {
 
 #[test]
 fn headings_are_for_people() {
-    let hello = Hello { time: 0, kernel: "6".into(), host: "h".into(), mechanisms: vec![] };
+    let hello = Hello { time: 0, kernel: "6".into(), host: "h".into(), mechanisms: vec![], hooks: vec![] };
     let mut out = Vec::new();
     text(PIPE).hello(&hello, &mut out).unwrap();
     assert!(out.is_empty());

@@ -237,6 +237,15 @@ impl Serialize for Coverages<'_> {
     }
 }
 
+/// `{"pipe": "syscall"}`: by which hooks mechanisms are traced.
+pub(super) struct Kinds<'a>(pub(super) &'a [(Mechanism, &'static str)]);
+
+impl Serialize for Kinds<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(mechanism, kind)| (mechanism.name(), kind)))
+    }
+}
+
 /// `{"ring-full": 12}`: the causes that did occur.
 pub(super) struct Counts<'a>(pub(super) &'a [(Cause, u64)]);
 

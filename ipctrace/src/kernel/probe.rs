@@ -1,0 +1,79 @@
+//! Whether the kernel lets a program be attached to a function: asked with a program that does nothing, which is loaded and
+//! dropped.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use ipctrace_common::hook::Point;
+
+/// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_FENTRY`, `BPF_TRACE_FEXIT`: include/uapi/linux/bpf.h.
+const PROG_LOAD: libc::c_long = 5;
+const TYPE_TRACING: u32 = 26;
+const TRACE_FENTRY: u32 = 24;
+const TRACE_FEXIT: u32 = 25;
+
+/// `r0 = 0; exit`.
+const NOTHING: [u64; 2] = [0xb7, 0x95];
+
+/// The part of `union bpf_attr` that loading takes.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach: u32,
+    program_btf: u32,
+    function_size: u32,
+    functions: u64,
+    function_count: u32,
+    line_size: u32,
+    lines: u64,
+    line_count: u32,
+    target: u32,
+    target_program: u32,
+    padding: u32,
+}
+
+const _: () = assert!(std::mem::offset_of!(Load, attach) == 68 && std::mem::offset_of!(Load, target) == 108);
+
+/// Loads a program for the function with that id in the kernel's types.
+///
+/// # Errors
+/// What the kernel says: EPERM if it lets nobody, ENOENT if the function is nowhere by itself.
+pub(super) fn load(function: u32, point: Point) -> io::Result<()> {
+    let attach = match point {
+        Point::Tracepoint => return Ok(()),
+        Point::Entry(_) => TRACE_FENTRY,
+        Point::Exit(_) => TRACE_FEXIT,
+    };
+    let license = c"GPL";
+    let mut attributes = Load {
+        kind: TYPE_TRACING,
+        count: NOTHING.len() as u32,
+        instructions: NOTHING.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        attach,
+        target: function,
+        ..Load::default()
+    };
+    attributes.name[..5].copy_from_slice(b"probe");
+    // SAFETY: the structure has the size that is said, its pointers are to what outlives the call, and unused parts of it are
+    // zero.
+    let program =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<Load>()) };
+    if program < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call gave this descriptor, which nobody else knows.
+    drop(unsafe { OwnedFd::from_raw_fd(program as i32) });
+    Ok(())
+}
