@@ -28,7 +28,7 @@ fn seeds(count: u64) -> Result<Vec<u64>> {
 
 fn tell(seed: u64, score: &Score) {
     println!(
-        "seed {seed}: {} operations of {} members, {} signals, {} bytes inexact of {:?}",
+        "seed {seed}: {} operations of {} members, {} signals, inexact {:?} of {:?} bytes",
         score.operations, score.members, score.signals, score.inexact, score.bytes
     );
 }

@@ -24,7 +24,7 @@ pub struct Score {
     /// Bytes by mechanism.
     pub bytes: BTreeMap<String, u64>,
     /// Of those the bytes of transfers that say `"exact": false`.
-    pub inexact: u64,
+    pub inexact: BTreeMap<String, u64>,
     /// Signals sent.
     pub signals: u64,
 }
@@ -128,7 +128,9 @@ fn tally(truth: &[Line], lines: &[Value], complete: bool, differences: &mut Stri
         let messages = if whole { line["messages"].as_u64().unwrap_or(0) } else { 0 };
         let exact = line["exact"] == true;
         *score.bytes.entry((*mechanism).to_owned()).or_default() += bytes;
-        score.inexact += if exact { 0 } else { bytes };
+        if !exact {
+            *score.inexact.entry((*mechanism).to_owned()).or_default() += bytes;
+        }
         for sums in [Some(&mut all), exact.then_some(&mut certain)].into_iter().flatten() {
             let sum = sums.entry(row.clone()).or_default();
             sum.0 += bytes;
