@@ -276,7 +276,9 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) -> Rest {
             | Class::Recvfrom
             | Class::Vmsplice,
         ) => {
-            call.moved.set(returned, 0);
+            // What vmsplice puts into a pipe stays in the caller's pages, wherever in them it is.
+            let spliced = call.class == Class::Vmsplice as u8 && call.sides[0].receive == 0;
+            call.moved.set(returned, if spliced { op_flag::SPLICED } else { 0 });
             call.moved.user = call.user;
             call.moved.count = call.count;
             call.moved.address = call.address;

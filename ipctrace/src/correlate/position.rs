@@ -62,6 +62,19 @@ impl Place {
         }
     }
 
+    /// The place of `bytes` that were spliced in from one writer's position to another: in pages of their own, wherever in them,
+    /// so that it is known where if it is one page, or all are full.
+    pub(super) fn spliced(from: u64, to: u64, bytes: u64) -> Option<Place> {
+        let (head, end) = (from >> 32, to & OFFSET);
+        let pages = (to >> 32).checked_sub(head)?;
+        if pages == 1 {
+            Some(Place { first: position(head, end.checked_sub(bytes)?), merged: bytes })
+        } else {
+            (pages > 0 && pages.checked_mul(PAGE) == Some(bytes))
+                .then_some(Place { first: position(head, 0), merged: 0 })
+        }
+    }
+
     /// The place of the `bytes` between a reader's position and a writer's, if they leave no page partly filled
     /// but the first and the last.
     pub(super) fn queued(from: u64, to: u64, bytes: u64) -> Option<Place> {
@@ -132,6 +145,18 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_spliced_into_one_page_or_full_ones_has_a_place() {
+        let place = Place::spliced(position(7, 20), position(8, 3521), 17).expect("one page");
+        assert_eq!((place.at(0), place.at(16)), (position(7, 3504), position(7, 3520)));
+        assert_eq!((place.end(17), place.past(17)), (position(7, 3521), position(8, 0)));
+        assert_eq!(place.before(position(7, 3510), 17), 6);
+        let full = Place::spliced(position(7, 20), position(9, PAGE), 2 * PAGE).expect("two full pages");
+        assert_eq!((full.at(0), full.at(PAGE)), (position(7, 0), position(8, 0)));
+        assert_eq!(Place::spliced(position(7, 20), position(9, 30), 40), None, "parts of two pages");
+        assert_eq!(Place::spliced(position(7, 20), position(8, 10), 17), None, "not its page");
+    }
 
     #[test]
     fn a_small_write_goes_behind_the_last_buffer_or_into_a_new_one() {

@@ -278,8 +278,10 @@ impl Put {
         for Placed { index, span, exact } in placed {
             let Some(call) = calls[index].take() else { continue };
             let paged = call.advance == Advance::Pages;
-            let place = span.filter(|_| paged).and_then(|(from, to)| Place::between(from, to, call.bytes));
-            let fits = paged || !self.recent.others(call.process());
+            let kind = if paged { Place::between } else { Place::spliced };
+            let place = span.and_then(|(from, to)| kind(from, to, call.bytes));
+            // Where what was spliced has no place of its own, it may stand for another's call as well.
+            let fits = paged || place.is_some() || !self.recent.others(call.process());
             let exact = exact && fits && !suspect && (!gap || pieces[index].is_tight());
             self.note(&call);
             ranges.push(Range::new(call, exact, place));
