@@ -27,6 +27,7 @@ mod signal;
 mod stream;
 mod take;
 mod terminal;
+mod torn;
 mod wake;
 
 #[cfg(test)]

@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::call::{Call, Latest, Recent};
 use super::context::{Context, LINGER};
 use super::order::{self, Advance, Piece, Placed, Verdict};
 use super::position::{self, Place};
 use super::range::{Range, Ranges};
 use super::sequence::Sequencer;
+use super::torn;
 
 /// Calls among which those that overlapped are looked for.
 pub(super) const REACH: usize = 512;
@@ -61,6 +64,25 @@ impl Tried {
             && calls >= self.calls
             && calls < self.calls * 2
             && context.now.saturating_sub(self.time) < Self::PAUSE
+    }
+}
+
+/// A call of the window, or a part of it, in its place.
+#[derive(Clone, Copy, Debug)]
+struct Laid {
+    /// Index in the window.
+    index: usize,
+    span: Option<(u64, u64)>,
+    /// How many bytes of it.
+    bytes: u64,
+    /// Nothing of the call stands before it.
+    first: bool,
+    exact: bool,
+}
+
+impl Laid {
+    fn whole(placed: &Placed, call: &Call) -> Laid {
+        Laid { index: placed.index, span: placed.span, bytes: call.bytes, first: true, exact: placed.exact }
     }
 }
 
@@ -243,12 +265,20 @@ impl Put {
         if !mode.force && self.tried.recently(self.calls.ready.len(), context) {
             return false;
         }
-        let (window, placed) = match self.order(floor) {
-            (window, Verdict::Settled(placed)) => (window, placed),
-            (window, Verdict::Missing) => {
-                self.tried.note(self.calls.ready.len(), context);
-                return self.give_up(mode, &window, floor, ranges, context);
+        let (window, laid) = match self.order(floor) {
+            (window, Verdict::Settled(placed)) => {
+                let laid =
+                    placed.iter().map(|placed| Laid::whole(placed, &self.calls.ready[window[placed.index]]));
+                let laid = laid.collect();
+                (window, laid)
             }
+            (window, Verdict::Missing) => match self.torn(&window) {
+                Some(laid) => (window, laid),
+                None => {
+                    self.tried.note(self.calls.ready.len(), context);
+                    return self.give_up(mode, &window, floor, ranges, context);
+                }
+            },
         };
         let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
         let end =
@@ -261,34 +291,55 @@ impl Put {
         let suspect = hidden
             || pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
         let gap = pieces.iter().any(|piece| piece.high == u64::MAX);
-        let hides = |placed: &Placed| {
-            placed.span.is_none_or(|(from, to)| position::hides(from, to, pieces[placed.index].bytes))
+        let hides = |laid: &Laid| {
+            laid.span.is_none_or(|(from, to)| position::hides(from, to, pieces[laid.index].bytes))
         };
         let time = window.iter().map(|index| self.calls.ready[*index].time).max().unwrap_or(0);
-        let hiding: Option<u64> = placed
+        let hiding: Option<u64> = laid
             .iter()
-            .filter(|placed| hides(placed))
-            .map(|placed| placed.span.map_or(end.saturating_sub(1), |(from, _)| from))
+            .filter(|laid| hides(laid))
+            .map(|laid| laid.span.map_or(end.saturating_sub(1), |(from, _)| from))
             .max();
         if hiding.is_some() && self.lingers(time, mode, context) {
             return false;
         }
         self.hides(hiding, time);
-        let mut calls = self.remove(&window);
-        for Placed { index, span, exact } in placed {
-            let Some(call) = calls[index].take() else { continue };
+        let calls = self.remove(&window);
+        for Laid { index, span, bytes, first, exact } in laid {
+            let Some(mut call) = calls[index].clone() else { continue };
             let paged = call.advance == Advance::Pages;
             let kind = if paged { Place::between } else { Place::spliced };
-            let place = span.and_then(|(from, to)| kind(from, to, call.bytes));
+            let place = span.and_then(|(from, to)| kind(from, to, bytes));
             // Where what was spliced has no place of its own, it may stand for another's call as well.
             let fits = paged || place.is_some() || !self.recent.others(call.process());
             let exact = exact && fits && !suspect && (!gap || pieces[index].is_tight());
-            self.note(&call);
+            if first {
+                self.note(&call);
+            } else {
+                call.payload = Bytes::new();
+            }
+            call.bytes = bytes;
             ranges.push(Range::new(call, exact, place));
         }
         self.ends.clear();
         self.ends.push(end);
         true
+    }
+
+    /// Where everything stands if one of the calls was torn.
+    fn torn(&self, window: &[usize]) -> Option<Vec<Laid>> {
+        let &[start] = self.ends.as_slice() else { return None };
+        let known = |index: &usize| self.calls.ready[*index].who.process().is_some();
+        if window.len() == order::WINDOW || !window.iter().all(known) {
+            return None;
+        }
+        let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
+        let mut begun = vec![false; pieces.len()];
+        let parts = torn::parts(&pieces, start)?.into_iter().map(|part| {
+            let first = !std::mem::replace(&mut begun[part.index], true);
+            Laid { index: part.index, span: Some(part.span), bytes: part.bytes, first, exact: true }
+        });
+        Some(parts.collect())
     }
 
     /// The order of the first calls, as indices among those that are ready. A lost call is called upon only if
