@@ -27,9 +27,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     let object = target_dir.join("bpfel-unknown-none/release/ipctrace-ebpf");
     for (features, name) in [("", "ipctrace-ebpf"), ("plain", "ipctrace-ebpf-plain")] {
         compile(workspace, &target_dir, features)?;
-        fs::copy(&object, out.join(name))?;
+        fs::write(out.join(name), without_debugging(&fs::read(&object)?)?)?;
     }
     Ok(())
+}
+
+/// The object without the information for debuggers, which is most of it: nothing reads it, and it would be in the memory of each
+/// tracer. What the kernel and its verifier want to know is in `.BTF` and `.BTF.ext`.
+fn without_debugging(object: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut builder = object::build::elf::Builder::read(object)?;
+    for section in builder.sections.iter_mut() {
+        let name = section.name.to_string();
+        section.delete = name.starts_with(".debug") || name.starts_with(".rel.debug");
+    }
+    builder.delete_orphans();
+    // LLVM has the names of sections among those of symbols.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut written = Vec::new();
+    builder.write(&mut written)?;
+    Ok(written)
 }
 
 fn runs(tool: &str) -> bool {
