@@ -54,6 +54,29 @@ classes! {
     Sigwait = 15;
 }
 
+impl Class {
+    /// Which argument of a receive from a socket has its flags (`MSG_PEEK` and the like); `None` of other calls.
+    #[inline(always)]
+    pub const fn receive_flags(self) -> Option<usize> {
+        match self {
+            Class::Recvmsg => Some(2),
+            Class::Recvfrom | Class::Recvmmsg => Some(3),
+            Class::Read
+            | Class::Readv
+            | Class::Write
+            | Class::Writev
+            | Class::Sendto
+            | Class::Sendmsg
+            | Class::Sendmmsg
+            | Class::Splice
+            | Class::Tee
+            | Class::Vmsplice
+            | Class::Sendfile
+            | Class::Sigwait => None,
+        }
+    }
+}
+
 /// The numbers from here on are those of [`Special`], below are those of [`Class`].
 pub const SPECIAL: u8 = 32;
 

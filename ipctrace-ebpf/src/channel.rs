@@ -306,6 +306,28 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
     }
 }
 
+/// Opens books that begin with these; false if another CPU was first, which then tells of the channel.
+///
+/// # Errors
+/// [`Cause::MapFull`] if there are too many channels.
+#[inline(always)]
+fn open_books(side: &Side, begin: &Books) -> Result<bool> {
+    /// `-EEXIST`.
+    const EXISTS: i32 = -17;
+    // Books of another socket that was at the same address. Only if there are any: those that another CPU opens just now stay.
+    if books(&side.key).is_some() {
+        if is_known(side) {
+            return Ok(false);
+        }
+        let _ = CHANNELS.remove(&side.key);
+    }
+    match CHANNELS.insert(&side.key, begin, BPF_NOEXIST) {
+        Ok(()) => Ok(true),
+        Err(EXISTS) => Ok(false),
+        Err(_) => Err(Cause::MapFull),
+    }
+}
+
 /// Opens the books of the channel and tells of it, with these [`channel_flag`]s besides its own.
 ///
 /// # Errors
@@ -331,18 +353,8 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
     record.books.queued = queued;
     record.books.inode = inode;
     record.books.sequence = sequence;
-    // Books of another socket that was at the same address. Only if there are any: those that another CPU opens just now stay.
-    if books(&side.key).is_some() {
-        if is_known(side) {
-            return Ok(false);
-        }
-        let _ = CHANNELS.remove(&side.key);
-    }
-    match CHANNELS.insert(&side.key, &record.books, BPF_NOEXIST) {
-        Ok(()) => {}
-        // -EEXIST: another CPU was first, and tells of it.
-        Err(-17) => return Ok(false),
-        Err(_) => return Err(Cause::MapFull),
+    if !open_books(side, &record.books)? {
+        return Ok(false);
     }
     let name_len = own::name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
@@ -408,12 +420,8 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
     let inode = receiver_inode(side);
     const NOBODY: Present = Present { calls: 0, who: 0 };
     let books = Books { sent: 0, taken: 0, queued, sequence: 0, inode, present: [NOBODY; 2] };
-    // As in `try_announce`.
-    let _ = CHANNELS.remove(&side.key);
-    match CHANNELS.insert(&side.key, &books, BPF_NOEXIST) {
-        Ok(()) => {}
-        Err(-17) => return Ok(false),
-        Err(_) => return Err(Cause::MapFull),
+    if !open_books(side, &books)? {
+        return Ok(false);
     }
     let Some(mut entry) = ring::reserve::<Brief>() else {
         return Ok(true);

@@ -8,9 +8,9 @@ use ipctrace_common::wire::{self, Key, Kind, channel_flag, op_flag};
 use ipctrace_common::{Config, Mechanism};
 
 use crate::config::{self, offset};
-use crate::inflight::{self, Side, Taken};
+use crate::inflight::{self, Side};
 use crate::kernel::{Result, argument, read, read_user};
-use crate::{channel, emit, eventfd, object, ring, syscall, task};
+use crate::{channel, emit, eventfd, object, ring, task};
 
 /// Bytes of one read or write.
 const WIDTH: u64 = 8;
@@ -229,19 +229,8 @@ fn try_begun(tid: u32, file: u64, receive: bool, enter: u64) -> Result<()> {
     call.sides = [Side::NONE, Side::NONE];
     let side = &mut call.sides[0];
     eventfd::describe_counter(file, side)?;
-    side.receive = u8::from(receive);
-    side.flags = if receive { op_flag::RECEIVE } else { 0 };
-    if enter == 0 {
-        side.flags |= op_flag::STRADDLES_START;
-    }
-    call.class = if receive { Class::Read as u8 } else { Class::Write as u8 };
-    call.address = 0;
-    call.address_len = 0;
-    call.index = 0;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
-    call.moved = syscall::plain(WIDTH);
-    call.enter = enter;
-    call.active = 1;
+    side.used(receive, enter);
+    call.start(if receive { Class::Read } else { Class::Write }, enter, WIDTH);
     Ok(())
 }
 

@@ -8,7 +8,8 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use ipctrace_common::Cause;
-use ipctrace_common::wire::Key;
+use ipctrace_common::syscall::Class;
+use ipctrace_common::wire::{Key, op_flag};
 
 use crate::kernel::Result;
 #[cfg(not(feature = "plain"))]
@@ -106,27 +107,28 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    /// One call that moved so many bytes, with these flags, of which nothing more is known.
-    ///
-    /// Field by field, each in a store of its own: of zeros that stand together the compiler makes a call of memset, which
-    /// here is a loop over single bytes.
+    /// One call that moved so many bytes, of which nothing more is known.
     #[inline(always)]
-    pub(crate) fn set(&mut self, bytes: u64, flags: u16) {
-        self.bytes = bytes;
-        self.len = bytes;
-        // SAFETY: valid places, as references are.
-        unsafe {
-            write_volatile(&raw mut self.detail, 0);
-            write_volatile(&raw mut self.digest, 0);
-            write_volatile(&raw mut self.address, 0);
-            write_volatile(&raw mut self.address_len, 0);
-            write_volatile(&raw mut self.user, 0);
-            write_volatile(&raw mut self.count, 0);
+    pub(crate) fn of(bytes: u64) -> Moved {
+        Moved {
+            bytes,
+            len: bytes,
+            detail: 0,
+            digest: 0,
+            messages: 1,
+            flags: 0,
+            reserved: 0,
+            address: 0,
+            address_len: 0,
+            user: 0,
+            count: 0,
         }
-        self.messages = 1;
-        self.flags = flags;
-        self.reserved = 0;
     }
+}
+
+impl Taken {
+    /// Nothing.
+    pub(crate) const NOTHING: Taken = Taken { sock: 0, inode: 0, len: 0 };
 }
 
 /// A call goes on: see [`InFlight::active`].
@@ -199,6 +201,33 @@ pub(crate) struct InFlight {
     pub(crate) moved: Moved,
     /// What the call works on: the second is used by calls that move between two descriptors.
     pub(crate) sides: [Side; 2],
+}
+
+impl InFlight {
+    /// A call begins, at `enter` (0: that was not seen), that asks for so many bytes. Its sides are described.
+    #[inline(always)]
+    pub(crate) fn start(&mut self, class: Class, enter: u64, bytes: u64) {
+        self.class = class as u8;
+        self.enter = enter;
+        self.address = 0;
+        self.address_len = 0;
+        self.index = 0;
+        self.taken = Taken::NOTHING;
+        self.moved = Moved::of(bytes);
+        self.active = ACTIVE;
+    }
+}
+
+impl Side {
+    /// Which way the call works on it, and whether it was seen to begin.
+    #[inline(always)]
+    pub(crate) fn used(&mut self, receive: bool, enter: u64) {
+        self.receive = u8::from(receive);
+        self.flags = if receive { op_flag::RECEIVE } else { 0 };
+        if enter == 0 {
+            self.flags |= op_flag::STRADDLES_START;
+        }
+    }
 }
 
 /// Where a thread's calls are described. Zeros are a place of nobody, of whose call nothing is known.
@@ -358,9 +387,9 @@ pub extern "C" fn settle(tid: u32) -> i32 {
 /// [`Cause::MapFull`] if too many threads have made calls.
 #[inline(always)]
 pub(crate) fn begin(tid: u32, call: &mut InFlight) -> Result<()> {
-    call.active = 1;
+    call.active = ACTIVE;
     let place = place(tid)?;
-    // A helper, for the copy that the compiler would make goes byte by byte.
+    // A helper, for the copy that the compiler would make goes over the stack.
     // SAFETY: a valid pointer into the map, and one to as much.
     let copied = unsafe {
         bpf_probe_read_kernel(place.cast(), size_of::<InFlight>() as u32, (&raw const *call).cast())

@@ -11,11 +11,11 @@ use ipctrace_common::wire::{self, Key, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::config::offset;
-use crate::inflight::{self, InFlight, Side, Taken};
+use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::is_at_object;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, messages, own, posix_mq, queue_object, ring, special, syscall, sysv_msg};
+use crate::{channel, emit, messages, own, posix_mq, queue_object, ring, special, sysv_msg};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
@@ -126,23 +126,12 @@ pub extern "C" fn queue_prepared(tid: u32, special: u32, enter: u64) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *place };
-    let side = &mut call.sides[0];
-    call.count = size;
-    call.address = 0;
-    call.address_len = 0;
-    call.index = 0;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
-    call.moved = syscall::plain(size);
-    call.enter = enter;
-    call.active = 1;
-    side.flags = if enter == 0 { op_flag::STRADDLES_START } else { 0 };
+    let receive = is_receive(special);
     // The message is in one buffer, as with read and write.
-    if is_receive(special) {
-        side.receive = 1;
-        side.flags |= op_flag::RECEIVE;
-        call.class = Class::Read as u8;
-    } else {
-        call.class = Class::Write as u8;
+    call.start(if receive { Class::Read } else { Class::Write }, enter, size);
+    call.count = size;
+    call.sides[0].used(receive, enter);
+    if !receive {
         // Before the caller can change it.
         call.moved.detail = queue_detail(special);
         call.moved.digest = queue_digest(call.user, size, 0);

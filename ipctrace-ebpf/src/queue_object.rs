@@ -11,37 +11,64 @@ use ipctrace_common::syscall::{Class, Special};
 use ipctrace_common::wire::op_flag;
 
 use crate::config::offset;
-use crate::inflight::{self, Side, Taken};
+use crate::inflight::{self, Moved, Side};
 use crate::kernel::{Result, argument, read};
 use crate::queue::{MSG_COPY, is_posix, is_receive};
-use crate::{channel, emit, messages, posix_mq, queue, ring, special, syscall, sysv_msg, task};
+use crate::{channel, emit, messages, posix_mq, queue, ring, special, sysv_msg, task};
 
 /// In `index` of a call that is not in flight: its begin was not seen, but `taken` and `moved` say what it is about to receive.
 const TAKES: u32 = inflight::TOLD - 1;
 
+/// What a function is given: its programs find the same at its begin and at its end.
+macro_rules! given {
+    (do_msgsnd, $context:expr) => {
+        Call {
+            special: Special::Msgsnd,
+            queue: $context.arg(0),
+            user: $context.arg(2),
+            size: $context.arg(3),
+            detail: $context.arg(1),
+        }
+    };
+    (do_msgrcv, $context:expr) => {
+        Call {
+            special: Special::Msgrcv,
+            queue: $context.arg(0),
+            user: $context.arg::<u64>(1) + 8,
+            size: 0,
+            detail: 0,
+        }
+    };
+    (do_mq_timedsend, $context:expr) => {
+        Call {
+            special: Special::MqSend,
+            queue: $context.arg(0),
+            user: $context.arg(1),
+            size: $context.arg(2),
+            detail: i64::from($context.arg::<u32>(3)),
+        }
+    };
+    (do_mq_timedreceive, $context:expr) => {
+        Call {
+            special: Special::MqReceive,
+            queue: $context.arg(0),
+            user: $context.arg(1),
+            size: 0,
+            detail: 0,
+        }
+    };
+}
+
 /// hook: fentry/do_msgsnd `long (int msqid, long mtype, void *mtext, size_t msgsz, int msgflg)` — ipc/msg.c
 #[fentry(function = "do_msgsnd")]
 pub fn msgsnd_entry(ctx: FEntryContext) -> i32 {
-    begin(&Call {
-        special: Special::Msgsnd,
-        queue: ctx.arg(0),
-        user: ctx.arg(2),
-        size: ctx.arg(3),
-        detail: ctx.arg(1),
-    })
+    begin(&given!(do_msgsnd, ctx))
 }
 
 /// hook: fexit/do_msgsnd `long (int msqid, long mtype, void *mtext, size_t msgsz, int msgflg)` — ipc/msg.c
 #[fexit(function = "do_msgsnd")]
 pub fn msgsnd_exit(ctx: FExitContext) -> i32 {
-    let call = Call {
-        special: Special::Msgsnd,
-        queue: ctx.arg(0),
-        user: ctx.arg(2),
-        size: ctx.arg(3),
-        detail: ctx.arg(1),
-    };
-    end(&call, argument(&ctx, 5) as i64)
+    end(&given!(do_msgsnd, ctx), argument(&ctx, 5) as i64)
 }
 
 /// hook: fentry/do_msgrcv `long (int msqid, void *buf, size_t bufsz, long msgtyp, int msgflg, function *msg_handler)` — ipc/msg.c
@@ -50,13 +77,7 @@ pub fn msgrcv_entry(ctx: FEntryContext) -> i32 {
     if u64::from(ctx.arg::<u32>(4)) & MSG_COPY != 0 {
         return 0;
     }
-    begin(&Call {
-        special: Special::Msgrcv,
-        queue: ctx.arg(0),
-        user: ctx.arg::<u64>(1) + 8,
-        size: 0,
-        detail: 0,
-    })
+    begin(&given!(do_msgrcv, ctx))
 }
 
 /// hook: fexit/do_msgrcv `long (int msqid, void *buf, size_t bufsz, long msgtyp, int msgflg, function *msg_handler)` — ipc/msg.c
@@ -65,49 +86,31 @@ pub fn msgrcv_exit(ctx: FExitContext) -> i32 {
     if u64::from(ctx.arg::<u32>(4)) & MSG_COPY != 0 {
         return 0;
     }
-    let call =
-        Call { special: Special::Msgrcv, queue: ctx.arg(0), user: ctx.arg::<u64>(1) + 8, size: 0, detail: 0 };
-    end(&call, argument(&ctx, 6) as i64)
+    end(&given!(do_msgrcv, ctx), argument(&ctx, 6) as i64)
 }
 
 /// hook: fentry/do_mq_timedsend `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
 #[fentry(function = "do_mq_timedsend")]
 pub fn mq_send_entry(ctx: FEntryContext) -> i32 {
-    let priority = i64::from(ctx.arg::<u32>(3));
-    begin(&Call {
-        special: Special::MqSend,
-        queue: ctx.arg(0),
-        user: ctx.arg(1),
-        size: ctx.arg(2),
-        detail: priority,
-    })
+    begin(&given!(do_mq_timedsend, ctx))
 }
 
 /// hook: fexit/do_mq_timedsend `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
 #[fexit(function = "do_mq_timedsend")]
 pub fn mq_send_exit(ctx: FExitContext) -> i32 {
-    let priority = i64::from(ctx.arg::<u32>(3));
-    let call = Call {
-        special: Special::MqSend,
-        queue: ctx.arg(0),
-        user: ctx.arg(1),
-        size: ctx.arg(2),
-        detail: priority,
-    };
-    end(&call, i64::from(argument(&ctx, 5) as i32))
+    end(&given!(do_mq_timedsend, ctx), i64::from(argument(&ctx, 5) as i32))
 }
 
 /// hook: fentry/do_mq_timedreceive `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int *u_msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
 #[fentry(function = "do_mq_timedreceive")]
 pub fn mq_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(&Call { special: Special::MqReceive, queue: ctx.arg(0), user: ctx.arg(1), size: 0, detail: 0 })
+    begin(&given!(do_mq_timedreceive, ctx))
 }
 
 /// hook: fexit/do_mq_timedreceive `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int *u_msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
 #[fexit(function = "do_mq_timedreceive")]
 pub fn mq_receive_exit(ctx: FExitContext) -> i32 {
-    let call = Call { special: Special::MqReceive, queue: ctx.arg(0), user: ctx.arg(1), size: 0, detail: 0 };
-    end(&call, i64::from(argument(&ctx, 5) as i32))
+    end(&given!(do_mq_timedreceive, ctx), i64::from(argument(&ctx, 5) as i32))
 }
 
 /// hook: fexit/load_msg `struct msg_msg *(void *src, size_t len)` — ipc/msgutil.c
@@ -152,7 +155,7 @@ fn try_store(message: u64, copied: u64, tid: u32) -> Result<()> {
     if late {
         // The function that this call is in was entered before there was a program on it, so none will run at its end.
         call.index = TAKES;
-        call.moved = syscall::plain(copied);
+        call.moved = Moved::of(copied);
     }
     call.taken.sock = messages::number(message);
     call.taken.inode = 0;
@@ -328,26 +331,14 @@ fn try_begun(tid: u32, special: u32, queue: u32, enter: u64) -> Result<bool> {
     if side.mechanism == 0 {
         return Ok(false);
     }
-    side.flags = if enter == 0 { op_flag::STRADDLES_START } else { 0 };
-    if is_receive(special) {
-        side.receive = 1;
-        side.flags |= op_flag::RECEIVE;
-        call.class = Class::Read as u8;
-    } else {
-        call.class = Class::Write as u8;
-    }
-    call.address = 0;
-    call.address_len = 0;
-    if !takes {
-        call.taken = Taken { sock: 0, inode: 0, len: 0 };
-        call.moved = syscall::plain(0);
-    } else {
-        let detail = call.moved.detail;
-        call.moved = syscall::plain(0);
+    let receive = is_receive(special);
+    side.used(receive, enter);
+    let (taken, detail) = (call.taken, call.moved.detail);
+    call.start(if receive { Class::Read } else { Class::Write }, enter, 0);
+    if takes {
+        call.taken = taken;
         call.moved.detail = detail;
     }
-    call.enter = enter;
-    call.active = 1;
     Ok(true)
 }
 

@@ -13,7 +13,7 @@ use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism, straddling};
 
 use crate::emit::{self, has_messages};
-use crate::inflight::{self, InFlight, Side, Taken};
+use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::Result;
 use crate::{channel, config, inet, own, ring, syscall};
 
@@ -96,8 +96,8 @@ pub(crate) fn unbegun_looked_into(tid: u32, call: &mut InFlight, returned: u64) 
     let receive = side.receive != 0;
     call.enter = 0;
     call.index = 0;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
-    call.moved = syscall::plain(returned);
+    call.taken = Taken::NOTHING;
+    call.moved = Moved::of(returned);
     inflight::begin(tid, call)?;
     // What is told is what stands in the map.
     let Some(call) = inflight::get(tid) else {
@@ -124,8 +124,8 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
     let messages = has_messages(side.mechanism);
     call.enter = 0;
     call.index = 0;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
-    call.moved = syscall::plain(returned);
+    call.taken = Taken::NOTHING;
+    call.moved = Moved::of(returned);
     inflight::begin(tid, call)?;
     // What is told is what stands in the map.
     let Some(call) = inflight::get(tid) else {
@@ -152,7 +152,7 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
             return Ok(());
         }
         if !messages {
-            call.moved = syscall::plain(since_first_seen(&call.sides[0])?.min(returned));
+            call.moved = Moved::of(since_first_seen(&call.sides[0])?.min(returned));
         }
     }
     if call.moved.bytes != 0 {

@@ -20,6 +20,16 @@ const TAKES_NOTHING: u64 = 0x2 | 0x2000;
 /// `FMODE_WRITE`, include/linux/fs.h.
 const FMODE_WRITE: u32 = 0x2;
 
+/// Whether a receive only looks ([`TAKES_NOTHING`]).
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+unsafe fn takes_nothing(regs: *const u8, class: Class) -> bool {
+    // SAFETY: by contract.
+    class.receive_flags().is_some_and(|index| unsafe { argument(regs, index) } & TAKES_NOTHING != 0)
+}
+
 /// Argument `index` (from 0) of the system call.
 ///
 /// # Safety
@@ -73,13 +83,16 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     }
     // SAFETY: `regs` is the tracepoint's first argument.
     let argument = |index| unsafe { argument(regs, index) };
+    // SAFETY: as above.
+    if unsafe { takes_nothing(regs, class) } {
+        return Ok(());
+    }
     let slots = Slots::of_current();
     // What is decided here goes through memory, so that the verifier does not follow each class by itself from here on.
     let (first, second) = match class {
-        Class::Read | Class::Readv => (Some(Direction::Receive), None),
-        Class::Recvmsg if argument(2) & TAKES_NOTHING != 0 => return Ok(()),
-        Class::Recvfrom | Class::Recvmmsg if argument(3) & TAKES_NOTHING != 0 => return Ok(()),
-        Class::Recvmsg | Class::Recvfrom | Class::Recvmmsg => (Some(Direction::Receive), None),
+        Class::Read | Class::Readv | Class::Recvmsg | Class::Recvfrom | Class::Recvmmsg => {
+            (Some(Direction::Receive), None)
+        }
         Class::Write | Class::Writev | Class::Sendto | Class::Sendmsg | Class::Sendmmsg => {
             (Some(Direction::Send), None)
         }
@@ -129,7 +142,7 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
         return Ok(());
     }
     call.index = 0;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.taken = Taken::NOTHING;
     call.enter = ring::now();
     call.active = inflight::ACTIVE;
     let tgid = (task::pid_tgid() >> 32) as u32;
@@ -154,35 +167,6 @@ fn vmsplice_direction(fd: u32) -> Result<Direction> {
     let file = object::file(fd)?;
     let mode: u32 = if file == 0 { 0 } else { crate::kernel::read(file, offset!(file_mode))? };
     Ok(if mode & FMODE_WRITE != 0 { Direction::Send } else { Direction::Receive })
-}
-
-/// Whether a receive, of a class as in [`config::class`], only looks ([`TAKES_NOTHING`]).
-///
-/// # Safety
-/// `regs` must be the first argument of a tracepoint on system calls.
-#[inline(always)]
-unsafe fn takes_nothing(regs: *const u8, class: u8) -> bool {
-    let flags = match Class::from_wire(class) {
-        Some(Class::Recvmsg) => 2,
-        Some(Class::Recvfrom | Class::Recvmmsg) => 3,
-        Some(
-            Class::Read
-            | Class::Readv
-            | Class::Write
-            | Class::Writev
-            | Class::Sendto
-            | Class::Sendmsg
-            | Class::Sendmmsg
-            | Class::Splice
-            | Class::Tee
-            | Class::Vmsplice
-            | Class::Sendfile
-            | Class::Sigwait,
-        )
-        | None => return false,
-    };
-    // SAFETY: as for this function.
-    unsafe { argument(regs, flags) & TAKES_NOTHING != 0 }
 }
 
 /// hook: tp_btf/sys_exit `void (struct pt_regs *regs, long ret)` — include/trace/events/syscalls.h
@@ -213,7 +197,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
             // SAFETY: `regs` is the tracepoint's first argument.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
             // SAFETY: as above.
-            if !unsafe { takes_nothing(regs, class) } {
+            let looks = |class| unsafe { takes_nothing(regs, class) };
+            if !Class::from_wire(class).is_some_and(looks) {
                 straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
             }
         }
@@ -248,7 +233,7 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// What is left to do at the end of a call. `sys_exit` does it, not [`exited`], whose part of the stack is free again then:
-/// before Linux 6.12 the frames of a chain of calls share 512 bytes, each of them a multiple of 32.
+/// before Linux 6.13 the frames of a chain of calls share 512 bytes, each of them a multiple of 32.
 enum Rest {
     Nothing,
     LookedInto,
@@ -265,7 +250,7 @@ enum Rest {
 fn exited(tid: u32, call: &mut InFlight, returned: u64) -> Rest {
     match Class::from_wire(call.class) {
         Some(Class::Splice | Class::Tee | Class::Sendfile) => {
-            call.moved.set(returned, op_flag::SPLICED);
+            call.moved = Moved { flags: op_flag::SPLICED, ..Moved::of(returned) };
         }
         Some(
             Class::Read
@@ -278,11 +263,14 @@ fn exited(tid: u32, call: &mut InFlight, returned: u64) -> Rest {
         ) => {
             // What vmsplice puts into a pipe stays in the caller's pages, wherever in them it is.
             let spliced = call.class == Class::Vmsplice as u8 && call.sides[0].receive == 0;
-            call.moved.set(returned, if spliced { op_flag::SPLICED } else { 0 });
-            call.moved.user = call.user;
-            call.moved.count = call.count;
-            call.moved.address = call.address;
-            call.moved.address_len = call.address_len;
+            call.moved = Moved {
+                flags: if spliced { op_flag::SPLICED } else { 0 },
+                user: call.user,
+                count: call.count,
+                address: call.address,
+                address_len: call.address_len,
+                ..Moved::of(returned)
+            };
             if own::is_looked_into(call.sides[0].mechanism) {
                 return Rest::LookedInto;
             }
@@ -333,7 +321,7 @@ fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()>
     }
     let header = MsgHdr::read(call.user)?;
     call.moved =
-        Moved { user: call.user, address: header.name, address_len: header.name_len, ..plain(returned) };
+        Moved { user: call.user, address: header.name, address_len: header.name_len, ..Moved::of(returned) };
     one_slowly(tid, call);
     if call.sides[0].mechanism == 0 {
         return Ok(());
@@ -356,24 +344,6 @@ pub extern "C" fn exited_messages(tid: u32, count: u32) -> i32 {
         ring::count(cause);
     }
     0
-}
-
-/// One call that moved so many bytes.
-#[inline(always)]
-pub(crate) fn plain(bytes: u64) -> Moved {
-    Moved {
-        bytes,
-        len: bytes,
-        detail: 0,
-        digest: 0,
-        messages: 1,
-        flags: 0,
-        reserved: 0,
-        address: 0,
-        address_len: 0,
-        user: 0,
-        count: 0,
-    }
 }
 
 /// Tells of one message, or one run of bytes, through the first side, if there is anything to tell.
@@ -444,7 +414,7 @@ pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
 fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<()> {
     if !has_messages(call.sides[0].mechanism) {
         let sum = message::each::<message::AddUp>(tid, count)?;
-        call.moved = Moved { messages: count, ..plain(sum) };
+        call.moved = Moved { messages: count, ..Moved::of(sum) };
         one_slowly(tid, call);
         return Ok(());
     }
@@ -466,7 +436,7 @@ impl message::Visit for One {
     fn visit(tid: u32, call: &mut InFlight, index: u32, bytes: u64) -> Result<()> {
         let user = call.user + u64::from(index) * MMSGHDR;
         let header = MsgHdr::read(user)?;
-        call.moved = Moved { user, address: header.name, address_len: header.name_len, ..plain(bytes) };
+        call.moved = Moved { user, address: header.name, address_len: header.name_len, ..Moved::of(bytes) };
         udp_taken::choose(tid, call, index);
         // Where one message goes says nothing of the next. What it overwrites is kept with the side that such calls do not have:
         // the stack is short here.
@@ -497,7 +467,7 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
     match message::moved(call.user, index) {
         Ok(bytes) => {
             let user = call.user + u64::from(index) * MMSGHDR;
-            call.moved = Moved { user, ..plain(bytes) };
+            call.moved = Moved { user, ..Moved::of(bytes) };
             if prepare(call, 0) {
                 emit::slowly(tid, call, 0);
             }
@@ -506,7 +476,7 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
         Err(cause) => ring::count(cause),
     }
     call.index = index + 1;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
+    call.taken = Taken::NOTHING;
     0
 }
 

@@ -78,9 +78,9 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
 #[inline(never)]
 pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
     if let Ok(Some(packet)) = Packet::of(buffer)
-        && packet.protocol().map_or(0, |protocol| core::hint::black_box(u16::from(protocol))) == IPPROTO_UDP
+        && packet.protocol() == Ok(IPPROTO_UDP as u8)
         // The port that it is for, in struct udphdr.
-        && number(packet.transport, 2) == number(sock, offset!(inet_sport))
+        && read::<u16>(packet.transport, 2) == read::<u16>(sock, offset!(inet_sport))
     {
         tell_datagram(buffer, sock, u32::from(datagram::TAKEN));
     }
@@ -106,10 +106,9 @@ fn digest_of(source: u64, len: u64, what: u32) -> u64 {
     let Some(place) = BEGINNING.get_ptr_mut(u32::from(on_its_way)) else {
         return 0;
     };
-    // SAFETY: this CPU's valid, aligned place, used as is said there. Word by word, for a call of memset would be one frame
-    // too many.
+    // SAFETY: this CPU's valid, aligned place, used as is said there.
     let words = unsafe {
-        (0..digest::WORDS).for_each(|index| core::ptr::write_volatile(place.cast::<u64>().add(index), 0));
+        *place = [0; digest::WORDS];
         &*place
     };
     let len = if len > digest::BYTES { digest::BYTES } else { len } as u32;
@@ -257,18 +256,7 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
 #[inline(always)]
 fn is_gone(buffer: u64, sock: u64, packet: &Packet) -> bool {
     read::<u64>(buffer, offset!(skb_next)) == Ok(0)
-        || number(sock, offset!(inet_sport)) != number(packet.transport, 2)
-}
-
-/// A number of 16 bits of the kernel's; more than that if it could not be read. Two such are compared, not two `Result`s: in one
-/// that is an error there is no number, and the verifier lets nothing be done with what is not there.
-#[inline(always)]
-fn number(address: u64, offset: usize) -> u32 {
-    match read::<u16>(address, offset) {
-        // Else the compiler would have the two ways meet before the number is widened.
-        Ok(number) => core::hint::black_box(u32::from(number)),
-        Err(_) => u32::MAX,
-    }
+        || read::<u16>(sock, offset!(inet_sport)) != read::<u16>(packet.transport, 2)
 }
 
 /// Where the headers of a packet are.

@@ -99,7 +99,7 @@ pub(crate) fn choose(tid: u32, call: &mut InFlight, index: u32) {
         // SAFETY: the entry is this thread's, which is here; it is copied at once.
         call.taken = match unsafe { BUFFERS.get(place) } {
             Some(taken) => *taken,
-            None => Taken { sock: 0, inode: 0, len: 0 },
+            None => Taken::NOTHING,
         };
         if call.taken.sock != 0 {
             let _ = BUFFERS.remove(place);

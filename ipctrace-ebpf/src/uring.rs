@@ -122,8 +122,7 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    pub(crate) const NEW: Thread =
-        Thread { latest: 0, request: 0, taken: Taken { sock: 0, inode: 0, len: 0 } };
+    pub(crate) const NEW: Thread = Thread { latest: 0, request: 0, taken: Taken::NOTHING };
 }
 
 #[map]

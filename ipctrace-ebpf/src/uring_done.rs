@@ -12,7 +12,7 @@ use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
 use crate::repeat::opaque;
 use crate::uring::{self, Request, Work};
-use crate::{emit, own, pipe, ring, straddle, syscall, task};
+use crate::{emit, own, pipe, ring, straddle, task};
 
 /// `struct io_uring_cqe`, include/uapi/linux/io_uring.h.
 const CQE_USER_DATA: usize = 0;
@@ -170,8 +170,8 @@ fn tell(request: &Request, bytes: u64, index: usize, position: u64) {
     let moves = request.sides[1].mechanism != 0;
     call.sides[index] = *side;
     call.enter = request.enter;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
-    call.moved = Moved { flags: if moves { op_flag::SPLICED } else { 0 }, ..syscall::plain(bytes) };
+    call.taken = Taken::NOTHING;
+    call.moved = Moved { flags: if moves { op_flag::SPLICED } else { 0 }, ..Moved::of(bytes) };
     emit::op_of(call, index, &request.task, position);
 }
 
@@ -200,8 +200,8 @@ fn tell_as_call(request: &Request, bytes: u64) {
     call.class = request.class;
     call.user = request.user;
     call.index = 0;
-    call.taken = Taken { sock: 0, inode: 0, len: 0 };
-    call.moved = syscall::plain(bytes);
+    call.taken = Taken::NOTHING;
+    call.moved = Moved::of(bytes);
     call.active = 1;
     own::look(tid, call);
     emit::emit_plain(tid, 0);

@@ -64,7 +64,7 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let thread = unsafe { &mut *thread };
     let (taken, enter) = (thread.taken, thread.latest);
-    thread.taken = Taken { sock: 0, inode: 0, len: 0 };
+    thread.taken = Taken::NOTHING;
     if returned < 0 || task::is_tracer(ids) || inflight::get(tid).is_some() || straddle::is(tid) {
         return Ok(());
     }
@@ -110,8 +110,8 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     call.enter = if late { 0 } else { enter };
     // Which of the two kinds it is that was noted.
     let buffer = taken.inode == BUFFER;
-    call.taken = if buffer == late { taken } else { Taken { sock: 0, inode: 0, len: 0 } };
-    call.moved = Moved { flags: if late { op_flag::CUT } else { 0 }, ..syscall::plain(returned as u64) };
+    call.taken = if buffer == late { taken } else { Taken::NOTHING };
+    call.moved = Moved { flags: if late { op_flag::CUT } else { 0 }, ..Moved::of(returned as u64) };
     call.active = 1;
     channel::arrive(&mut call.sides[0], (ids >> 32) as u32);
     channel::left(tid);
