@@ -35,10 +35,22 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The object without the information for debuggers, which is most of it: nothing reads it, and it would be in the memory of each
 /// tracer. What the kernel and its verifier want to know is in `.BTF` and `.BTF.ext`.
 fn without_debugging(object: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    /// Where the header of `.BTF.ext` says how long its part on lines is: include/uapi/linux/btf.h, `struct btf_ext_header`.
+    const LINE_INFO_LEN: usize = 20;
+    let release = env::var("PROFILE")? == "release";
     let mut builder = object::build::elf::Builder::read(object)?;
     for section in builder.sections.iter_mut() {
         let name = section.name.to_string();
         section.delete = name.starts_with(".debug") || name.starts_with(".rel.debug");
+        if name == ".BTF.ext"
+            && release
+            && let object::build::elf::SectionData::Data(data) = &mut section.data
+        {
+            // The loader would keep with each function the lines of all that follow it: 20 MB at the start, for no more than the text
+            // of the verifier's log, which programs of a debug build have.
+            let len = data.to_mut().get_mut(LINE_INFO_LEN..LINE_INFO_LEN + 4).ok_or("a short .BTF.ext")?;
+            len.copy_from_slice(&[0; 4]);
+        }
     }
     builder.delete_orphans();
     // LLVM has the names of sections among those of symbols.
