@@ -1,7 +1,7 @@
 //! What the running kernel is like and what follows from it, in three steps: gather facts ([`facts`]), decide by a
 //! pure rule ([`plan`]), then load and attach accordingly ([`crate::attach`]).
 
-mod btf;
+pub mod btf;
 mod cast;
 pub mod facts;
 pub mod objects;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use btf_rs::{Btf, BtfType, Type};
 use ipctrace::attach;
 use ipctrace::kernel::facts::BTF;
-use ipctrace::kernel::{Facts, Plan, uring};
+use ipctrace::kernel::{Facts, Plan, btf, uring};
 use ipctrace_common::hook::Point;
 use ipctrace_common::{Hook, Mechanism};
 
@@ -58,35 +58,9 @@ fn comments() -> Result<Vec<Comment>> {
     Ok(found)
 }
 
-/// A type as C writes it, as far as it is needed here.
+/// A type as C writes it.
 fn spell(types: &Btf, id: u32) -> Result<String> {
-    // Void has no entry of its own.
-    if id == 0 {
-        return Ok("void".to_owned());
-    }
-    let found = types.resolve_type_by_id(id)?;
-    let inner = |found: &dyn BtfType| spell(types, found.get_type_id().unwrap_or(0));
-    if let Type::Ptr(pointer) = &found {
-        let target = inner(pointer)?;
-        return Ok(format!("{target}{}*", if target.ends_with('*') { "" } else { " " }));
-    }
-    if let Type::Const(inner_type) | Type::Volatile(inner_type) = &found {
-        return inner(inner_type);
-    }
-    if let Type::TypeTag(tag) = &found {
-        return inner(tag);
-    }
-    if let Type::FuncProto(_) = &found {
-        return Ok("function".to_owned());
-    }
-    let named = found.as_btf_type().context("a type without a name")?;
-    let name = types.resolve_name(named)?;
-    Ok(match name.as_str() {
-        "long int" => "long".to_owned(),
-        "long unsigned int" => "unsigned long".to_owned(),
-        _ if matches!(found, Type::Struct(_) | Type::Fwd(_)) => format!("struct {name}"),
-        _ => name,
-    })
+    btf::spell(types, id).context("a type without a name")
 }
 
 /// The arguments of a BTF tracepoint on this kernel, without the data that comes first.

@@ -5,9 +5,9 @@
 //! holds, if it fits there and the pipe is not empty, and the rest into new pages (`pipe_write` in `fs/pipe.c`).
 
 /// Bytes of a pipe buffer: the page size of the machines that ipctrace runs on.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// The part of a position that is an offset within a page.
-const OFFSET: u64 = 0xffff_ffff;
+pub(super) const OFFSET: u64 = 0xffff_ffff;
 
 /// Largest write that the kernel puts into a pipe in one piece, PIPE_BUF.
 pub(super) const ATOMIC: u64 = PAGE;

@@ -304,9 +304,12 @@ impl Put {
             return false;
         }
         self.hides(hiding, time);
-        let calls = self.remove(&window);
+        let mut calls = self.remove(&window);
         for Laid { index, span, bytes, first, exact } in laid {
-            let Some(mut call) = calls[index].clone() else { continue };
+            // Only one that was torn comes by again.
+            let is_part = bytes < pieces[index].bytes;
+            let call = if is_part { calls[index].clone() } else { calls[index].take() };
+            let Some(mut call) = call else { continue };
             let paged = call.advance == Advance::Pages;
             let kind = if paged { Place::between } else { Place::spliced };
             let place = span.and_then(|(from, to)| kind(from, to, bytes));

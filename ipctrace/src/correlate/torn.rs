@@ -5,10 +5,7 @@
 //! page, and its length says whether that is so.
 
 use super::order::{Advance, Piece};
-use super::position;
-
-/// The part of a position that is an offset within a page.
-const OFFSET: u64 = 0xffff_ffff;
+use super::position::{self, OFFSET, PAGE};
 
 /// A call, or one part of it, in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +61,6 @@ pub(super) fn parts(pieces: &[Piece], start: u64) -> Option<Vec<Part>> {
 
 /// Gives each part of the torn call its bytes: all of its pages are full but the last. False if they are not what it wrote.
 fn fill(whole: &Piece, index: usize, parts: &mut [Part]) -> bool {
-    const PAGE: u64 = position::ATOMIC;
     let odd = whole.bytes % PAGE;
     let merges = |from: u64| odd > 0 && from >> 32 > 0 && (from & OFFSET) + odd <= PAGE;
     // A write into a page of its own does not show whether the torn one put its odd part into the page before it.
@@ -106,8 +102,6 @@ fn fill(whole: &Piece, index: usize, parts: &mut [Part]) -> bool {
 mod tests {
     use super::*;
 
-    const PAGE: u64 = position::ATOMIC;
-
     fn at(page: u64, offset: u64) -> u64 {
         page << 32 | offset
     }
@@ -139,11 +133,8 @@ mod tests {
         ];
         assert_eq!(parts(&pieces, at(1, 10)).as_deref(), Some(&expected[..]));
         // Somebody else wrote, too.
-        assert_eq!(parts(&[pieces[0], write(1, pieces_span(), 3 * PAGE + 100), pieces[2]], at(1, 10)), None);
-    }
-
-    fn pieces_span() -> (u64, u64) {
-        (at(1, 10), at(7, 100))
+        let less = Piece { bytes: 3 * PAGE + 100, ..pieces[1] };
+        assert_eq!(parts(&[pieces[0], less, pieces[2]], at(1, 10)), None);
     }
 
     #[test]

@@ -76,8 +76,8 @@ fn prototype(btf: &Btf, id: u32) -> Option<String> {
     Some(format!("{result}{space}({})", arguments?.join(", ")))
 }
 
-/// A type as C writes it, without qualifiers.
-fn spell(btf: &Btf, id: u32) -> Option<String> {
+/// A type as C writes it, without qualifiers; `None` if it has no name.
+pub fn spell(btf: &Btf, id: u32) -> Option<String> {
     // Void has no entry of its own.
     if id == 0 {
         return Some("void".to_owned());
@@ -127,12 +127,6 @@ pub(super) fn has_helper(types: &Types, name: &str) -> bool {
             names.any(|member| member.is_ok_and(|member| member == name))
         })
     })
-}
-
-/// The id of a function of that name.
-pub(super) fn function(types: &Types, name: &str) -> Option<u32> {
-    let ids = types.btf.resolve_ids_by_name(name).ok()?;
-    ids.into_iter().find(|id| matches!(types.btf.resolve_type_by_id(*id), Ok(Type::Func(_))))
 }
 
 /// See [`Types::structure`].

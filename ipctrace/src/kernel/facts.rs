@@ -83,7 +83,10 @@ impl Facts {
         self.has_loop = btf::has_helper(types, "BPF_FUNC_loop");
         self.uring = uring::Facts::read(types);
         self.has_find_vma = btf::has_helper(types, "BPF_FUNC_find_vma");
-        self.cast = btf::function(types, "bpf_rdonly_cast").filter(|function| cast::works(*function));
+        self.cast = btf::functions(types, "bpf_rdonly_cast")
+            .first()
+            .map(|(function, _)| *function)
+            .filter(|function| cast::works(*function));
         self.registers = registers(types);
         self.tracepoints = Hook::ALL
             .iter()

@@ -70,7 +70,7 @@ fn possible(types: &btf::Types, hook: Hook) -> Result<(usize, io::Result<()>), S
     let Some(form) = forms.iter().position(|form| form == has) else {
         return Err(format!("{} of this kernel is `{has}`", hook.target()));
     };
-    Ok((form, probe::load(found[0].0, hook.point())))
+    Ok((form, probe::attaches(found[0].0, hook.point())))
 }
 
 /// What an error is, without its number.

@@ -193,6 +193,7 @@ impl Plan {
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .collect();
         let plain = !facts.has_loop || !facts.has_find_vma;
+        let cast = facts.cast.filter(|_| !plain);
         let config = Config {
             offsets,
             registers: facts.registers.unwrap_or_default(),
@@ -210,11 +211,10 @@ impl Plan {
                 matches!(facts.objects.hooks.get(&Hook::EventfdSignal), Some(Ok(form)) if *form != 0),
             ),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
+            loads: u32::from(cast.is_some()),
             // Keeping a run needs an exchange that is one operation.
-            loads: u32::from(facts.cast.is_some() && !plain),
             run: if plain { 0 } else { RUN },
         };
-        let cast = facts.cast.filter(|_| !plain);
         Ok(Plan { config, hooks, plain, cast, mechanisms, uring: uring.map(|_| ()) })
     }
 

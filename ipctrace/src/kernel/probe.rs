@@ -1,5 +1,4 @@
-//! Whether the kernel lets a program be attached to a function: asked with a program that does nothing, which is loaded and
-//! dropped.
+//! What the kernel takes of programs: asked with small ones, which are loaded and dropped.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -11,9 +10,6 @@ const PROG_LOAD: libc::c_long = 5;
 const TYPE_TRACING: u32 = 26;
 const TRACE_FENTRY: u32 = 24;
 const TRACE_FEXIT: u32 = 25;
-
-/// `r0 = 0; exit`.
-const NOTHING: [u64; 2] = [0xb7, 0x95];
 
 /// The part of `union bpf_attr` that loading takes.
 #[repr(C)]
@@ -45,24 +41,35 @@ struct Load {
 
 const _: () = assert!(std::mem::offset_of!(Load, attach) == 68 && std::mem::offset_of!(Load, target) == 108);
 
-/// Loads a program for the function with that id in the kernel's types.
+/// Whether the kernel takes a program for the function with that id in its types.
 ///
 /// # Errors
 /// What the kernel says: EPERM if it lets nobody, ENOENT if the function is nowhere by itself.
-pub(super) fn load(function: u32, point: Point) -> io::Result<()> {
+pub(super) fn attaches(function: u32, point: Point) -> io::Result<()> {
+    /// `r0 = 0; exit`.
+    const NOTHING: [u64; 2] = [0xb7, 0x95];
     let attach = match point {
         Point::Tracepoint => return Ok(()),
         Point::Entry(_) => TRACE_FENTRY,
         Point::Exit(_) => TRACE_FEXIT,
     };
+    takes(&NOTHING, TYPE_TRACING, attach, function)
+}
+
+/// Whether the kernel takes a program of that type, for `target` in its types if it is one that is attached to something there.
+/// No program is left.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn takes(code: &[u64], kind: u32, attach: u32, target: u32) -> io::Result<()> {
     let license = c"GPL";
     let mut attributes = Load {
-        kind: TYPE_TRACING,
-        count: NOTHING.len() as u32,
-        instructions: NOTHING.as_ptr() as u64,
+        kind,
+        count: code.len() as u32,
+        instructions: code.as_ptr() as u64,
         license: license.as_ptr() as u64,
         attach,
-        target: function,
+        target,
         ..Load::default()
     };
     attributes.name[..5].copy_from_slice(b"probe");

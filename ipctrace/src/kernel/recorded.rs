@@ -169,6 +169,15 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_are_read_by_loads() {
+        for (series, _) in KERNELS {
+            let plan = plan(series);
+            let new = matches!(series, "6.18" | "7.3");
+            assert_eq!((plan.config.loads, plan.cast.is_some()), (u32::from(new), new), "{series}");
+        }
+    }
+
+    #[test]
     fn newer_kernels_have_everything() {
         for series in ["6.12", "6.18", "7.3"] {
             let plan = plan(series);
