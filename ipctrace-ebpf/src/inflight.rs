@@ -1,8 +1,8 @@
 //! System calls between their begin and their end.
 
+use core::ptr::null_mut;
 #[cfg(not(feature = "plain"))]
-use core::ptr::read_volatile;
-use core::ptr::{null_mut, write_volatile};
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::map;
