@@ -293,6 +293,8 @@ offsets! {
     iter_ubuf = "iov_iter.ubuf";
     /// The pieces of the caller's memory.
     iter_iovec = "iov_iter.iov or iov_iter.__iov";
+    /// How many they are.
+    iter_count = "iov_iter.nr_segs";
     /// Device number of a special file.
     inode_rdev = "inode.i_rdev";
     /// Terminal of an open file.
@@ -429,6 +431,9 @@ impl Config {
         run: 0,
     };
 }
+
+/// On each CPU, how many programs on functions can be telling of a channel with a long name at the same time.
+pub const CHANNEL_DESKS: u32 = 3;
 
 /// Most bytes of a message that can be captured.
 pub const PAYLOAD_MAX: u32 = 4096;

@@ -73,6 +73,11 @@ const QUEUES: u32 = Mechanism::of_shape(Shape::Queue);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
+/// Pipes and FIFOs, whose functions are the same.
+const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+
+/// A function by which files are read or written.
+const READS_OR_WRITES: &[&str] = &["ssize_t (struct kiocb *, struct iov_iter *)"];
 const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
 
 hooks! {
@@ -117,6 +122,18 @@ hooks! {
     /// Messages that are made of what their sender wrote.
     LoadMsg, "load_msg_exit", Point::Exit(&["struct msg_msg *(void *, size_t)"]), "load_msg", QUEUES,
         "the very message that a sender sends";
+    /// The end of a read of a pipe.
+    PipeReadExit, "pipe_read_exit", Point::Exit(READS_OR_WRITES), "pipe_read", PIPES,
+        "what reads of pipes and FIFOs returned";
+    /// The end of a write to a pipe.
+    PipeWriteExit, "pipe_write_exit", Point::Exit(READS_OR_WRITES), "pipe_write", PIPES,
+        "what writes to pipes and FIFOs returned";
+    /// The end of a read of a pipe, on newer kernels.
+    AnonPipeReadExit, "anon_pipe_read_exit", Point::Exit(READS_OR_WRITES), "anon_pipe_read", PIPES,
+        "what reads of pipes and FIFOs returned, on newer kernels";
+    /// The end of a write to a pipe, on newer kernels.
+    AnonPipeWriteExit, "anon_pipe_write_exit", Point::Exit(READS_OR_WRITES), "anon_pipe_write", PIPES,
+        "what writes to pipes and FIFOs returned, on newer kernels";
     /// What system calls returned.
     SysExit, "sys_exit", Point::Tracepoint, "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
@@ -157,6 +174,18 @@ hooks! {
     /// The begin of msgrcv.
     MsgrcvEntry, "msgrcv_entry", Point::Entry(&["long (int, void *, size_t, long, int, function *)"]), "do_msgrcv", SYSV_MSG,
         "receives from System V message queues";
+    /// The begin of a read of a pipe.
+    PipeReadEntry, "pipe_read_entry", Point::Entry(READS_OR_WRITES), "pipe_read", PIPES,
+        "reads of pipes and FIFOs";
+    /// The begin of a write to a pipe.
+    PipeWriteEntry, "pipe_write_entry", Point::Entry(READS_OR_WRITES), "pipe_write", PIPES,
+        "writes to pipes and FIFOs";
+    /// The begin of a read of a pipe, on newer kernels.
+    AnonPipeReadEntry, "anon_pipe_read_entry", Point::Entry(READS_OR_WRITES), "anon_pipe_read", PIPES,
+        "reads of pipes and FIFOs, on newer kernels";
+    /// The begin of a write to a pipe, on newer kernels.
+    AnonPipeWriteEntry, "anon_pipe_write_entry", Point::Entry(READS_OR_WRITES), "anon_pipe_write", PIPES,
+        "writes to pipes and FIFOs, on newer kernels";
     /// What system calls are about to work on.
     SysEnter, "sys_enter", Point::Tracepoint, "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
     /// First touches of pages.
@@ -179,6 +208,37 @@ impl Hook {
         match self.point() {
             Point::Tracepoint => false,
             Point::Entry(_) | Point::Exit(_) => true,
+        }
+    }
+
+    /// Whether kernels may have no such function, because others do what it did.
+    pub const fn may_be_absent(self) -> bool {
+        self.other().is_some()
+    }
+
+    /// The hook on the function that takes the place of this one's in other kernels.
+    pub const fn other(self) -> Option<Hook> {
+        match self {
+            Hook::PipeReadEntry => Some(Hook::AnonPipeReadEntry),
+            Hook::AnonPipeReadEntry => Some(Hook::PipeReadEntry),
+            Hook::PipeReadExit => Some(Hook::AnonPipeReadExit),
+            Hook::AnonPipeReadExit => Some(Hook::PipeReadExit),
+            Hook::PipeWriteEntry => Some(Hook::AnonPipeWriteEntry),
+            Hook::AnonPipeWriteEntry => Some(Hook::PipeWriteEntry),
+            Hook::PipeWriteExit => Some(Hook::AnonPipeWriteExit),
+            Hook::AnonPipeWriteExit => Some(Hook::PipeWriteExit),
+            _ => None,
+        }
+    }
+
+    /// The mechanisms that have a use for this tracepoint when they are traced at their objects, too, by [`Mechanism::bit`].
+    pub const fn at_objects_too(self) -> u32 {
+        match self {
+            // Of calls that began before, and of what moves without the functions: splice(2) and its like.
+            Hook::SysEnter | Hook::SysExit => PIPES,
+            Hook::UringSubmit | Hook::UringSubmitSqe | Hook::UringComplete | Hook::UringOverflow => PIPES,
+            Hook::ContentionEnd => PIPES,
+            _ => 0,
         }
     }
 

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
+use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
@@ -190,8 +191,41 @@ struct Named {
     books: Books,
 }
 
+/// One place for programs on system calls; [`PLACES`] more, which the loader adds where there are any, for programs on functions.
 #[map]
 static CHANNEL_DESK: PerCpuArray<Named> = PerCpuArray::with_max_entries(1, 0);
+
+/// Not 0 while a task has that place of those for programs on functions, of which another task's may come in between.
+#[map]
+static CHANNEL_DESK_IN_USE: PerCpuArray<u64> = PerCpuArray::with_max_entries(PLACES, 0);
+
+/// How many there are.
+const PLACES: u32 = CHANNEL_DESKS;
+
+/// Takes one of them; 0 if none is free.
+#[inline(always)]
+fn take_place() -> u32 {
+    for place in 0..PLACES {
+        if let Some(in_use) = CHANNEL_DESK_IN_USE.get_ptr_mut(place) {
+            // SAFETY: this CPU's valid, aligned place; a task stays on its CPU as long as the program runs.
+            if unsafe { add(in_use, 1) } == 0 {
+                return place + 1;
+            }
+            // SAFETY: as above.
+            unsafe { add(in_use, u64::MAX) };
+        }
+    }
+    0
+}
+
+/// Gives it back.
+#[inline(always)]
+fn give_back(place: u32) {
+    if let Some(in_use) = CHANNEL_DESK_IN_USE.get_ptr_mut(place.wrapping_sub(1)) {
+        // SAFETY: as above.
+        unsafe { add(in_use, u64::MAX) };
+    }
+}
 
 /// Flag of bpf_map_update_elem: fail if the key is there.
 const BPF_NOEXIST: u64 = 1;
@@ -334,6 +368,12 @@ fn open_books(side: &Side, begin: &Books) -> Result<bool> {
 /// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
 pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
+    announce_at(0, side, taken_before, flags)
+}
+
+/// The same, at that place of [`CHANNEL_DESK`].
+#[inline(always)]
+fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     let queued = own::queued(side).saturating_add(taken_before);
     let sequence = if side.mechanism == Mechanism::Tcp as u8 {
         u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
@@ -345,9 +385,9 @@ pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result
         // Another CPU was first, and tells of it.
         return Ok(false);
     }
-    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
-    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come here,
-    // do not interrupt each other on one CPU.
+    let desk = CHANNEL_DESK.get_ptr_mut(place).ok_or(Cause::MapFull)?;
+    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come to the first,
+    // do not interrupt each other on one CPU; another has who took it.
     let record = unsafe { &mut *desk };
     // Of the rest nothing is ever written: it is zero.
     record.books.queued = queued;
@@ -407,6 +447,31 @@ pub extern "C" fn opened_in_place(tid: u32, taken_before: u64) -> i32 {
     }
 }
 
+/// The same of a channel whose name may be long.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn opened_by_name(tid: u32, taken_before: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let side = unsafe { &(*call).sides[0] };
+    let place = take_place();
+    if place == 0 {
+        // Better without its name than without its books.
+        return opened_in_place(tid, taken_before);
+    }
+    let first = announce_at(place, side, taken_before, 0);
+    give_back(place);
+    match first {
+        Ok(first) => i32::from(first),
+        Err(cause) => {
+            ring::count(cause);
+            0
+        }
+    }
+}
+
 /// As [`try_announce`], from programs on functions, of which another task's may come in between: without this CPU's place.
 ///
 /// # Errors
@@ -417,6 +482,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         return Ok(false);
     }
     let queued = own::queued(side).saturating_add(taken_before);
+    let pipe = pipe::is_pipe(side.mechanism);
     let inode = receiver_inode(side);
     const NOBODY: Present = Present { calls: 0, who: 0 };
     let books = Books { sent: 0, taken: 0, queued, sequence: 0, inode, present: [NOBODY; 2] };
@@ -435,8 +501,10 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         task::describe_current(&raw mut (*record).fixed.task);
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
-        (*record).fixed.write_pos = 0;
-        (*record).fixed.read_pos = 0;
+        (*record).fixed.write_pos =
+            if pipe { pipe::position(side.object, false, Bound::Upper).unwrap_or(0) } else { 0 };
+        (*record).fixed.read_pos =
+            if pipe { pipe::position(side.object, true, Bound::Lower).unwrap_or(0) } else { 0 };
         (*record).fixed.receiver_inode = inode;
         (*record).fixed.reserved = 0;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;

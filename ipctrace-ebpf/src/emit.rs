@@ -9,7 +9,7 @@ use ipctrace_common::{Cause, Mechanism, Shape};
 use crate::inflight::{self, InFlight};
 use crate::kernel::add;
 use crate::run::{self, Ended};
-use crate::{channel, config, inet, object, own, payload, pipe, ring, task};
+use crate::{channel, config, inet, own, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -131,12 +131,25 @@ pub(crate) fn at_object(tid: u32, call: &mut InFlight) {
         run::end_run(tid);
     }
     if is_long(call) && enter_desk() {
-        emit_long(tid, 0);
+        emit_long(tid, AT_OBJECT);
         leave_desk();
     } else {
         emit_plain(tid, 0);
     }
 }
+
+/// The same of a call that may be part of a run.
+#[inline(always)]
+pub(crate) fn stream_at_object(tid: u32, call: &mut InFlight) {
+    if is_long(call) {
+        at_object(tid, call);
+    } else {
+        emit_short(tid, 0);
+    }
+}
+
+/// Of the index of a side, for [`emit_long`]: the caller has entered the desk of programs on functions.
+const AT_OBJECT: u32 = 2;
 
 /// Not 0 while a task has the desk of programs on functions.
 #[map]
@@ -195,11 +208,11 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
-    let Some(desk) = OP_DESK.get_ptr_mut(u32::from(object::is_at_object(call.sides[0].mechanism))) else {
+    let Some(desk) = OP_DESK.get_ptr_mut(index >> 1 & 1) else {
         return 0;
     };
     // SAFETY: this CPU's valid, aligned place; programs on sys_exit and consume_skb come here, the latter from within
-    // system calls only, so that none interrupts another that is writing.
+    // system calls only, so that none interrupts another that is writing; the other place has who has entered the desk.
     let record = unsafe { &mut *desk };
     // SAFETY: as above.
     let index = (index & 1) as usize;

@@ -82,6 +82,19 @@ pub(crate) fn read_user<T: Copy>(address: u64, offset: usize) -> Result<T> {
     unsafe { bpf_probe_read_user(source) }.map_err(|_| Cause::ReadFailed)
 }
 
+/// As [`read_user`], or as [`read`] where the address is one of the kernel's: at the functions of objects what is the caller's may
+/// have been copied there.
+#[inline(always)]
+pub(crate) fn read_either<T: Copy>(address: u64, offset: usize) -> Result<T> {
+    if is_kernel(address) { read(address, offset) } else { read_user(address, offset) }
+}
+
+/// Whether an address is one of the kernel's: the upper half is, on all 64-bit architectures that there are programs for.
+#[inline(always)]
+pub(crate) const fn is_kernel(address: u64) -> bool {
+    address >> 63 != 0
+}
+
 /// Loads a field of an object that the verifier knows by its BTF type: one instruction, no helper.
 ///
 /// # Safety

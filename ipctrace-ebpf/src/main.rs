@@ -28,6 +28,7 @@ mod own;
 mod payload;
 mod pid;
 mod pipe;
+mod pipe_object;
 mod posix_mq;
 mod process;
 mod process_vm;

@@ -195,6 +195,13 @@ impl Found {
         if self.operations != 0 { Ok(self.private) } else { read(self.file, offset!(file_private_data)) }
     }
 
+    /// Whether it is a pipe or FIFO and plain calls on these are told of at their functions.
+    #[inline(always)]
+    pub(crate) fn is_pipe_at_object(self) -> bool {
+        const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+        objects() & PIPES != 0 && self.mode & S_IFMT == S_IFIFO
+    }
+
     /// Whether it may be a channel. If not, the call is over for us.
     #[inline(always)]
     pub(crate) fn may_be_channel(self) -> bool {
@@ -244,10 +251,18 @@ pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<
     describe_found(find(fd)?, direction, side)
 }
 
-/// What is told of at its object is none of a request.
+/// What is told of at its object is none of a request. Pipes are, in some: [`pass_over_pipe`].
 #[inline(always)]
 pub(crate) fn pass_over(side: &mut Side) {
-    if is_at_object(side.mechanism) {
+    if is_at_object(side.mechanism) && !pipe::is_pipe(side.mechanism) {
+        side.mechanism = 0;
+    }
+}
+
+/// The same of a pipe, in requests that come to its functions: those that move from file to file do not.
+#[inline(always)]
+pub(crate) fn pass_over_pipe(side: &mut Side) {
+    if is_at_object(side.mechanism) && pipe::is_pipe(side.mechanism) {
         side.mechanism = 0;
     }
 }

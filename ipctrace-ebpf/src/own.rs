@@ -7,7 +7,7 @@ use ipctrace_common::{Mechanism, Shape};
 use crate::channel::{bound_name, path};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side};
-use crate::{eventfd, inet, object, pipe, posix_mq, pty, sysv_msg, udp, unix};
+use crate::{eventfd, inet, pipe, posix_mq, pty, sysv_msg, udp, unix};
 
 /// Whether more is looked for at the end of a call than how many bytes it moved; its books then count calls.
 #[inline(always)]
@@ -99,7 +99,7 @@ pub(crate) fn queued(side: &Side) -> u64 {
 #[inline(always)]
 pub(crate) fn name(side: &Side, place: &mut [u8; NAME_MAX + 256]) -> usize {
     match Mechanism::from_wire(side.mechanism) {
-        Some(Mechanism::Fifo) => object::file(side.fd as u32).map_or(0, |file| path(file, place)),
+        Some(Mechanism::Fifo) => path(side.last.file, place),
         Some(Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket) => {
             let (receiver, sender) =
                 if side.receive != 0 { (side.object, side.peer) } else { (side.peer, side.object) };

@@ -8,7 +8,7 @@ use ipctrace_common::wire::ADDRESS_MAX;
 
 use crate::config;
 use crate::inflight::Moved;
-use crate::kernel::{Result, read_user};
+use crate::kernel::{Result, read_either, read_user};
 use crate::message::MsgHdr;
 
 /// Room for an address and a payload. Twice the payload, so that the verifier sees that a copy of a masked length at a
@@ -60,7 +60,7 @@ pub(crate) fn capture(place: &mut Tail, at: usize, class: u8, moved: &Moved) -> 
         if index >= count || done >= wanted {
             break;
         }
-        let Ok([base, len]) = read_user::<[u64; 2]>(vector, index as usize * 16) else {
+        let Ok([base, len]) = read_either::<[u64; 2]>(vector, index as usize * 16) else {
             break;
         };
         let part = (len as usize).min(wanted - done);

@@ -163,7 +163,7 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
 
 /// Bytes put into a stream since it was first seen that no other record explains.
 #[inline(always)]
-fn since_first_seen(side: &Side) -> Result<u64> {
+pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
     let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
     if side.mechanism == Mechanism::Tcp as u8 {
         // SAFETY: as below.

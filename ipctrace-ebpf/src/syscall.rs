@@ -13,7 +13,9 @@ use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
-use crate::{channel, futex, handoff, inet, own, ring, signal, special, straddle, task, udp_taken};
+use crate::{
+    channel, futex, handoff, inet, own, pipe_object, ring, signal, special, straddle, task, udp_taken,
+};
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
 const TAKES_NOTHING: u64 = 0x2 | 0x2000;
@@ -114,6 +116,11 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     if !found.may_be_channel() && !other.may_be_channel() && class != Class::Sigwait {
         return Ok(());
     }
+    if found.is_pipe_at_object()
+        && !matches!(class, Class::Splice | Class::Tee | Class::Vmsplice | Class::Sendfile)
+    {
+        return Ok(());
+    }
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *place };
@@ -206,6 +213,12 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
+    // SAFETY: `regs` is the tracepoint's first argument.
+    if pipe_object::is_told_of_here(call) && !pipe_object::was_of(call, unsafe { argument(regs, 0) }) {
+        // Left over from something else.
+        call.active = 0;
+        return 0;
+    }
     if returned >= 0 {
         call.active = inflight::ENDING;
         match exited(tid, call, returned as u64) {

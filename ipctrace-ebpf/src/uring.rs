@@ -202,6 +202,9 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
         call.sides[0].fd = if flags & FIXED_FILE != 0 { -1 } else { fd };
         object::describe(call.file, direction, &mut call.sides[0])?;
         object::pass_over(&mut call.sides[0]);
+        if !matches!(work, Work::Move(_)) {
+            object::pass_over_pipe(&mut call.sides[0]);
+        }
     }
     if let Work::Move(class) = work
         && class != Class::Tee

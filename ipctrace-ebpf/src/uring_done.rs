@@ -237,6 +237,7 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
     call.run = 0;
     object::describe(file, direction, &mut call.sides[0])?;
     object::pass_over(&mut call.sides[0]);
+    object::pass_over_pipe(&mut call.sides[0]);
     if call.sides[0].mechanism == 0 || uring::at_socket(&call.sides[0]) {
         return Ok(());
     }

@@ -13,6 +13,7 @@ use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, ProgramFd, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::hook::Point;
 use ipctrace_common::wire::Key;
 use ipctrace_common::{Cause, Hook, Mechanism, Shape, straddling, waiting};
@@ -188,9 +189,10 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
-    // Of calls on queues that began before there was a program on their functions nobody else tells.
-    let queues = Mechanism::of_shape(Shape::Queue);
-    let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | queues));
+    // Of calls on these that began before there was a program on their functions nobody else tells.
+    let pipes = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+    let late = Mechanism::of_shape(Shape::Queue) | pipes;
+    let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | late));
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
     loader.btf(None);
@@ -204,6 +206,9 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     }
     if plan.config.objects != 0 {
         loader.map_max_entries("OP_DESK", 2);
+    }
+    if plan.config.objects & Mechanism::Fifo.bit() != 0 {
+        loader.map_max_entries("CHANNEL_DESK", 1 + CHANNEL_DESKS);
     }
     if let Some(bytes) = ring_bytes {
         loader.map_max_entries("EVENTS", bytes);

@@ -36,6 +36,9 @@ impl Facts {
     pub(super) fn read(types: &btf::Types) -> Facts {
         let mut facts = Facts::default();
         for hook in Hook::ALL.iter().copied().filter(|hook| hook.is_on_object()) {
+            if hook.may_be_absent() && btf::functions(types, hook.target()).is_empty() {
+                continue;
+            }
             let state = match possible(types, hook) {
                 Ok((form, Ok(()))) => Ok(form),
                 // The types are known, so it is the kernel that does not want to.
@@ -81,11 +84,14 @@ fn plain(error: &io::Error) -> String {
 
 /// What programs on functions look into that those on system calls do not, by which mechanism it is for.
 const NEEDED: &[(&str, u32)] = &[
-    ("kiocb.ki_filp", Mechanism::Eventfd.bit()),
-    ("iov_iter.type or iov_iter.iter_type", Mechanism::Eventfd.bit()),
-    ("iov_iter.iov_offset", Mechanism::Eventfd.bit()),
-    ("iov_iter.iov or iov_iter.__iov", Mechanism::Eventfd.bit()),
+    ("kiocb.ki_filp", Mechanism::Eventfd.bit() | PIPES),
+    ("iov_iter.type or iov_iter.iter_type", Mechanism::Eventfd.bit() | PIPES),
+    ("iov_iter.iov_offset", Mechanism::Eventfd.bit() | PIPES),
+    ("iov_iter.iov or iov_iter.__iov", Mechanism::Eventfd.bit() | PIPES),
+    ("iov_iter.nr_segs", PIPES),
 ];
+
+const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 
 /// Whether a mechanism can be traced at its objects, with these offsets.
 ///
@@ -106,6 +112,8 @@ pub fn decide(
     for hook in Hook::ALL.iter().filter(needed) {
         match facts.hooks.get(hook) {
             Some(state) => _ = state.clone()?,
+            None if hook.may_be_absent()
+                && hook.other().is_none_or(|other| facts.hooks.contains_key(&other)) => {}
             None => return Err(format!("nothing is known of the function {}", hook.target())),
         }
     }

@@ -182,7 +182,11 @@ impl Plan {
             .copied()
             .filter(|hook| {
                 if hook.is_on_object() {
-                    return hook.needed_by() & at_objects != 0;
+                    let there = !hook.may_be_absent() || facts.objects.hooks.contains_key(hook);
+                    return there && hook.needed_by() & at_objects != 0;
+                }
+                if hook.at_objects_too() & at_objects != 0 && facts.tracepoints.contains(hook) {
+                    return true;
                 }
                 let for_takes = *hook == Hook::ConsumeSkb && takes_tell(facts);
                 // What all have a use for is about processes, or about calls and requests on the way to an object.
@@ -227,7 +231,11 @@ impl Plan {
     pub fn needed_by(&self, hook: Hook) -> u32 {
         let takes = hook == Hook::ConsumeSkb && self.config.udp_by_taking != 0;
         let needed = hook.needed_by() | if takes { Mechanism::Udp.bit() } else { 0 };
-        if hook.is_on_object() { needed & self.config.objects } else { needed & !self.config.objects }
+        if hook.is_on_object() {
+            needed & self.config.objects
+        } else {
+            needed & !(self.config.objects & !hook.at_objects_too())
+        }
     }
 
     /// Whether a mechanism is traced at its objects.

@@ -1,0 +1,263 @@
+//! Pipes and FIFOs at the functions of their files, which every read and write comes to: system calls, io_uring, and what the
+//! kernel writes itself. What moves without them (splice, tee, vmsplice, sendfile) stays with the programs on system calls. As
+//! for [`crate::queue_object`], nothing is kept in places of a CPU.
+
+use aya_ebpf::macros::{fentry, fexit};
+use aya_ebpf::programs::{FEntryContext, FExitContext};
+use ipctrace_common::syscall::Class;
+use ipctrace_common::wire::op_flag;
+use ipctrace_common::{Config, Mechanism};
+
+use crate::config::{self, offset};
+use crate::inflight::{self, InFlight, Moved};
+use crate::kernel::{Result, argument, read};
+use crate::{channel, emit, object, pipe, ring, straddle, task};
+
+/// `ITER_IOVEC` of the kernels that add to it which way the call goes, in the lowest bit (before Linux 5.14).
+const WITH_DIRECTION: u32 = 4;
+
+/// hook: fentry/pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
+#[fentry(function = "pipe_read")]
+pub fn pipe_read_entry(ctx: FEntryContext) -> i32 {
+    begin(argument(&ctx, 0), argument(&ctx, 1), true)
+}
+
+/// hook: fexit/pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
+#[fexit(function = "pipe_read")]
+pub fn pipe_read_exit(ctx: FExitContext) -> i32 {
+    end(argument(&ctx, 0), argument(&ctx, 1), true, argument(&ctx, 2) as i64)
+}
+
+/// hook: fentry/pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
+#[fentry(function = "pipe_write")]
+pub fn pipe_write_entry(ctx: FEntryContext) -> i32 {
+    begin(argument(&ctx, 0), argument(&ctx, 1), false)
+}
+
+/// hook: fexit/pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
+#[fexit(function = "pipe_write")]
+pub fn pipe_write_exit(ctx: FExitContext) -> i32 {
+    end(argument(&ctx, 0), argument(&ctx, 1), false, argument(&ctx, 2) as i64)
+}
+
+/// hook: fentry/anon_pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
+///
+/// The name of `pipe_read` since Linux 6.15. FIFOs come to it through a function of their own.
+#[fentry(function = "anon_pipe_read")]
+pub fn anon_pipe_read_entry(ctx: FEntryContext) -> i32 {
+    begin(argument(&ctx, 0), argument(&ctx, 1), true)
+}
+
+/// hook: fexit/anon_pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
+#[fexit(function = "anon_pipe_read")]
+pub fn anon_pipe_read_exit(ctx: FExitContext) -> i32 {
+    end(argument(&ctx, 0), argument(&ctx, 1), true, argument(&ctx, 2) as i64)
+}
+
+/// hook: fentry/anon_pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
+#[fentry(function = "anon_pipe_write")]
+pub fn anon_pipe_write_entry(ctx: FEntryContext) -> i32 {
+    begin(argument(&ctx, 0), argument(&ctx, 1), false)
+}
+
+/// hook: fexit/anon_pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
+#[fexit(function = "anon_pipe_write")]
+pub fn anon_pipe_write_exit(ctx: FExitContext) -> i32 {
+    end(argument(&ctx, 0), argument(&ctx, 1), false, argument(&ctx, 2) as i64)
+}
+
+/// What is to be done next with a call: each step is a function that the verifier looks at by itself, and they come one after
+/// the other, so that what they have on the stack is not added up.
+mod next {
+    /// Nothing: it is no call of ours.
+    pub(super) const NOTHING: u32 = 0;
+    /// The channel is known.
+    pub(super) const GO: u32 = 1;
+    /// The books of a pipe are to be opened.
+    pub(super) const OPEN: u32 = 2;
+    /// The books of a FIFO are to be opened, which has a name.
+    pub(super) const OPEN_NAMED: u32 = 3;
+}
+
+/// The begin of a read or write.
+#[inline(always)]
+fn begin(iocb: u64, iter: u64, receive: bool) -> i32 {
+    let ids = task::pid_tgid();
+    if !task::is_tracer(ids) {
+        let tid = ids as u32;
+        open(tid, pipe_object_begun(tid, iocb, iter, u32::from(receive), ring::now()), 0);
+    }
+    0
+}
+
+/// Opens the books of the call's channel if they are to be; whether that was done now.
+#[inline(always)]
+fn open(tid: u32, next: u32, taken_before: u64) -> bool {
+    match next {
+        next::OPEN => channel::opened_in_place(tid, taken_before) == 1,
+        next::OPEN_NAMED => channel::opened_by_name(tid, taken_before) == 1,
+        _ => false,
+    }
+}
+
+/// The end of a read or write.
+#[inline(always)]
+fn end(iocb: u64, iter: u64, receive: bool, returned: i64) -> i32 {
+    let ids = task::pid_tgid();
+    if task::is_tracer(ids) {
+        return 0;
+    }
+    let tid = ids as u32;
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+        if !is_told_of_here(unsafe { &*call }) && !is_memory_of_process(iter) {
+            // A system call on two files, which tells of it.
+            return 0;
+        }
+    }
+    if returned > 0 {
+        let mut known = u64::MAX;
+        if !is_in_flight(tid) {
+            let next = pipe_object_begun(tid, iocb, iter, u32::from(receive), 0);
+            known = u64::from(next == next::GO);
+            open(tid, next, if receive { returned as u64 } else { 0 });
+        }
+        pipe_object_ended(tid, returned as u64, known);
+    }
+    inflight::tell(tid);
+    0
+}
+
+/// Whether the call that the thread is in was put there by a program of this module.
+#[inline(always)]
+fn is_in_flight(tid: u32) -> bool {
+    match inflight::get(tid) {
+        // SAFETY: as above.
+        Some(call) => is_told_of_here(unsafe { &*call }),
+        None => false,
+    }
+}
+
+/// Whether a call in flight was put there by a program of this module: system calls on pipes are of other classes then.
+#[inline(always)]
+pub(crate) fn is_told_of_here(call: &InFlight) -> bool {
+    const CLASSES: u32 =
+        1 << Class::Read as u8 | 1 << Class::Readv as u8 | 1 << Class::Write as u8 | 1 << Class::Writev as u8;
+    pipe::is_pipe(call.sides[0].mechanism)
+        && object::is_at_object(call.sides[0].mechanism)
+        && CLASSES >> (call.class & 31) & 1 != 0
+}
+
+/// The end of a system call on descriptor `fd` with a call of this module in flight: the program at the end of the function
+/// was skipped, for another task was in the middle of it on this CPU. Whether it was this system call.
+#[inline(always)]
+pub(crate) fn was_of(call: &InFlight, fd: u64) -> bool {
+    let file = call.sides[0].last.file;
+    file != 0 && object::file(fd as u32) == Ok(file)
+}
+
+/// What sort of memory an `iov_iter` leads to.
+#[inline(always)]
+fn kind(iter: u64) -> u32 {
+    let kind = read::<u8>(iter, offset!(iter_kind)).map_or(Config::NO_KIND, u32::from);
+    if config::iter_iovec() == WITH_DIRECTION { kind & !1 } else { kind }
+}
+
+/// Whether that is memory of a process, as of all calls that are no splice or the like.
+#[inline(always)]
+fn is_memory_of_process(iter: u64) -> bool {
+    let kind = kind(iter);
+    kind != Config::NO_KIND && (kind == config::iter_ubuf() || kind == config::iter_iovec())
+}
+
+/// Describes a call that began at `enter` (0: not seen) and puts it in flight; gives what is to be done next. The verifier looks
+/// at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pipe_object_begun(tid: u32, iocb: u64, iter: u64, receive: u32, enter: u64) -> u32 {
+    match try_begun(tid, iocb, iter, receive != 0, enter) {
+        Ok(next) => next,
+        Err(cause) => {
+            ring::count(cause);
+            next::NOTHING
+        }
+    }
+}
+
+#[inline(always)]
+fn try_begun(tid: u32, iocb: u64, iter: u64, receive: bool, enter: u64) -> Result<u32> {
+    let place = inflight::place(tid)?;
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    let call = unsafe { &mut *place };
+    if call.active != 0 && !is_told_of_here(call) && !is_memory_of_process(iter) {
+        return Ok(next::NOTHING);
+    }
+    call.active = 0;
+    let file: u64 = read(iocb, offset!(kiocb_file))?;
+    let (inode, pipe) = (read(file, offset!(file_inode))?, read(file, offset!(file_private_data))?);
+    call.sides[1].mechanism = 0;
+    call.sides[1].present = 0;
+    let side = &mut call.sides[0];
+    side.mechanism = 0;
+    side.fd = -1;
+    side.present = 0;
+    side.used(receive, enter);
+    pipe::describe(file, inode, pipe, side)?;
+    if side.mechanism == 0 {
+        return Ok(next::NOTHING);
+    }
+    if enter == 0 {
+        // Where it stood then is not known.
+        side.flags &= !op_flag::POSITIONS;
+    }
+    let next = if side.last.announced != 0 || channel::is_known(side) {
+        next::GO
+    } else if side.mechanism == Mechanism::Fifo as u8 {
+        next::OPEN_NAMED
+    } else {
+        next::OPEN
+    };
+    side.last.announced = 1;
+    let passed: u64 = read(iter, offset!(iter_offset))?;
+    let kind = kind(iter);
+    let (mut class, mut user, mut count) = (if receive { Class::Read } else { Class::Write }, 0, 0);
+    if enter == 0 || kind == Config::NO_KIND || config::payload() == 0 {
+        // It has been moved on, or is of no use.
+    } else if kind == config::iter_ubuf() {
+        user = read::<u64>(iter, offset!(iter_ubuf))? + passed;
+    } else if kind == config::iter_iovec() && passed == 0 {
+        class = if receive { Class::Readv } else { Class::Writev };
+        user = read(iter, offset!(iter_iovec))?;
+        count = read(iter, offset!(iter_count))?;
+    }
+    call.start(class, enter, 0);
+    call.user = user;
+    call.count = count;
+    Ok(next)
+}
+
+/// Tells of the call in flight of thread `tid`, which returned that. `known`: `u64::MAX` if it was seen to begin, else whether
+/// its channel was known before its end. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pipe_object_ended(tid: u32, returned: u64, known: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    call.active = inflight::ENDING;
+    let mut bytes = returned;
+    if known != u64::MAX && call.sides[0].receive == 0 {
+        // What a write has put in by the time that its pipe is first seen is among what is told to be in it.
+        if known == 0 || straddle::any() {
+            bytes = straddle::since_first_seen(&call.sides[0]).unwrap_or(0).min(returned);
+        }
+        if bytes == 0 {
+            return 0;
+        }
+    }
+    call.moved = Moved { user: call.user, count: call.count, ..Moved::of(bytes) };
+    emit::stream_at_object(tid, call);
+    0
+}
