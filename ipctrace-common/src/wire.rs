@@ -196,6 +196,8 @@ pub mod channel_flag {
     pub const PSEUDO: u16 = 1 << 3;
     /// A file with futexes in it that has no name any more: this was its last.
     pub const DELETED: u16 = 1 << 4;
+    /// An event counter that is traced at its own functions: what the kernel adds to it is told of like what others add.
+    pub const COMPLETE: u16 = 1 << 5;
 }
 
 /// One call's effect on one channel: what it put in or took out.

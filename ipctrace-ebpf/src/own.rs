@@ -7,6 +7,7 @@ use ipctrace_common::{Mechanism, Shape};
 use crate::channel::{bound_name, path};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Side};
+use crate::object::is_at_object;
 use crate::{eventfd, inet, pipe, posix_mq, pty, sysv_msg, udp, unix};
 
 /// Whether more is looked for at the end of a call than how many bytes it moved; its books then count calls.
@@ -60,8 +61,11 @@ pub(crate) fn is_numbered(mechanism: u8) -> bool {
 /// [`channel_flag`]s.
 #[inline(always)]
 pub(crate) fn flags(side: &Side) -> u16 {
-    let semaphore = side.mechanism == Mechanism::Eventfd as u8 && eventfd::is_semaphore(side.object);
-    if semaphore { channel_flag::SEMAPHORE } else { 0 }
+    if side.mechanism != Mechanism::Eventfd as u8 {
+        return 0;
+    }
+    let complete = if is_at_object(side.mechanism) { channel_flag::COMPLETE } else { 0 };
+    complete | if eventfd::is_semaphore(side.object) { channel_flag::SEMAPHORE } else { 0 }
 }
 
 /// What is in the channel now.

@@ -95,6 +95,8 @@ pub(super) struct Counter {
     /// What it stood at first is known, or no longer waited for.
     open: bool,
     semaphore: bool,
+    /// What the kernel adds is told of.
+    complete: bool,
     writes: Books<Access>,
     reads: Books<Access>,
     /// Put in and not taken, in order.
@@ -128,6 +130,7 @@ impl Counter {
             born: now,
             open: false,
             semaphore: false,
+            complete: false,
             writes: Books::default(),
             reads: Books::default(),
             pending: VecDeque::new(),
@@ -154,6 +157,7 @@ impl Counter {
         self.naming.meet(0, record.receiver_inode);
         self.open = true;
         self.semaphore = record.header.flags & channel_flag::SEMAPHORE != 0;
+        self.complete = record.header.flags & channel_flag::COMPLETE != 0;
         if record.queued != 0 && record.queued != u64::MAX {
             let queued = Access::unknown(Why::BeforeStart, record.queued, 0);
             self.pending.push_front(match maker {
@@ -295,7 +299,8 @@ impl Counter {
             parts.reverse();
         }
         if missing > 0 {
-            let lost = context.loss.is_some_and(|_| context.explained(read.time));
+            // Units that nobody was seen to add are the kernel's only where it is not seen to add any.
+            let lost = self.complete || context.loss.is_some_and(|_| context.explained(read.time));
             let why = if lost { Why::Lost } else { Why::Kernel };
             let write = Access::unknown(why, missing, read.time);
             parts.push(Part::of(&write, missing, exact));

@@ -462,6 +462,31 @@ mod tests {
     }
 
     #[test]
+    fn what_moves_without_the_functions_of_a_pipe_stays_with_system_calls() {
+        let only =
+            Plan::chosen(&open(), &[Mechanism::Pipe], 1, 0, Choice::Object(u32::MAX)).expect("possible");
+        for hook in [Hook::PipeReadEntry, Hook::SysEnter, Hook::SysExit, Hook::ContentionEnd] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+        assert_ne!(only.needed_by(Hook::SysEnter) & Mechanism::Pipe.bit(), 0);
+        assert!(!only.hooks.contains(&Hook::SignalGenerate));
+    }
+
+    #[test]
+    fn one_of_two_functions_is_enough() {
+        let mut facts = open();
+        let gone = |facts: &mut Facts, name: &str| {
+            facts.objects.hooks.retain(|hook, _| hook.target() != name);
+        };
+        gone(&mut facts, "pipe_read");
+        let plan = plan(&facts).expect("everything is there");
+        assert!(plan.is_at_object(Mechanism::Fifo) && !plan.hooks.contains(&Hook::PipeReadExit));
+        assert!(plan.hooks.contains(&Hook::AnonPipeReadExit));
+        gone(&mut facts, "anon_pipe_read");
+        assert!(!self::plan(&facts).expect("everything is there").is_at_object(Mechanism::Fifo));
+    }
+
+    #[test]
     fn what_must_be_traced_at_its_objects_and_cannot_is_refused() {
         let refused = |facts: &Facts, wanted: &[Mechanism]| {
             Plan::chosen(facts, wanted, 1, 0, Choice::Object(u32::MAX)).expect_err("refused").to_string()

@@ -97,6 +97,23 @@ fn what_nobody_wrote_is_of_the_kernel_and_later_writes_are_not_taken_for_it() {
 }
 
 #[test]
+fn where_the_kernel_is_seen_to_add_what_nobody_added_is_lost() {
+    let events = correlate([
+        made(0, channel_flag::COMPLETE),
+        put(10, (1, 2), 0, 2),
+        take(20, (3, 5), 0, 3),
+        put(10, (300_000_000, 300_000_001), 1, 4),
+        take(20, (300_000_002, 300_000_003), 1, 4),
+    ]);
+    let expected = [
+        ((Ok(10), Ok(20), 8), 1, 2, true),
+        ((Err(Why::Lost), Ok(20), 8), 1, 1, true),
+        ((Ok(10), Ok(20), 8), 1, 4, true),
+    ];
+    assert_eq!(told(&events), expected);
+}
+
+#[test]
 fn the_values_tell_which_of_two_rivals_was_first() {
     let events = correlate([
         made(0, 0),
