@@ -212,34 +212,43 @@ impl Hook {
     }
 
     /// Whether kernels may have no such function, because others do what it did.
-    pub const fn may_be_absent(self) -> bool {
+    pub fn may_be_absent(self) -> bool {
         self.other().is_some()
     }
 
     /// The hook on the function that takes the place of this one's in other kernels.
-    pub const fn other(self) -> Option<Hook> {
-        match self {
-            Hook::PipeReadEntry => Some(Hook::AnonPipeReadEntry),
-            Hook::AnonPipeReadEntry => Some(Hook::PipeReadEntry),
-            Hook::PipeReadExit => Some(Hook::AnonPipeReadExit),
-            Hook::AnonPipeReadExit => Some(Hook::PipeReadExit),
-            Hook::PipeWriteEntry => Some(Hook::AnonPipeWriteEntry),
-            Hook::AnonPipeWriteEntry => Some(Hook::PipeWriteEntry),
-            Hook::PipeWriteExit => Some(Hook::AnonPipeWriteExit),
-            Hook::AnonPipeWriteExit => Some(Hook::PipeWriteExit),
-            _ => None,
-        }
+    pub fn other(self) -> Option<Hook> {
+        const NAMES: &[[Hook; 2]] = &[
+            [Hook::PipeReadEntry, Hook::AnonPipeReadEntry],
+            [Hook::PipeReadExit, Hook::AnonPipeReadExit],
+            [Hook::PipeWriteEntry, Hook::AnonPipeWriteEntry],
+            [Hook::PipeWriteExit, Hook::AnonPipeWriteExit],
+        ];
+        let both = NAMES.iter().find(|both| both.contains(&self))?;
+        both.iter().copied().find(|hook| *hook != self)
     }
 
     /// The mechanisms that have a use for this tracepoint when they are traced at their objects, too, by [`Mechanism::bit`].
     pub const fn at_objects_too(self) -> u32 {
-        match self {
-            // Of calls that began before, and of what moves without the functions: splice(2) and its like.
-            Hook::SysEnter | Hook::SysExit => PIPES,
-            Hook::UringSubmit | Hook::UringSubmitSqe | Hook::UringComplete | Hook::UringOverflow => PIPES,
-            Hook::ContentionEnd => PIPES,
-            _ => 0,
-        }
+        // Of calls that began before, and of what moves without the functions: splice(2) and its like.
+        let moves = matches!(
+            self,
+            Hook::SysEnter
+                | Hook::SysExit
+                | Hook::UringSubmit
+                | Hook::UringSubmitSqe
+                | Hook::UringComplete
+                | Hook::UringOverflow
+                | Hook::ContentionEnd
+        );
+        if moves { PIPES } else { 0 }
+    }
+
+    /// The mechanisms that are traced at their objects only where that is asked for, by [`Mechanism::bit`]. Through them go so many
+    /// calls, one right after the other, that those whose programs the kernel skips, as it does while another task is in the
+    /// middle of the same program on that CPU, are too many on kernels which can be preempted there.
+    pub const fn objects_if_asked_for() -> u32 {
+        PIPES
     }
 
     /// Whether it is on the begin or end of all system calls.

@@ -280,7 +280,8 @@ pub struct Report {
 /// Which hooks mechanisms are traced by that can be traced by more than one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hooks {
-    /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls
+    /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls, as pipes and
+    /// FIFOs always
     #[default]
     Auto,
     /// On system calls

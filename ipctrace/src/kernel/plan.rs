@@ -286,6 +286,9 @@ fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
     let mut reasons: Vec<String> = Vec::new();
     let mut without: Vec<&str> = Vec::new();
     for mechanism in Mechanism::ALL.iter().filter(|mechanism| on & mechanism.bit() != 0) {
+        if Hook::objects_if_asked_for() & !must & mechanism.bit() != 0 {
+            continue;
+        }
         match objects::decide(&facts.objects, &facts.offsets, *mechanism) {
             Ok(()) => set |= mechanism.bit(),
             Err(_) if must & mechanism.bit() == 0 => {}
@@ -436,7 +439,7 @@ mod tests {
     #[test]
     fn auto_takes_the_hooks_on_objects_where_all_can_be_attached() {
         let plan = plan(&open()).expect("everything is there");
-        assert_eq!(plan.config.objects, Hook::objects());
+        assert_eq!(plan.config.objects, Hook::objects() & !Hook::objects_if_asked_for());
         assert!(plan.is_at_object(Mechanism::PosixMq) && !plan.is_at_object(Mechanism::Tcp));
         assert!(plan.hooks.contains(&Hook::LoadMsg) && plan.hooks.contains(&Hook::SysEnter));
         assert_eq!(plan.needed_by(Hook::SysEnter) & Mechanism::PosixMq.bit(), 0);
@@ -478,12 +481,15 @@ mod tests {
         let gone = |facts: &mut Facts, name: &str| {
             facts.objects.hooks.retain(|hook, _| hook.target() != name);
         };
+        let plan = |facts: &Facts| {
+            Plan::chosen(facts, &[Mechanism::Fifo], 1, 0, Choice::Object(Mechanism::Fifo.bit()))
+        };
         gone(&mut facts, "pipe_read");
-        let plan = plan(&facts).expect("everything is there");
-        assert!(plan.is_at_object(Mechanism::Fifo) && !plan.hooks.contains(&Hook::PipeReadExit));
-        assert!(plan.hooks.contains(&Hook::AnonPipeReadExit));
+        let one = plan(&facts).expect("everything is there");
+        assert!(one.is_at_object(Mechanism::Fifo) && !one.hooks.contains(&Hook::PipeReadExit));
+        assert!(one.hooks.contains(&Hook::AnonPipeReadExit));
         gone(&mut facts, "anon_pipe_read");
-        assert!(!self::plan(&facts).expect("everything is there").is_at_object(Mechanism::Fifo));
+        assert!(plan(&facts).is_err());
     }
 
     #[test]

@@ -126,6 +126,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::Plan;
+    use crate::kernel::objects::Choice;
 
     /// The kernels of the matrix, as `ipctrace doctor --facts` told in each.
     const KERNELS: [(&str, &str); 5] = [
@@ -137,10 +138,14 @@ mod tests {
     ];
 
     fn plan(series: &str) -> Plan {
+        chosen(series, Choice::Auto)
+    }
+
+    fn chosen(series: &str, choice: Choice) -> Plan {
         let (_, text) = KERNELS.iter().find(|(found, _)| *found == series).expect("a kernel of the matrix");
         let facts = read(text).expect("facts");
         assert!(facts.release.starts_with(series), "{} is no {series}", facts.release);
-        Plan::new(&facts, Mechanism::ALL, 1, 0).expect("something can be traced")
+        Plan::chosen(&facts, Mechanism::ALL, 1, 0, choice).expect("something can be traced")
     }
 
     fn off(plan: &Plan) -> Vec<(Mechanism, String)> {
@@ -161,8 +166,9 @@ mod tests {
     #[test]
     fn all_of_them_let_objects_be_hooked() {
         for (series, _) in KERNELS {
-            let plan = plan(series);
-            assert_eq!(plan.config.objects, Hook::objects() & plan.config.mechanisms, "{series}");
+            let (plan, all) = (plan(series), chosen(series, Choice::Object(Hook::objects())));
+            assert_eq!(all.config.objects, Hook::objects() & plan.config.mechanisms, "{series}");
+            assert_eq!(plan.config.objects, all.config.objects & !Hook::objects_if_asked_for(), "{series}");
             let old = matches!(series, "5.10" | "6.1");
             assert_eq!(plan.config.eventfd_signal_counts, u32::from(old), "{series}");
         }
