@@ -407,9 +407,9 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     record.fixed.queued = queued;
     let pipe = pipe::is_pipe(side.mechanism);
     record.fixed.write_pos =
-        if pipe { pipe::position(side.object, false, Bound::Upper).unwrap_or(0) } else { sequence };
+        if pipe { pipe::position(side.object, false, Bound::Upper, [0; 2]).unwrap_or(0) } else { sequence };
     record.fixed.read_pos =
-        if pipe { pipe::position(side.object, true, Bound::Lower).unwrap_or(0) } else { sequence };
+        if pipe { pipe::position(side.object, true, Bound::Lower, [0; 2]).unwrap_or(0) } else { sequence };
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };

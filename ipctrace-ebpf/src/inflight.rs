@@ -41,6 +41,8 @@ pub(crate) struct Side {
     pub(crate) pos_enter: u64,
     /// See [`ipctrace_common::wire::Op::pos_locked`].
     pub(crate) pos_locked: u64,
+    /// Pipes: the position at which the thread's call before this one left it.
+    pub(crate) left: u64,
     /// Not 0 between [`crate::channel::arrive`] and [`crate::channel::leave`]: which call of its channel and side it is, in the
     /// upper half.
     pub(crate) present: u64,

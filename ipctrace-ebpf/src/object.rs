@@ -46,6 +46,7 @@ impl Side {
         peer_inode: 0,
         pos_enter: 0,
         pos_locked: 0,
+        left: 0,
         present: 0,
         last: Last { file: 0, inode: 0, mechanism: 0, announced: 0, reserved: [0; 6] },
     };

@@ -1,7 +1,7 @@
 //! Pipes and FIFOs: `struct pipe_inode_info`, include/linux/pipe_fs_i.h, fs/pipe.c.
 
-use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{Key, op_flag};
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{offset, pipe_buffer_size};
 use crate::inflight::{Last, Side};
@@ -36,7 +36,9 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
     // A FIFO that nobody has open loses it, and gets another.
     side.object = object;
     side.pos_locked = 0;
-    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower)?;
+    // Mostly where the thread's call before this one left it.
+    let left = if side.last.file == file { side.left } else { 0 };
+    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, [left; 2])?;
     side.flags |= op_flag::POSITIONS;
     Ok(())
 }
@@ -78,34 +80,100 @@ pub(crate) enum Bound {
 ///
 /// Nothing is locked: at enter and exit it is a bound, under the pipe's lock it is exact.
 ///
-/// A writer counts a new buffer before it fills it in (`pipe_write`, fs/pipe.c). For that moment the buffer is what it was
-/// a turn of the ring ago, read to its end: it has no bytes, but a start that is not its own.
+/// There are moments at which a buffer is not what it says (fs/pipe.c). A writer counts a new one before it fills it in: until
+/// then it is what it was a turn of the ring ago, read to its end. A reader moves the start of one before it takes as much
+/// off its length, and when it is empty, counts it as read a moment later. So what may be such a moment is looked at again,
+/// unless it is one of the `likely` positions: where the caller left the pipe, or the call takes it if it is alone.
 #[inline(always)]
-pub(crate) fn position(pipe: u64, receive: bool, bound: Bound) -> Result<u64> {
-    let (position, empty) = glance(pipe, receive)?;
-    if !empty {
+pub(crate) fn position(pipe: u64, receive: bool, bound: Bound, likely: [u64; 2]) -> Result<u64> {
+    let (position, doubt) = glance(pipe, receive)?;
+    if doubt == Doubt::None {
         return Ok(position);
     }
-    let (position, empty) = glance(pipe, receive)?;
-    if empty && bound == Bound::Lower { Ok(position >> 32 << 32) } else { Ok(position) }
+    // A position in which only the length is in doubt is not 0, which is likely for nobody.
+    let seen = if doubt == Doubt::Length { position } else { 0 };
+    let ways = u32::from(receive) | u32::from(bound == Bound::Lower) << 1;
+    match stared(pipe, ways, seen, likely[0], likely[1]) {
+        u64::MAX => Err(Cause::ReadFailed),
+        position => Ok(position),
+    }
 }
 
-/// The same as it is seen at this moment, and whether the buffer there is empty though the pipe is not.
+/// The position once there is no doubt, or that which is likely after a few looks; `u64::MAX`: could not be read. `ways`: 1 for
+/// receivers, 2 if it may be too low. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn stared(pipe: u64, ways: u32, seen: u64, likely: u64, other: u64) -> u64 {
+    if seen != 0 && (seen == likely || seen == other) {
+        return seen;
+    }
+    let (receive, lower) = (ways & 1, ways & 2);
+    let mut least = u64::MAX;
+    let mut empty = false;
+    for _ in 0..LOOKS {
+        let Ok((position, doubt)) = glance(pipe, receive != 0) else {
+            return u64::MAX;
+        };
+        if doubt == Doubt::None {
+            return position;
+        }
+        empty = doubt == Doubt::Empty;
+        // In the same page the higher one is the one that a reader was just at.
+        least = if position >> 32 == least >> 32 && position > least { least } else { position };
+    }
+    if empty && lower != 0 { least >> 32 << 32 } else { least }
+}
+
+/// How often a position in doubt is looked at: half a microsecond, more than a processor takes to see what another writes.
+const LOOKS: u32 = 5;
+
+/// What a position may be wrong about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Nothing.
+    None,
+    /// The buffer there is empty though the pipe is not.
+    Empty,
+    /// A reader may be at work in the last buffer.
+    Length,
+}
+
+/// The same as it is seen at this moment, and what is in doubt.
 #[inline(always)]
-fn glance(pipe: u64, receive: bool) -> Result<(u64, bool)> {
+fn glance(pipe: u64, receive: bool) -> Result<(u64, Doubt)> {
     let (head, tail, size) = counters(pipe)?;
     let (slot, index) = if receive { (tail, tail) } else { (head.wrapping_sub(1), head) };
     if receive && head == tail {
-        return Ok((u64::from(index) << 32, false));
+        return Ok((u64::from(index) << 32, Doubt::None));
     }
     if !receive && head == 0 {
-        return Ok((0, false));
+        return Ok((0, Doubt::None));
     }
     let buffers: u64 = read(pipe, offset!(pipe_bufs))?;
     let buffer = buffers + u64::from(slot & size.wrapping_sub(1)) * u64::from(pipe_buffer_size());
     let (start, len) = pair(buffer, offset!(pipe_buffer_offset), offset!(pipe_buffer_len))?;
     let end = if receive { start } else { start.wrapping_add(len) };
-    Ok((u64::from(index) << 32 | u64::from(end), len == 0 && head != tail))
+    let doubt = if head == tail {
+        Doubt::None
+    } else if len == 0 {
+        Doubt::Empty
+    } else if !receive && start != 0 && head.wrapping_sub(tail) == 1 {
+        Doubt::Length
+    } else {
+        Doubt::None
+    };
+    Ok((u64::from(index) << 32 | u64::from(end), doubt))
+}
+
+/// Where a write of so many bytes from that position on leaves a pipe in which nobody else is at work: behind what the last
+/// page holds, and in pages of its own.
+#[inline(always)]
+pub(crate) fn ends(from: u64, bytes: u64) -> [u64; 2] {
+    /// Bytes of a page, and its bits.
+    const PAGE: (u64, u32) = (4096, 12);
+    let last = bytes.wrapping_sub(1) & (PAGE.0 - 1);
+    let pages = (bytes.wrapping_add(PAGE.0 - 1)) >> PAGE.1;
+    [from.wrapping_add(bytes), (from >> 32).wrapping_add(pages) << 32 | (last + 1)]
 }
 
 /// Adds up the buffers of a pipe.

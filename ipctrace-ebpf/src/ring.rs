@@ -41,10 +41,16 @@ const RECORD_HEADER: u64 = 8 + 7;
 /// Counts a loss.
 #[inline(always)]
 pub(crate) fn count(cause: Cause) {
+    count_all(cause, 1);
+}
+
+/// Counts so many.
+#[inline(always)]
+fn count_all(cause: Cause, losses: u64) {
     if let Some(counter) = LOSSES.get_ptr_mut(cause as u32) {
         // SAFETY: the map gave a valid, aligned pointer to this CPU's counter; the add is atomic because an interrupt may
         // count at the same moment.
-        unsafe { add(counter, 1) };
+        unsafe { add(counter, losses) };
     }
     if let Some(flag) = LOST.get_ptr_mut(0) {
         // SAFETY: a valid, aligned pointer into the map; everybody writes the same.
@@ -114,10 +120,10 @@ pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
     entry.submit(wake_up(size_of::<T>() as u64 + RECORD_HEADER));
 }
 
-/// Puts a record that stands elsewhere on the ring.
+/// Puts a record of so many calls that stands elsewhere on the ring.
 #[inline(always)]
-pub(crate) fn output(record: &[u8]) {
-    put(record, wake_up(record.len() as u64 + RECORD_HEADER));
+pub(crate) fn output(record: &[u8], calls: u32) {
+    put(record, wake_up(record.len() as u64 + RECORD_HEADER), u64::from(calls));
 }
 
 /// Puts a record on the ring, and `len` bytes behind it, `MOST` at most.
@@ -132,14 +138,14 @@ pub(crate) unsafe fn output_with<T, const MOST: usize>(record: *const T, len: us
     let len = core::hint::black_box(len);
     let len = if len > MOST { MOST } else { len };
     // SAFETY: valid by contract.
-    put(unsafe { core::slice::from_raw_parts(record.cast::<u8>(), size_of::<T>() + len) }, flags);
+    put(unsafe { core::slice::from_raw_parts(record.cast::<u8>(), size_of::<T>() + len) }, flags, 1);
 }
 
 #[inline(always)]
-fn put(record: &[u8], flags: u64) {
+fn put(record: &[u8], flags: u64, calls: u64) {
     if EVENTS.output::<[u8]>(record, flags).is_err() {
         // Its header took a number already.
-        count(Cause::RingFull);
+        count_all(Cause::RingFull, calls);
     }
 }
 

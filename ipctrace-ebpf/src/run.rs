@@ -117,7 +117,7 @@ fn joined(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, run: &mut 
 fn tell(op: &mut wire::Op) {
     // SAFETY: the record, as bytes: integers without padding.
     let bytes = unsafe { core::slice::from_raw_parts((&raw const *op).cast::<u8>(), size_of::<wire::Op>()) };
-    ring::output(bytes);
+    ring::output(bytes, op.messages);
     op.messages = 0;
 }
 

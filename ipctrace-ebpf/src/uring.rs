@@ -278,7 +278,8 @@ fn settled(thread: &mut Thread, ctx: u64) {
     let call = unsafe { &mut *call };
     if call.sides[0].flags & op_flag::POSITIONS != 0 && pipe::is_pipe(call.sides[0].mechanism) {
         call.done =
-            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Upper).unwrap_or(0);
+            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Upper, [0; 2])
+                .unwrap_or(0);
     }
 }
 

@@ -130,7 +130,7 @@ fn completed(completion: Completion) -> Result<()> {
     call.done = 0;
     if call.sides[0].flags & op_flag::POSITIONS != 0 && pipe::is_pipe(call.sides[0].mechanism) {
         call.sides[0].pos_enter =
-            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Lower)?;
+            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Lower, [0; 2])?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod check;
 pub mod kernel;
+pub mod load;
 pub mod oracle;
 pub mod scenarios;
 pub mod trace;

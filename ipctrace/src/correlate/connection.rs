@@ -4,11 +4,10 @@
 //! belong together if each has the other's addresses and their sequence numbers, which are the same at both ends, are no
 //! farther apart than what can be under way. From then on they are the two sides of one [`Stream`].
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
+use foldhash::HashMap;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key};
 
@@ -77,7 +76,7 @@ pub(super) struct Connections {
 }
 
 /// All streams.
-pub(super) type Streams = HashMap<Key, Box<Stream>, RandomState>;
+pub(super) type Streams = HashMap<Key, Box<Stream>>;
 
 impl Connections {
     /// What the kernel says of a half when it first sees it, or sees it again. `None`: the record has no ends.

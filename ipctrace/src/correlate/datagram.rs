@@ -12,9 +12,10 @@ mod sent;
 mod settle;
 mod socket;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use ipctrace_common::wire::{self, Key, datagram, op_flag};
 
 use crate::decode;

@@ -1,8 +1,9 @@
 //! Descriptors passed over unix sockets: the same `struct file` at both ends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use ipctrace_common::{Mechanism, wire};
 
 use crate::model::{Channel, End, Event, Handoff, Proc, Why};

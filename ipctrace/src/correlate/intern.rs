@@ -1,9 +1,8 @@
 //! One copy of each process.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
+use foldhash::HashMap;
 use ipctrace_common::wire::Task;
 
 use crate::model::Proc;
@@ -16,7 +15,7 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
 /// The processes seen last, one entry a thread.
 #[derive(Debug, Default)]
 pub(super) struct Procs {
-    threads: HashMap<u32, (Task, Arc<Proc>), RandomState>,
+    threads: HashMap<u32, (Task, Arc<Proc>)>,
 }
 
 impl Procs {

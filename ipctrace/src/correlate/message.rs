@@ -3,10 +3,11 @@
 //! A receive says which socket sent the message that it took and how long it was, so the two are joined by that; what
 //! one socket sent to another arrives in order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key, op_flag};
 

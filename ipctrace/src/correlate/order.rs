@@ -106,6 +106,7 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(pieces: &'a [Piece]) -> Search<'a> {
         let mut seen: Vec<u64> = pieces.iter().flat_map(|piece| [piece.low, piece.high]).collect();
+        seen.retain(|position| !position::is_vague(*position));
         seen.sort_unstable();
         seen.dedup();
         let earlier = pieces

@@ -39,6 +39,11 @@ pub(super) fn hides(from: u64, to: u64, bytes: u64) -> bool {
     !merged && from & OFFSET < PAGE && from >> 32 > 0
 }
 
+/// Whether of a writer's position only the page is known: the buffer there was just being filled in, or read to its end.
+pub(super) fn is_vague(position: u64) -> bool {
+    position & OFFSET == 0 && position >> 32 > 0
+}
+
 /// Where the bytes of one write stand in the pipe, in the readers' terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {

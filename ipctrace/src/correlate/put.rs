@@ -168,14 +168,16 @@ impl Put {
     /// positions. `Some` with its place if so, and whether it may hide another.
     fn lone(&self, call: &Call) -> Option<(Place, bool)> {
         let (&[end], Some((low, high))) = (self.ends.as_slice(), call.seen) else { return None };
-        if low != end || call.advance != Advance::Pages {
+        let begins = low == end || (position::is_vague(low) && low >> 32 == end >> 32);
+        if !begins || call.advance != Advance::Pages {
             return None;
         }
-        if self.calls.ready.iter().skip(1).take(REACH).any(|other| other.piece().low < high) {
+        let among = |other: &Call| other.enter <= call.time && other.piece().low < high;
+        if self.calls.ready.iter().skip(1).take(REACH).any(among) {
             return None;
         }
-        let place = Place::between(low, high, call.bytes)?;
-        Some((place, position::hides(low, high, call.bytes)))
+        let place = Place::between(end, high, call.bytes)?;
+        Some((place, position::hides(end, high, call.bytes)))
     }
 
     /// A call is settled that ended at `time` and may hide others below `position`.
@@ -386,7 +388,9 @@ impl Put {
         let since = *self.since.get_or_insert(context.now);
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
         let suspect = window.iter().any(|index| self.calls.ready[*index].piece().low < self.given_up);
-        if !(mode.force || full || suspect || context.overdue(since)) {
+        // What is under way at the same time is known soon; others may be in a call for longer.
+        let in_vain = !self.crowded() && context.now.saturating_sub(since) >= LINGER;
+        if !(mode.force || full || suspect || in_vain || context.overdue(since)) {
             return false;
         }
         if self.hidden(window) {

@@ -5,12 +5,13 @@
 //! a queue is first in, first out, so a receive is joined to the first message of its kind that was sent and not taken.
 //! What was in a queue when it was first seen is known too, and was sent by nobody that we know.
 
+mod store;
 mod waiting;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use ipctrace_common::wire::{self, Key, op_flag};
 use ipctrace_common::{Mechanism, digest};
 
@@ -21,7 +22,8 @@ use super::call::Recent;
 use super::context::{Context, LINGER};
 use super::naming::{self, Home};
 
-use waiting::{Taken, Waiting};
+use store::{Among, Kind, Place, Store, Stored};
+use waiting::Taken;
 
 /// A message that was sent and not yet received.
 #[derive(Debug)]
@@ -40,7 +42,36 @@ struct Sent {
     payload: Bytes,
 }
 
+impl Stored for Sent {
+    fn time(&self) -> u64 {
+        self.time
+    }
+
+    fn begin(&self) -> u64 {
+        self.enter
+    }
+
+    fn kinds(&self) -> [Option<Kind>; 2] {
+        // One that was found may have been taken before it got its number.
+        let by_content = self.number == 0 || self.who.process().is_none();
+        let content = match (self.detail, self.digest) {
+            (Some(detail), digest @ 1..) => Kind::Content(self.bytes, detail, digest),
+            (None, _) | (_, 0) => Kind::Any,
+        };
+        [Some(Kind::Number(self.number)).filter(|_| self.number != 0), Some(content).filter(|_| by_content)]
+    }
+}
+
 impl Sent {
+    /// Those among which one that took it is.
+    fn takers(&self) -> Among {
+        match self.kinds() {
+            [_, Some(Kind::Any)] => Among::All,
+            [number, Some(content)] => Among::Kinds([number, Some(content), Some(Kind::Any)]),
+            [number, None] => Among::Kinds([number, None, None]),
+        }
+    }
+
     /// Identity of the sender; zeros, which no process has, if it is not known.
     fn process(&self) -> (u32, u64) {
         self.who.process().map_or((0, 0), |process| process.identity())
@@ -86,8 +117,13 @@ struct Queue {
     /// When the latest of those was found of which more is known.
     found: u64,
     /// Sent or found, in order.
-    sent: VecDeque<Sent>,
-    waiting: Waiting,
+    sent: Store<Sent>,
+    /// Receives that wait for their send, or until it is certain which it is.
+    waiting: Store<Taken>,
+    /// Of what was sent, messages of which it is not known by whom.
+    nameless: usize,
+    /// When all that wait had their turn.
+    settled: u64,
     senders: Recent,
     receivers: Recent,
     /// When it was removed, if it was.
@@ -102,8 +138,10 @@ impl Queue {
             channel: Arc::new(channel(mechanism, key, name, home)),
             unknown: None,
             found: 0,
-            sent: VecDeque::new(),
-            waiting: Waiting::default(),
+            sent: Store::default(),
+            waiting: Store::default(),
+            nameless: 0,
+            settled: 0,
             senders: Recent::default(),
             receivers: Recent::default(),
             removed: None,
@@ -203,7 +241,7 @@ impl Queues {
         let queue = self.queue(mechanism, op.key, context);
         let before = queue.holds();
         if has(op_flag::RECEIVE) {
-            queue.waiting.add(Taken {
+            let taken = Taken {
                 who,
                 enter,
                 time,
@@ -215,10 +253,11 @@ impl Queues {
                 number,
                 payload: record.payload,
                 since: context.now,
-            });
+            };
+            queue.take(taken, context);
         } else {
             let found = has(op_flag::FOUND);
-            queue.put(Sent {
+            let sent = Sent {
                 who: if found { End::Unknown(Why::BeforeStart) } else { End::Known(who) },
                 enter: if found { 0 } else { enter },
                 time,
@@ -227,11 +266,11 @@ impl Queues {
                 digest: op.digest,
                 number,
                 payload: record.payload,
-            });
+            };
+            queue.put(sent, context);
         }
         let after = queue.holds();
         self.count = (self.count + after).saturating_sub(before);
-        self.settle(op.key, false, context);
     }
 
     fn queue(&mut self, mechanism: Mechanism, key: Key, context: &Context<'_>) -> &mut Queue {
@@ -273,7 +312,7 @@ impl Queues {
         self.settle(key, true, context);
         let Some(mut queue) = self.queues.remove(&key) else { return };
         self.count = self.count.saturating_sub(queue.holds());
-        for sent in std::mem::take(&mut queue.sent) {
+        for sent in queue.sent.drain().collect::<Vec<_>>() {
             queue.left(sent, context);
         }
     }
@@ -291,9 +330,10 @@ impl Queues {
     fn evict(&mut self, context: &mut Context<'_>) {
         let Some(queue) = self.queues.values_mut().max_by_key(|queue| queue.holds()) else { return };
         let before = queue.holds();
-        let half = queue.sent.len().div_ceil(2);
-        queue.sent.drain(..half);
+        queue.sent.drop_half();
         queue.waiting.drop_half();
+        queue.nameless =
+            queue.sent.among(Among::All, 0).filter(|(_, sent)| sent.who.process().is_none()).count();
         let gone = before - queue.holds();
         self.count = self.count.saturating_sub(gone);
         *context.evicted += gone as u64;
@@ -320,7 +360,7 @@ impl Queues {
 
 /// The message that a receive took.
 struct Found {
-    index: usize,
+    place: Place,
     exact: bool,
     /// Other processes have sent what it may be taken for.
     rivals: bool,
@@ -328,7 +368,7 @@ struct Found {
 
 impl Queue {
     /// One more message.
-    fn put(&mut self, sent: Sent) {
+    fn put(&mut self, sent: Sent, context: &mut Context<'_>) {
         let alike = |one: &Sent, other: &Sent| {
             if one.number != 0 || other.number != 0 {
                 return one.number == other.number;
@@ -337,33 +377,84 @@ impl Queue {
                 && one.detail == other.detail
                 && digest::agree(one.digest, other.digest, one.bytes, true)
         };
-        if sent.who.process().is_none() {
+        let named = sent.who.process().is_some();
+        if !named {
             self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
             self.found = self.found.max(sent.time);
             // Sent meanwhile by a call that has been told of already.
-            if self.sent.iter().any(|other| other.who.process().is_some() && alike(other, &sent)) {
+            if self
+                .sent
+                .among(Among::All, 0)
+                .any(|(_, other)| other.who.process().is_some() && alike(other, &sent))
+            {
                 return;
             }
-        } else if (sent.enter != 0 && sent.enter <= self.found) || sent.number != 0 {
+            self.nameless += 1;
+        } else if self.nameless > 0 && ((sent.enter != 0 && sent.enter <= self.found) || sent.number != 0) {
             // It was under way while what was in the queue was looked at: it may have been found there.
-            let twice = |other: &Sent| other.who.process().is_none() && alike(other, &sent);
-            if let Some(index) = self.sent.iter().rposition(twice) {
-                self.sent.remove(index);
+            let twice = |(_, other): &(Place, &Sent)| other.who.process().is_none() && alike(other, &sent);
+            if let Some((place, _)) = self.sent.among(Among::All, 0).filter(twice).last() {
+                self.sent.remove(place);
+                self.nameless -= 1;
             }
         }
-        // Records of two CPUs may have changed places.
-        let place = self.sent.iter().rposition(|other| other.time <= sent.time).map_or(0, |index| index + 1);
-        if sent.who.process().is_some() {
+        if named {
             self.senders.note(sent.process(), sent.time);
         }
-        self.sent.insert(place, sent);
+        // One of those that waited for it has taken it. Where they wait for what others send meanwhile, all have their turn together.
+        let waiting = if self.senders.crowd() && sent.number == 0 {
+            None
+        } else {
+            self.waiting.among(sent.takers(), sent.enter).find(|(_, taken)| sent.fits(taken))
+        };
+        let waiting = waiting.map(|(place, _)| place);
+        self.sent.add(sent);
+        match waiting {
+            Some(place) => self.retry(place, false, context),
+            None => self.settle_in_time(context),
+        }
+    }
+
+    /// Joins what has waited for [`LINGER`]; the more there is, the less often.
+    fn settle_in_time(&mut self, context: &mut Context<'_>) {
+        /// As many as are looked at in a fraction of that time.
+        const MANY: u64 = 4096;
+        let pause = LINGER + LINGER / MANY * self.waiting.len() as u64;
+        if self.senders.crowd() && context.now.saturating_sub(self.settled) >= pause {
+            self.settle(false, context);
+        }
+    }
+
+    /// One more receive.
+    fn take(&mut self, taken: Taken, context: &mut Context<'_>) {
+        // First those like it that wait.
+        let kind = taken.kind();
+        let mut waiting = self.waiting.among(Among::like(kind), 0).map(|(_, other)| other.kind());
+        let is_first = !waiting.any(|other| other == kind || other == Kind::Any || kind == Kind::Any);
+        drop(waiting);
+        if !(is_first && self.receive(&taken, false, context)) {
+            self.waiting.add(taken);
+            self.settle_in_time(context);
+        }
     }
 
     /// Joins the waiting receives to their sends, as far as these have come.
     fn settle(&mut self, force: bool, context: &mut Context<'_>) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|taken| !self.receive(taken, force, context));
+        self.settled = context.now;
+        for place in self.waiting.places() {
+            self.retry(place, force, context);
+        }
+    }
+
+    /// The same for one of them.
+    fn retry(&mut self, place: Place, force: bool, context: &mut Context<'_>) {
+        // It stays where it stood should it still wait.
+        let waiting = std::mem::take(&mut self.waiting);
+        let done = waiting.get(place).is_some_and(|taken| self.receive(taken, force, context));
         self.waiting = waiting;
+        if done {
+            self.waiting.remove(place);
+        }
     }
 
     /// Writes a receive if its send is known, or will not come. False: it waits.
@@ -375,7 +466,8 @@ impl Queue {
         }
         match self.find(taken) {
             Some(found) => {
-                let Some(sent) = self.sent.remove(found.index) else { return true };
+                let Some(sent) = self.sent.remove(found.place) else { return true };
+                self.nameless -= usize::from(sent.who.process().is_none());
                 // It may be one whose receive was lost.
                 let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
                 self.write(&sent, taken, found.exact && !doubtful, context);
@@ -418,17 +510,21 @@ impl Queue {
 
     /// The first message that fits, of the highest priority if the receiver did not ask which it has.
     fn find(&self, taken: &Taken) -> Option<Found> {
-        let fitting = || self.sent.iter().enumerate().filter(|(_, sent)| sent.fits(taken));
+        let among = Among::like(taken.kind());
+        let fitting = || self.sent.begun(among, taken.time).filter(|(_, sent)| sent.fits(taken));
         if taken.number != 0 {
-            let (index, _) = fitting().next()?;
-            return Some(Found { index, exact: true, rivals: false });
+            let (place, _) = fitting().next()?;
+            return Some(Found { place, exact: true, rivals: false });
         }
         let unasked = self.mechanism == Mechanism::PosixMq && taken.detail.is_none();
-        let highest = fitting().filter_map(|(_, sent)| sent.detail).max().filter(|_| unasked);
-        let (index, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
+        let highest = if unasked { fitting().filter_map(|(_, sent)| sent.detail).max() } else { None };
+        let (place, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
         let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
-        let mut rivals = fitting().filter(|(_, other)| other.process() != chosen.process()).peekable();
+        let several = self.nameless > 0 || self.senders.crowd();
+        let others = if several { usize::MAX } else { 0 };
+        let mut rivals =
+            fitting().take(others).filter(|(_, other)| other.process() != chosen.process()).peekable();
         let crowd = rivals.peek().is_some();
         // What could not be read of one of the two may be what would tell it from the other.
         let blind = taken.digest == 0 || chosen.digest == 0;
@@ -436,7 +532,7 @@ impl Queue {
             let there = taken.detail.is_some() || other.time < taken.enter;
             !blind && !overlapped && there && !other.overlaps(chosen)
         });
-        Some(Found { index, exact, rivals: crowd })
+        Some(Found { place, exact, rivals: crowd })
     }
 
     /// Writes what was received, and what of the message did not fit and is gone.

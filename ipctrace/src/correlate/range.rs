@@ -157,14 +157,15 @@ impl Ranges {
         false
     }
 
-    /// Makes one range of an unknown sender of the older half, to save memory. Says how many were forgotten.
+    /// Makes one range of an unknown sender of the older half, to save memory. Says how many calls were forgotten.
     pub(super) fn forget_half(&mut self) -> u64 {
         let half = self.queue.len() / 2;
         let time = self.queue.get(half).map_or(0, |range| range.time);
+        let calls = self.queue.range(..half).map(|range| range.messages).sum();
         let bytes: u64 = self.queue.drain(..half).map(|range| range.left()).sum();
         let base = self.begin().wrapping_sub(bytes);
         self.queue.push_front(Range { base, ..Range::unknown(Why::Lost, bytes, time, true) });
-        half as u64
+        calls
     }
 
     /// A call of `process` that began at `enter` may have come before the last ranges of others.

@@ -9,9 +9,9 @@ mod evidence;
 mod object;
 mod regions;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use ipctrace_common::wire::{self, share_event};
 use ipctrace_common::{Mechanism, Shape};
 

@@ -2,9 +2,10 @@
 //!
 //! Both records are made with the receiver's signal lock held, so a delivery never comes before its generation.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use ipctrace_common::wire::{self, signal_info, signal_phase, signal_result};
 
 use crate::model::{End, Event, Outcome, Proc, Signal, Why};

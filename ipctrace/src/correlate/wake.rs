@@ -1,9 +1,9 @@
 //! One process makes another run again. The kernel's record has both; what is left to do is to name the object.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use ipctrace_common::wire::{self, wake_flag};
 use ipctrace_common::{Mechanism, Shape};
 

@@ -63,6 +63,27 @@ fn the_message_taken_is_the_first_of_its_priority() {
 }
 
 #[test]
+fn a_receive_waits_for_those_that_took_the_same_and_for_no_others() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    let mut push = |record| {
+        correlator.push(record, &mut out);
+        out.len()
+    };
+    push(channel(MSG, 1, 0, &[0; 4]));
+    // Its send is still on its way.
+    assert_eq!(push(receive(MSG, 20, 3..4, 1, 7)), 0);
+    // Another kind: nothing to wait for.
+    assert_eq!(push(send(MSG, 10, 5..6, 2, 7)), 0);
+    assert_eq!(push(receive(MSG, 20, 7..8, 2, 7)), 1);
+    // The same kind: who waits has the first.
+    assert_eq!(push(send(MSG, 10, 9..10, 1, 7)), 1);
+    assert_eq!(push(receive(MSG, 21, 11..12, 1, 7)), 1);
+    assert_eq!(push(send(MSG, 10, 1..2, 1, 7)), 2);
+    correlator.tick(13, &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5), (Ok(10), Ok(20), 5), (Ok(10), Ok(21), 5)]);
+}
+
+#[test]
 fn contents_tell_messages_apart() {
     let events = correlate([
         channel(MSG, 1, 0, &0x4d2_i32.to_ne_bytes()),

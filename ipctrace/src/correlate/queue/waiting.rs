@@ -1,11 +1,12 @@
 //! Receives whose send has not come, or may not be the only one.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::model::Proc;
+
+use super::store::{Kind, Stored};
 
 /// A receive.
 #[derive(Debug)]
@@ -34,29 +35,27 @@ pub(super) struct Taken {
     pub(super) since: u64,
 }
 
-/// Receives in the order in which they ended.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(VecDeque<Taken>);
-
-impl Waiting {
-    /// One more. Records of two CPUs may have changed places.
-    pub(super) fn add(&mut self, taken: Taken) {
-        let place = self.0.iter().rposition(|other| other.time <= taken.time).map_or(0, |index| index + 1);
-        self.0.insert(place, taken);
+impl Stored for Taken {
+    fn time(&self) -> u64 {
+        self.time
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    fn begin(&self) -> u64 {
+        self.enter
     }
 
-    /// Lets go of those that `keep` does not want, first to last.
-    pub(super) fn retain(&mut self, keep: impl FnMut(&Taken) -> bool) {
-        self.0.retain(keep);
+    fn kinds(&self) -> [Option<Kind>; 2] {
+        [Some(self.kind()), None]
     }
+}
 
-    /// Forgets the older half.
-    pub(super) fn drop_half(&mut self) {
-        let half = self.0.len().div_ceil(2);
-        self.0.drain(..half);
+impl Taken {
+    /// What it took.
+    pub(super) fn kind(&self) -> Kind {
+        match (self.number, self.detail, self.digest) {
+            (0, Some(detail), digest @ 1..) if !self.cut => Kind::Content(self.bytes, detail, digest),
+            (0, _, _) => Kind::Any,
+            (number, _, _) => Kind::Number(number),
+        }
     }
 }

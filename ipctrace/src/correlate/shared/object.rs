@@ -1,8 +1,9 @@
 //! What is shared, and by whom.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key};
 

@@ -245,6 +245,23 @@ fn pages(n: u64, first: u64, pages_read: u64) -> [Record; 2] {
 }
 
 #[test]
+fn a_position_of_which_only_the_page_is_known_delays_nothing() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(midway(0), &mut out);
+    for n in 0..50 {
+        // The buffer was just read to its end, and not yet counted as read, when the next write began.
+        let low = if n % 3 == 2 { at(8 + n, 0) } else { at(8 + n, if n == 0 { 4096 } else { 64 }) };
+        let when = (n * 10, n * 10 + 1);
+        correlator.push(paged(10, false, when, n * 64, (low, at(9 + n, 64)), 64), &mut out);
+        let when = (when.0 + 2, when.1 + 2);
+        correlator.push(paged(20, true, when, n * 64, (at(8 + n, 0), at(9 + n, 0)), 64), &mut out);
+        assert_eq!(out.len() as u64, n + 1);
+    }
+    let all = transfers(&out);
+    assert!(all.iter().all(|transfer| transfer.exact && short(transfer) == (Ok(10), Ok(20), 64)));
+}
+
+#[test]
 fn a_receive_before_the_books_is_told_of_once_and_the_rest_is_exact() {
     // Page 8 was queued, and taken by a call that was under way when the books were opened and is not in them.
     let events = correlate([midway(4096)].into_iter().chain((0..50).flat_map(|n| pages(n, 9, 9))));

@@ -1,0 +1,275 @@
+//! Messages, or receives, in the order of time, found by what they are.
+//!
+//! Where receives or sends were lost, as many wait as there is room for; each that comes looks at those of its own kind alone.
+//! Of a few it looks at all, which takes less than to know where those of its kind are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::{HashMap, HashMapExt};
+
+/// Where one stands: its time, and when it came.
+pub(super) type Place = (u64, u64);
+
+/// What one is, as far as others can be told from it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// The message with this number.
+    Number(u64),
+    /// A message of so many bytes, with this priority or type, and this digest.
+    Content(u64, i64, u64),
+    /// Not all of that is known.
+    Any,
+}
+
+/// What a [`Store`] keeps.
+pub(super) trait Stored {
+    /// When it was sent or received.
+    fn time(&self) -> u64;
+    /// When the call began.
+    fn begin(&self) -> u64;
+    /// Under which kinds it is to be found.
+    fn kinds(&self) -> [Option<Kind>; 2];
+}
+
+/// Those of some kinds, or all.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Among {
+    /// Of these kinds.
+    Kinds([Option<Kind>; 3]),
+    /// All.
+    All,
+}
+
+impl Among {
+    /// What may be a message, or take it, of which this is known: one that is just like it, or one of which not all is known.
+    pub(super) fn like(kind: Kind) -> Among {
+        match kind {
+            Kind::Number(_) => Among::Kinds([Some(kind), None, None]),
+            Kind::Content(..) => Among::Kinds([Some(kind), Some(Kind::Any), None]),
+            Kind::Any => Among::All,
+        }
+    }
+}
+
+/// Where those of one kind are.
+#[derive(Debug, Default)]
+struct Index {
+    places: BTreeSet<Place>,
+    /// The same by when their calls began.
+    begins: BTreeSet<(u64, Place)>,
+}
+
+/// How many are looked at one by one.
+const FEW: usize = 32;
+
+/// Things in the order of their times.
+#[derive(Debug)]
+pub(super) struct Store<T> {
+    entries: BTreeMap<Place, T>,
+    /// Where those of each kind are, once there have been more than [`FEW`] at a time.
+    kinds: Option<HashMap<Kind, Index>>,
+    arrivals: u64,
+}
+
+impl<T> Default for Store<T> {
+    fn default() -> Store<T> {
+        Store { entries: BTreeMap::new(), kinds: None, arrivals: 0 }
+    }
+}
+
+impl<T: Stored> Store<T> {
+    /// One more. Records of two CPUs may have changed places, hence by time; of the same time the later comes last.
+    pub(super) fn add(&mut self, entry: T) {
+        self.arrivals += 1;
+        let place = (entry.time(), self.arrivals);
+        if let Some(kinds) = &mut self.kinds {
+            enter(kinds, place, &entry);
+        }
+        self.entries.insert(place, entry);
+        if self.kinds.is_none() && self.entries.len() > FEW {
+            let mut kinds = HashMap::new();
+            self.entries.iter().for_each(|(place, entry)| enter(&mut kinds, *place, entry));
+            self.kinds = Some(kinds);
+        }
+    }
+
+    /// Takes one out.
+    pub(super) fn remove(&mut self, place: Place) -> Option<T> {
+        let entry = self.entries.remove(&place)?;
+        if self.entries.is_empty() {
+            self.kinds = None;
+        }
+        for kind in entry.kinds().into_iter().flatten() {
+            let Some(kinds) = &mut self.kinds else { break };
+            if let Some(index) = kinds.get_mut(&kind) {
+                index.places.remove(&place);
+                index.begins.remove(&(entry.begin(), place));
+                if index.places.is_empty() {
+                    kinds.remove(&kind);
+                }
+            }
+        }
+        Some(entry)
+    }
+
+    /// The one there.
+    pub(super) fn get(&self, place: Place) -> Option<&T> {
+        self.entries.get(&place)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The places of all, in order.
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.entries.keys().copied().collect()
+    }
+
+    /// Those of some kinds from a time on, in order. One that is of two of them comes once.
+    pub(super) fn among<'a>(
+        &'a self,
+        among: Among,
+        from: u64,
+    ) -> Box<dyn Iterator<Item = (Place, &'a T)> + 'a> {
+        let (Among::Kinds(wanted), Some(kinds)) = (among, &self.kinds) else {
+            return Box::new(self.entries.range((from, 0)..).map(|(place, entry)| (*place, entry)));
+        };
+        let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
+        let mut sets: Vec<_> = indices.map(|index| index.places.range((from, 0)..).peekable()).collect();
+        Box::new(std::iter::from_fn(move || {
+            let place = sets.iter_mut().filter_map(|set| set.peek().copied()).min().copied()?;
+            for set in &mut sets {
+                set.next_if(|next| **next == place);
+            }
+            self.entries.get(&place).map(|entry| (place, entry))
+        }))
+    }
+
+    /// Those of some kinds whose calls had begun by then, in order.
+    pub(super) fn begun<'a>(
+        &'a self,
+        among: Among,
+        by: u64,
+    ) -> Box<dyn Iterator<Item = (Place, &'a T)> + 'a> {
+        let first = self.among(among, 0).next();
+        let (Among::Kinds(wanted), Some(kinds), Some((_, first))) = (among, &self.kinds, first) else {
+            return Box::new(self.among(among, 0).filter(move |(_, entry)| entry.begin() <= by));
+        };
+        if first.begin() <= by {
+            return Box::new(self.among(among, 0).filter(move |(_, entry)| entry.begin() <= by));
+        }
+        // Those few that were under way, or none: not to be looked for among all that came later.
+        let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
+        let begun = indices.flat_map(|index| index.begins.range(..=(by, (u64::MAX, u64::MAX))));
+        let places: BTreeSet<Place> = begun.map(|(_, place)| *place).collect();
+        Box::new(places.into_iter().filter_map(|place| self.entries.get(&place).map(|entry| (place, entry))))
+    }
+
+    /// Forgets the older half.
+    pub(super) fn drop_half(&mut self) {
+        let half = self.entries.len().div_ceil(2);
+        for place in self.places().into_iter().take(half) {
+            self.remove(place);
+        }
+    }
+
+    /// Takes all out, in order.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
+        self.kinds = None;
+        std::mem::take(&mut self.entries).into_values()
+    }
+}
+
+/// Notes where one is.
+fn enter<T: Stored>(kinds: &mut HashMap<Kind, Index>, place: Place, entry: &T) {
+    for kind in entry.kinds().into_iter().flatten() {
+        let index = kinds.entry(kind).or_default();
+        index.places.insert(place);
+        index.begins.insert((entry.begin(), place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Stored for (u64, Kind) {
+        fn time(&self) -> u64 {
+            self.0
+        }
+
+        fn begin(&self) -> u64 {
+            self.0 - 1
+        }
+
+        fn kinds(&self) -> [Option<Kind>; 2] {
+            [Some(self.1), None]
+        }
+    }
+
+    const ONE: Kind = Kind::Content(1, 1, 1);
+    const OTHER: Kind = Kind::Content(1, 1, 2);
+
+    /// The times of those that are just like it, with and without the index.
+    fn times(store: &Store<(u64, Kind)>, among: Among, by: u64) -> Vec<u64> {
+        let kind = |kind: &Kind| match among {
+            Among::Kinds(kinds) => kinds.contains(&Some(*kind)),
+            Among::All => true,
+        };
+        let all = store.begun(among, by).map(|(_, entry)| *entry);
+        all.filter(|(_, other)| kind(other)).map(|(time, _)| time).collect()
+    }
+
+    #[test]
+    fn what_is_alike_is_found_in_order() {
+        for others in [0, 2 * FEW as u64] {
+            let mut store = Store::default();
+            for other in 0..others {
+                store.add((100 + other, Kind::Number(1000 + other)));
+            }
+            for entry in [(3, ONE), (1, Kind::Any), (2, OTHER), (1, ONE), (5, Kind::Number(7))] {
+                store.add(entry);
+            }
+            assert_eq!(store.kinds.is_some(), others > 0);
+            let like_one = Among::like(ONE);
+            assert_eq!(times(&store, like_one, 9), [1, 1, 3]);
+            assert_eq!(times(&store, Among::like(Kind::Number(7)), 9), [5]);
+            assert_eq!(times(&store, Among::All, 9), [1, 1, 2, 3, 5]);
+            assert_eq!((times(&store, like_one, 0), times(&store, like_one, 1)), (vec![1, 1], vec![1, 1]));
+            let (place, _) = store.among(like_one, 0).next().expect("there are three");
+            assert_eq!(store.remove(place), Some((1, Kind::Any)));
+            assert_eq!(times(&store, like_one, 9), [1, 3]);
+            let all = store.len();
+            store.drop_half();
+            assert_eq!(store.len(), all / 2);
+            assert_eq!(store.drain().count(), all / 2);
+            assert_eq!(times(&store, like_one, 9), [0; 0]);
+        }
+    }
+
+    #[test]
+    fn calls_that_began_early_are_found_behind_others() {
+        #[derive(Debug)]
+        struct Long(u64, u64);
+        impl Stored for Long {
+            fn time(&self) -> u64 {
+                self.1
+            }
+
+            fn begin(&self) -> u64 {
+                self.0
+            }
+
+            fn kinds(&self) -> [Option<Kind>; 2] {
+                [Some(ONE), None]
+            }
+        }
+        let mut store = Store::default();
+        (0..100).for_each(|index| store.add(Long(50 + index, 60 + index)));
+        store.add(Long(10, 500));
+        let found: Vec<_> = store.begun(Among::like(ONE), 20).map(|(_, long)| long.1).collect();
+        assert_eq!(found, [500]);
+    }
+}
