@@ -8,7 +8,7 @@ use ipctrace_common::wire::ADDRESS_MAX;
 
 use crate::config;
 use crate::inflight::Moved;
-use crate::kernel::{Result, read_either, read_user};
+use crate::kernel::{Result, read_either};
 use crate::message::MsgHdr;
 
 /// Room for an address and a payload. Twice the payload, so that the verifier sees that a copy of a masked length at a
