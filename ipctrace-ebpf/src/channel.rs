@@ -502,9 +502,9 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
         (*record).fixed.write_pos =
-            if pipe { pipe::position(side.object, false, Bound::Upper).unwrap_or(0) } else { 0 };
+            if pipe { pipe::position(side.object, false, Bound::Upper, [0; 2]).unwrap_or(0) } else { 0 };
         (*record).fixed.read_pos =
-            if pipe { pipe::position(side.object, true, Bound::Lower).unwrap_or(0) } else { 0 };
+            if pipe { pipe::position(side.object, true, Bound::Lower, [0; 2]).unwrap_or(0) } else { 0 };
         (*record).fixed.receiver_inode = inode;
         (*record).fixed.reserved = 0;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;
