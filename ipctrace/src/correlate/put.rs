@@ -388,9 +388,7 @@ impl Put {
         let since = *self.since.get_or_insert(context.now);
         let full = window.len() == order::WINDOW || self.calls.ready.len() >= context.limits.ranges;
         let suspect = window.iter().any(|index| self.calls.ready[*index].piece().low < self.given_up);
-        // What is under way at the same time is known soon; others may be in a call for longer.
-        let in_vain = !self.crowded() && context.now.saturating_sub(since) >= LINGER;
-        if !(mode.force || full || suspect || in_vain || context.overdue(since)) {
+        if !(mode.force || full || suspect || context.overdue(since)) {
             return false;
         }
         if self.hidden(window) {

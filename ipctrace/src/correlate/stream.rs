@@ -109,12 +109,13 @@ impl Stream {
         let position = self.paged().then_some(record.write_pos);
         if self.open {
             self.put.restart(position);
-            self.take.restart(record.read_pos);
+            self.take.restart(record.read_pos, true);
             self.trust(record, context);
         } else {
             self.open = true;
             self.put.restart(position);
-            self.take.restart(record.read_pos);
+            // Nobody has put anything in: whatever is under way will be in the books.
+            self.take.restart(record.read_pos, record.write_pos != 0);
             self.doubt |= record.queued == u64::MAX;
             let queued = if record.queued == u64::MAX { 0 } else { record.queued };
             let place = position.and_then(|position| Place::queued(record.read_pos, position, queued));

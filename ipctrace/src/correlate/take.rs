@@ -23,6 +23,8 @@ pub(super) struct Take {
     top: u64,
     /// When no order was found, and among how many calls.
     tried: Tried,
+    /// The object may have been in use when its books were opened: a call that was under way then may not be in them.
+    midway: bool,
     /// What the positions missed has been waited for in vain: the two sides' books differ, and go on doing so. Until
     /// positions prove that they agree again nothing is waited for.
     adrift: bool,
@@ -100,8 +102,9 @@ fn difference(call: &Call, ranges: &Ranges) -> Difference {
 
 impl Take {
     /// The books begin anew.
-    pub(super) fn restart(&mut self, position: u64) {
+    pub(super) fn restart(&mut self, position: u64, midway: bool) {
         self.calls.restart(0);
+        self.midway = midway;
         self.top = position;
         self.since = None;
         self.adrift = false;
@@ -131,7 +134,9 @@ impl Take {
             }
             let fit = if mode.paged { fit(front, ranges) } else { Fit::Unknown };
             self.adrift &= !matches!(fit, Fit::Snug { tight: true });
-            if matches!(fit, Fit::More | Fit::Fewer) && !mode.senders && !self.crowded() {
+            // Else what is missing is a call of somebody new that is still under way, however long.
+            let differs = self.midway || context.loss.is_some();
+            if matches!(fit, Fit::More | Fit::Fewer) && differs && !mode.senders && !self.crowded() {
                 let in_vain = self.adrift
                     || mode.force
                     || self.since.is_some_and(|since| context.overdue(since))
@@ -153,7 +158,7 @@ impl Take {
             }
             if self.adrift {
                 // One process on each side: whichever bytes it were, they went from the one to the other.
-                let exact = !mode.senders && !self.crowded();
+                let exact = differs && !mode.senders && !self.crowded();
                 for settled in self.first(exact, false) {
                     each(settled, ranges, context);
                 }
