@@ -236,6 +236,13 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
     CHANNELS.get_ptr_mut(key)
 }
 
+/// Whether there was something in the channel when its books were opened.
+#[inline(always)]
+pub(crate) fn began_with_content(side: &Side) -> bool {
+    // SAFETY: a valid pointer into the map; the field is written before it is there.
+    books(&side.key).is_some_and(|books| unsafe { (*books).queued } != 0)
+}
+
 /// Closes the books of a channel that is gone: what is found at its address next is another.
 #[inline(always)]
 pub(crate) fn forget(key: &Key) {

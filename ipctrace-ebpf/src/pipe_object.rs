@@ -250,7 +250,7 @@ pub extern "C" fn pipe_object_ended(tid: u32, returned: u64, known: u64) -> i32 
     let mut bytes = returned;
     if known != u64::MAX && call.sides[0].receive == 0 {
         // What a write has put in by the time that its pipe is first seen is among what is told to be in it.
-        if known == 0 || straddle::any() {
+        if known == 0 || straddle::any() || channel::began_with_content(&call.sides[0]) {
             bytes = straddle::since_first_seen(&call.sides[0]).unwrap_or(0).min(returned);
         }
         if bytes == 0 {
