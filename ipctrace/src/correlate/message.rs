@@ -334,15 +334,19 @@ impl Messages {
                 }
                 write(queue, End::Known(Arc::clone(&sent.who)), Some(&sent), taken, exact, context);
             }
-            None if early || force || context.overdue(taken.since) => {
+            None => {
                 let before_start = early || (queue.queued.is_none_or(|queued| queue.early < queued));
+                // A sender may be kept from the end of its call for as long as it likes: without a reason it is waited for.
+                let reason = before_start || context.loss.is_some();
+                if !(early || force || (reason && context.overdue(taken.since))) {
+                    return false;
+                }
                 let unexplained = early || context.loss.is_none();
                 let why = if before_start && unexplained { Why::BeforeStart } else { Why::Lost };
                 queue.early += 1;
                 queue.naming.meet(taken.sender_inode, 0);
                 write(queue, End::Unknown(why), None, taken, true, context);
             }
-            None => return false,
         }
         if let Some(queue) = self.queues.get_mut(&key) {
             queue.receivers.note(taken.who.identity(), taken.time);

@@ -98,6 +98,17 @@ fn the_receive_may_come_first() {
 }
 
 #[test]
+fn a_sender_may_be_kept_from_the_end_of_its_call() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(DGRAM, 1, 0, b""), &mut out);
+    correlator.push(receive(1, 20, 50, (3, 4), 5, 5), &mut out);
+    correlator.tick(2000 * MS, &mut out);
+    assert_eq!(out.len(), 0, "nothing was lost, so it comes");
+    correlator.push(send(1, 10, 50, (1, 2000 * MS), 5), &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
+}
+
+#[test]
 fn messages_from_before_the_start_have_no_sender() {
     let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
     correlator.push(channel(DGRAM, 1, 1, b""), &mut out);
