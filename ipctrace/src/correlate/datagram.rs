@@ -51,6 +51,9 @@ pub(super) struct Datagrams {
     /// Those that may be for another host.
     far: Vec<u64>,
     sockets: HashMap<Key, Socket>,
+    /// Lengths, the least and the greatest, of receives in doubt, and when the last of each ended: it may have been another that they
+    /// took, of which the record came later.
+    doubts: BTreeMap<(u64, u64), u64>,
     /// Sockets at which receives wait.
     waiting: Vec<Key>,
 }
@@ -390,7 +393,12 @@ impl Datagrams {
                 .filter(|arrival| arrival.gone != 0)
                 .for_each(|gone| self.left_unseen(gone));
         }
-        for sent in std::mem::take(&mut self.sent).into_values().filter(|sent| !sent.received) {
+        let doubts = std::mem::take(&mut self.doubts);
+        for mut sent in std::mem::take(&mut self.sent).into_values().filter(|sent| !sent.received) {
+            let may_be = |(lengths, time): (&(u64, u64), &u64)| {
+                (lengths.0..=lengths.1).contains(&sent.way.len) && sent.time <= *time
+            };
+            sent.doubt |= doubts.iter().any(may_be);
             let lost = sent.gone && context.loss.is_some();
             context.out.extend(sent.unreceived(if lost { Why::Lost } else { Why::Unread }, context.home));
         }

@@ -357,6 +357,8 @@ impl Datagrams {
         let latency = call.map(|call| taken.time.saturating_sub(call.time));
         let exact = found.exact && choice.exact;
         if !exact {
+            let last = self.doubts.entry(taken.lengths()).or_default();
+            *last = taken.time.max(*last);
             self.doubt(key, &choice.rivals);
         }
         if let Some(socket) = self.sockets.get_mut(&key) {
