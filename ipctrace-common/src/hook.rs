@@ -50,8 +50,7 @@ macro_rules! hooks {
 }
 
 /// Mechanisms that are traced at system calls. Signals are too where a thread waits for one (`sigwait`).
-const BY_SYSCALL: u32 = Mechanism::Pipe.bit()
-    | Mechanism::Fifo.bit()
+const BY_SYSCALL: u32 = PIPES
     | Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
@@ -73,8 +72,7 @@ const QUEUES: u32 = Mechanism::of_shape(Shape::Queue);
 const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
-/// Pipes and FIFOs, whose functions are the same.
-const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+const PIPES: u32 = Mechanism::PIPES;
 
 /// A function by which files are read or written.
 const READS_OR_WRITES: &[&str] = &["ssize_t (struct kiocb *, struct iov_iter *)"];

@@ -109,6 +109,9 @@ impl Mechanism {
         1 << self as u32
     }
 
+    /// The set of pipes and FIFOs, which are one kind of object, by [`Mechanism::bit`].
+    pub const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+
     /// The set of all mechanisms of one shape, by [`Mechanism::bit`].
     pub const fn of_shape(shape: Shape) -> u32 {
         let mut set = 0;

@@ -191,21 +191,18 @@ struct Named {
     books: Books,
 }
 
-/// One place for programs on system calls; [`PLACES`] more, which the loader adds where there are any, for programs on functions.
+/// One place for programs on system calls; [`CHANNEL_DESKS`] more, which the loader adds where there are any, for programs on functions.
 #[map]
 static CHANNEL_DESK: PerCpuArray<Named> = PerCpuArray::with_max_entries(1, 0);
 
 /// Not 0 while a task has that place of those for programs on functions, of which another task's may come in between.
 #[map]
-static CHANNEL_DESK_IN_USE: PerCpuArray<u64> = PerCpuArray::with_max_entries(PLACES, 0);
-
-/// How many there are.
-const PLACES: u32 = CHANNEL_DESKS;
+static CHANNEL_DESK_IN_USE: PerCpuArray<u64> = PerCpuArray::with_max_entries(CHANNEL_DESKS, 0);
 
 /// Takes one of them; 0 if none is free.
 #[inline(always)]
 fn take_place() -> u32 {
-    for place in 0..PLACES {
+    for place in 0..CHANNEL_DESKS {
         if let Some(in_use) = CHANNEL_DESK_IN_USE.get_ptr_mut(place) {
             // SAFETY: this CPU's valid, aligned place; a task stays on its CPU as long as the program runs.
             if unsafe { add(in_use, 1) } == 0 {
@@ -412,11 +409,7 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
-    let pipe = pipe::is_pipe(side.mechanism);
-    record.fixed.write_pos =
-        if pipe { pipe::position(side.object, false, Bound::Upper, [0; 2]).unwrap_or(0) } else { sequence };
-    record.fixed.read_pos =
-        if pipe { pipe::position(side.object, true, Bound::Lower, [0; 2]).unwrap_or(0) } else { sequence };
+    (record.fixed.write_pos, record.fixed.read_pos) = positions(side, sequence);
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
@@ -479,6 +472,16 @@ pub extern "C" fn opened_by_name(tid: u32, taken_before: u64) -> i32 {
     }
 }
 
+/// Where the next byte of a pipe goes, and where it comes from; `sequence` for both where there are no positions.
+#[inline(always)]
+fn positions(side: &Side, sequence: u64) -> (u64, u64) {
+    if !pipe::is_pipe(side.mechanism) {
+        return (sequence, sequence);
+    }
+    let position = |receive, bound| pipe::position(side.object, receive, bound, pipe::NOWHERE).unwrap_or(0);
+    (position(false, Bound::Upper), position(true, Bound::Lower))
+}
+
 /// As [`try_announce`], from programs on functions, of which another task's may come in between: without this CPU's place.
 ///
 /// # Errors
@@ -489,7 +492,6 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         return Ok(false);
     }
     let queued = own::queued(side).saturating_add(taken_before);
-    let pipe = pipe::is_pipe(side.mechanism);
     let inode = receiver_inode(side);
     const NOBODY: Present = Present { calls: 0, who: 0 };
     let books = Books { sent: 0, taken: 0, queued, sequence: 0, inode, present: [NOBODY; 2] };
@@ -508,10 +510,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         task::describe_current(&raw mut (*record).fixed.task);
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
-        (*record).fixed.write_pos =
-            if pipe { pipe::position(side.object, false, Bound::Upper, [0; 2]).unwrap_or(0) } else { 0 };
-        (*record).fixed.read_pos =
-            if pipe { pipe::position(side.object, true, Bound::Lower, [0; 2]).unwrap_or(0) } else { 0 };
+        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, 0);
         (*record).fixed.receiver_inode = inode;
         (*record).fixed.reserved = 0;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;

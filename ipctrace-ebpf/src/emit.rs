@@ -259,8 +259,8 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
     let position = if flags & op_flag::POSITIONS == 0 {
         0
     } else if pipe::is_pipe(side.mechanism) {
-        let alone = pipe::ends(side.pos_enter, moved.bytes);
-        side.left = pipe::position(side.object, receive, pipe::Bound::Upper, alone).unwrap_or(0);
+        let since = (side.pos_enter, moved.bytes);
+        side.left = pipe::position(side.object, receive, pipe::Bound::Upper, since).unwrap_or(0);
         side.left
     } else {
         inet::inet_position(side.object, u32::from(receive))

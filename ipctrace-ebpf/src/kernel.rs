@@ -2,7 +2,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
+use aya_ebpf::helpers::{bpf_probe_read, bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use ipctrace_common::Cause;
 use ipctrace_common::config::CAST;
 
@@ -83,16 +83,14 @@ pub(crate) fn read_user<T: Copy>(address: u64, offset: usize) -> Result<T> {
 }
 
 /// As [`read_user`], or as [`read`] where the address is one of the kernel's: at the functions of objects what is the caller's may
-/// have been copied there.
+/// have been copied there. The helper tells by the address which it is, as it can on all architectures that there are programs
+/// for (`bpf_probe_read_compat`, kernel/trace/bpf_trace.c). A choice in the program would have the verifier follow a loop over such
+/// reads on each way.
 #[inline(always)]
 pub(crate) fn read_either<T: Copy>(address: u64, offset: usize) -> Result<T> {
-    if is_kernel(address) { read(address, offset) } else { read_user(address, offset) }
-}
-
-/// Whether an address is one of the kernel's: the upper half is, on all 64-bit architectures that there are programs for.
-#[inline(always)]
-pub(crate) const fn is_kernel(address: u64) -> bool {
-    address >> 63 != 0
+    let source = address.wrapping_add(offset as u64) as *const T;
+    // SAFETY: as for `read`; the helper does not sleep and fails for pages that are not present.
+    unsafe { bpf_probe_read(source) }.map_err(|_| Cause::ReadFailed)
 }
 
 /// Loads a field of an object that the verifier knows by its BTF type: one instruction, no helper.

@@ -199,8 +199,7 @@ impl Found {
     /// Whether it is a pipe or FIFO and plain calls on these are told of at their functions.
     #[inline(always)]
     pub(crate) fn is_pipe_at_object(self) -> bool {
-        const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
-        objects() & PIPES != 0 && self.mode & S_IFMT == S_IFIFO
+        objects() & Mechanism::PIPES != 0 && self.mode & S_IFMT == S_IFIFO
     }
 
     /// Whether it may be a channel. If not, the call is over for us.
@@ -252,18 +251,11 @@ pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<
     describe_found(find(fd)?, direction, side)
 }
 
-/// What is told of at its object is none of a request. Pipes are, in some: [`pass_over_pipe`].
+/// What is told of at its object is none of a request; but for a pipe of one that `moves` from file to file, which does not come to
+/// the pipe's functions.
 #[inline(always)]
-pub(crate) fn pass_over(side: &mut Side) {
-    if is_at_object(side.mechanism) && !pipe::is_pipe(side.mechanism) {
-        side.mechanism = 0;
-    }
-}
-
-/// The same of a pipe, in requests that come to its functions: those that move from file to file do not.
-#[inline(always)]
-pub(crate) fn pass_over_pipe(side: &mut Side) {
-    if is_at_object(side.mechanism) && pipe::is_pipe(side.mechanism) {
+pub(crate) fn pass_over(side: &mut Side, moves: bool) {
+    if is_at_object(side.mechanism) && !(moves && pipe::is_pipe(side.mechanism)) {
         side.mechanism = 0;
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn flags(side: &Side) -> u16 {
     if side.mechanism != Mechanism::Eventfd as u8 {
         return 0;
     }
-    let complete = if is_at_object(side.mechanism) { channel_flag::COMPLETE } else { 0 };
+    let complete = if is_at_object(Mechanism::Eventfd as u8) { channel_flag::COMPLETE } else { 0 };
     complete | if eventfd::is_semaphore(side.object) { channel_flag::SEMAPHORE } else { 0 }
 }
 

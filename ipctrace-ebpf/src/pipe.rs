@@ -37,8 +37,8 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
     side.object = object;
     side.pos_locked = 0;
     // Mostly where the thread's call before this one left it.
-    let left = if side.last.file == file { side.left } else { 0 };
-    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, [left; 2])?;
+    let since = if side.last.file == file { (side.left, 0) } else { NOWHERE };
+    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, since)?;
     side.flags |= op_flag::POSITIONS;
     Ok(())
 }
@@ -67,6 +67,9 @@ fn pair(base: u64, first: usize, second: usize) -> Result<(u32, u32)> {
     Ok((read(base, first)?, read(base, second)?))
 }
 
+/// No position, and nothing put in since.
+pub(crate) const NOWHERE: (u64, u64) = (0, 0);
+
 /// Which way a position may be wrong where that cannot be helped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bound {
@@ -83,28 +86,28 @@ pub(crate) enum Bound {
 /// There are moments at which a buffer is not what it says (fs/pipe.c). A writer counts a new one before it fills it in: until
 /// then it is what it was a turn of the ring ago, read to its end. A reader moves the start of one before it takes as much
 /// off its length, and when it is empty, counts it as read a moment later. So what may be such a moment is looked at again,
-/// unless it is one of the `likely` positions: where the caller left the pipe, or the call takes it if it is alone.
+/// unless it is where the thread itself left the pipe: at a position that it saw, and the bytes that it has put in `since`.
 #[inline(always)]
-pub(crate) fn position(pipe: u64, receive: bool, bound: Bound, likely: [u64; 2]) -> Result<u64> {
+pub(crate) fn position(pipe: u64, receive: bool, bound: Bound, since: (u64, u64)) -> Result<u64> {
     let (position, doubt) = glance(pipe, receive)?;
     if doubt == Doubt::None {
         return Ok(position);
     }
-    // A position in which only the length is in doubt is not 0, which is likely for nobody.
+    // A position in which only the length is in doubt is not 0.
     let seen = if doubt == Doubt::Length { position } else { 0 };
     let ways = u32::from(receive) | u32::from(bound == Bound::Lower) << 1;
-    match stared(pipe, ways, seen, likely[0], likely[1]) {
+    match stared(pipe, ways, seen, since.0, since.1) {
         u64::MAX => Err(Cause::ReadFailed),
         position => Ok(position),
     }
 }
 
 /// The position once there is no doubt, or that which is likely after a few looks; `u64::MAX`: could not be read. `ways`: 1 for
-/// receivers, 2 if it may be too low. The verifier looks at it by itself.
+/// receivers, 2 if it may be too low. `seen`: what it was, 0 if that says nothing. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn stared(pipe: u64, ways: u32, seen: u64, likely: u64, other: u64) -> u64 {
-    if seen != 0 && (seen == likely || seen == other) {
+pub extern "C" fn stared(pipe: u64, ways: u32, seen: u64, from: u64, bytes: u64) -> u64 {
+    if seen != 0 && leaves(from, bytes, seen) {
         return seen;
     }
     let (receive, lower) = (ways & 1, ways & 2);
@@ -165,15 +168,16 @@ fn glance(pipe: u64, receive: bool) -> Result<(u64, Doubt)> {
     Ok((u64::from(index) << 32 | u64::from(end), doubt))
 }
 
-/// Where a write of so many bytes from that position on leaves a pipe in which nobody else is at work: behind what the last
-/// page holds, and in pages of its own.
+/// Whether a write of so many bytes from one position leaves a pipe, in which nobody else is at work, at the other: behind what
+/// the last page held, or in pages of its own.
 #[inline(always)]
-pub(crate) fn ends(from: u64, bytes: u64) -> [u64; 2] {
+fn leaves(from: u64, bytes: u64, to: u64) -> bool {
     /// Bytes of a page, and its bits.
     const PAGE: (u64, u32) = (4096, 12);
     let last = bytes.wrapping_sub(1) & (PAGE.0 - 1);
-    let pages = (bytes.wrapping_add(PAGE.0 - 1)) >> PAGE.1;
-    [from.wrapping_add(bytes), (from >> 32).wrapping_add(pages) << 32 | (last + 1)]
+    let pages = bytes.wrapping_add(PAGE.0 - 1) >> PAGE.1;
+    to == from.wrapping_add(bytes)
+        || (bytes != 0 && to == ((from >> 32).wrapping_add(pages) << 32 | (last + 1)))
 }
 
 /// Adds up the buffers of a pipe.

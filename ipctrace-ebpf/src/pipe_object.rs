@@ -143,17 +143,25 @@ fn is_in_flight(tid: u32) -> bool {
 pub(crate) fn is_told_of_here(call: &InFlight) -> bool {
     const CLASSES: u32 =
         1 << Class::Read as u8 | 1 << Class::Readv as u8 | 1 << Class::Write as u8 | 1 << Class::Writev as u8;
-    pipe::is_pipe(call.sides[0].mechanism)
+    // What the verifier knows comes first: where no pipe is traced here it looks no further.
+    config::objects() & Mechanism::PIPES != 0
+        && pipe::is_pipe(call.sides[0].mechanism)
         && object::is_at_object(call.sides[0].mechanism)
         && CLASSES >> (call.class & 31) & 1 != 0
 }
 
 /// The end of a system call on descriptor `fd` with a call of this module in flight: the program at the end of the function
-/// was skipped, for another task was in the middle of it on this CPU. Whether it was this system call.
-#[inline(always)]
-pub(crate) fn was_of(call: &InFlight, fd: u64) -> bool {
-    let file = call.sides[0].last.file;
-    file != 0 && object::file(fd as u32) == Ok(file)
+/// was skipped, for another task was in the middle of it on this CPU. Whether it was this system call: 1. The verifier looks at it
+/// by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pipe_object_was_of(tid: u32, fd: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let file = unsafe { (*call).sides[0].last.file };
+    i32::from(file != 0 && object::file(fd) == Ok(file))
 }
 
 /// What sort of memory an `iov_iter` leads to.

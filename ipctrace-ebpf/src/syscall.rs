@@ -214,7 +214,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
     // SAFETY: `regs` is the tracepoint's first argument.
-    if pipe_object::is_told_of_here(call) && !pipe_object::was_of(call, unsafe { argument(regs, 0) }) {
+    let fd = || unsafe { argument(regs, 0) } as u32;
+    if pipe_object::is_told_of_here(call) && pipe_object::pipe_object_was_of(tid, fd()) == 0 {
         // Left over from something else.
         call.active = 0;
         return 0;

@@ -201,10 +201,7 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
     if call.file != 0 {
         call.sides[0].fd = if flags & FIXED_FILE != 0 { -1 } else { fd };
         object::describe(call.file, direction, &mut call.sides[0])?;
-        object::pass_over(&mut call.sides[0]);
-        if !matches!(work, Work::Move(_)) {
-            object::pass_over_pipe(&mut call.sides[0]);
-        }
+        object::pass_over(&mut call.sides[0], matches!(work, Work::Move(_)));
     }
     if let Work::Move(class) = work
         && class != Class::Tee
@@ -277,9 +274,13 @@ fn settled(thread: &mut Thread, ctx: u64) {
     // this thread's to write.
     let call = unsafe { &mut *call };
     if call.sides[0].flags & op_flag::POSITIONS != 0 && pipe::is_pipe(call.sides[0].mechanism) {
-        call.done =
-            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Upper, [0; 2])
-                .unwrap_or(0);
+        call.done = pipe::position(
+            call.sides[0].object,
+            call.sides[0].receive != 0,
+            pipe::Bound::Upper,
+            pipe::NOWHERE,
+        )
+        .unwrap_or(0);
     }
 }
 

@@ -129,8 +129,12 @@ fn completed(completion: Completion) -> Result<()> {
     call.enter = ring::now();
     call.done = 0;
     if call.sides[0].flags & op_flag::POSITIONS != 0 && pipe::is_pipe(call.sides[0].mechanism) {
-        call.sides[0].pos_enter =
-            pipe::position(call.sides[0].object, call.sides[0].receive != 0, pipe::Bound::Lower, [0; 2])?;
+        call.sides[0].pos_enter = pipe::position(
+            call.sides[0].object,
+            call.sides[0].receive != 0,
+            pipe::Bound::Lower,
+            pipe::NOWHERE,
+        )?;
     }
     Ok(())
 }
@@ -236,8 +240,7 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
     call.sides = [Side::NONE, Side::NONE];
     call.run = 0;
     object::describe(file, direction, &mut call.sides[0])?;
-    object::pass_over(&mut call.sides[0]);
-    object::pass_over_pipe(&mut call.sides[0]);
+    object::pass_over(&mut call.sides[0], false);
     if call.sides[0].mechanism == 0 || uring::at_socket(&call.sides[0]) {
         return Ok(());
     }

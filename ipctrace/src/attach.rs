@@ -190,8 +190,7 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     // Of calls on these that began before there was a program on their functions nobody else tells.
-    let pipes = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
-    let late = Mechanism::of_shape(Shape::Queue) | pipes;
+    let late = Mechanism::of_shape(Shape::Queue) | Mechanism::PIPES;
     let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | late));
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.

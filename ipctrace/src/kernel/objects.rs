@@ -91,7 +91,7 @@ const NEEDED: &[(&str, u32)] = &[
     ("iov_iter.nr_segs", PIPES),
 ];
 
-const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+const PIPES: u32 = Mechanism::PIPES;
 
 /// Whether a mechanism can be traced at its objects, with these offsets.
 ///

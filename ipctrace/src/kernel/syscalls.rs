@@ -111,7 +111,7 @@ const SYS_FUTEX_WAKE: c_long = 454;
 const SYS_FUTEX_WAIT: c_long = 455;
 const SYS_FUTEX_REQUEUE: c_long = 456;
 
-const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
+const PIPES: u32 = Mechanism::PIPES;
 const SOCKETS: u32 = Mechanism::UnixStream.bit()
     | Mechanism::UnixDgram.bit()
     | Mechanism::UnixSeqpacket.bit()
