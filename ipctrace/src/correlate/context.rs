@@ -35,6 +35,12 @@ impl Context<'_> {
         self.now.saturating_sub(since) >= PATIENCE
     }
 
+    /// Whether what took a message in at `since` has waited for its send for long enough. A sender may be kept from the end of its
+    /// call for as long as it likes: without a reason, a loss or that it may have been there `before_start`, it is waited for.
+    pub(super) fn given_up(&self, since: u64, before_start: bool) -> bool {
+        (before_start || self.loss.is_some()) && self.overdue(since)
+    }
+
     /// Whether it has, and losses were reported that explain why it did not come.
     pub(super) fn explained(&self, since: u64) -> bool {
         self.overdue(since) && self.loss.is_some_and(|loss| loss.saturating_add(REPORT) >= since)

@@ -336,9 +336,7 @@ impl Messages {
             }
             None => {
                 let before_start = early || (queue.queued.is_none_or(|queued| queue.early < queued));
-                // A sender may be kept from the end of its call for as long as it likes: without a reason it is waited for.
-                let reason = before_start || context.loss.is_some();
-                if !(early || force || (reason && context.overdue(taken.since))) {
+                if !(early || force || context.given_up(taken.since, before_start)) {
                     return false;
                 }
                 let unexplained = early || context.loss.is_none();

@@ -51,25 +51,31 @@ impl Stored for Sent {
         self.enter
     }
 
-    fn kinds(&self) -> [Option<Kind>; 2] {
+    fn kinds(&self) -> [Option<Kind>; 3] {
         // One that was found may have been taken before it got its number.
-        let by_content = self.number == 0 || self.who.process().is_none();
-        let content = match (self.detail, self.digest) {
-            (Some(detail), digest @ 1..) => Kind::Content(self.bytes, detail, digest),
-            (None, _) | (_, 0) => Kind::Any,
-        };
-        [Some(Kind::Number(self.number)).filter(|_| self.number != 0), Some(content).filter(|_| by_content)]
+        let by_content = self.number == 0 || self.is_nameless();
+        let content = Kind::of(self.bytes, self.detail, self.digest);
+        [
+            (self.number != 0).then_some(Kind::Number(self.number)),
+            by_content.then_some(content),
+            self.is_nameless().then_some(Kind::Nameless),
+        ]
     }
 }
 
 impl Sent {
-    /// Those among which one that took it is.
-    fn takers(&self) -> Among {
+    /// Those among which one that took it is, or the same told of twice.
+    fn alike(&self) -> Among {
         match self.kinds() {
-            [_, Some(Kind::Any)] => Among::All,
-            [number, Some(content)] => Among::Kinds([number, Some(content), Some(Kind::Any)]),
-            [number, None] => Among::Kinds([number, None, None]),
+            [_, Some(Kind::Any), _] => Among::All,
+            [number, Some(content), _] => Among::Kinds([number, Some(content), Some(Kind::Any)]),
+            [number, None, _] => Among::Kinds([number, None, None]),
         }
+    }
+
+    /// Whether it was found, and it is not known who sent it.
+    fn is_nameless(&self) -> bool {
+        self.who.process().is_none()
     }
 
     /// Identity of the sender; zeros, which no process has, if it is not known.
@@ -82,7 +88,7 @@ impl Sent {
         match (self.number, taken.number) {
             (0, 0) => self.is_like(taken),
             // It may have been taken while what is in the queue was looked at, and got its number then.
-            (_, 0) => self.who.process().is_none() && self.is_like(taken),
+            (_, 0) => self.is_nameless() && self.is_like(taken),
             (sent, taken) => sent == taken,
         }
     }
@@ -120,8 +126,6 @@ struct Queue {
     sent: Store<Sent>,
     /// Receives that wait for their send, or until it is certain which it is.
     waiting: Store<Taken>,
-    /// Of what was sent, messages of which it is not known by whom.
-    nameless: usize,
     /// When all that wait had their turn.
     settled: u64,
     senders: Recent,
@@ -140,7 +144,6 @@ impl Queue {
             found: 0,
             sent: Store::default(),
             waiting: Store::default(),
-            nameless: 0,
             settled: 0,
             senders: Recent::default(),
             receivers: Recent::default(),
@@ -312,7 +315,7 @@ impl Queues {
         self.settle(key, true, context);
         let Some(mut queue) = self.queues.remove(&key) else { return };
         self.count = self.count.saturating_sub(queue.holds());
-        for sent in queue.sent.drain().collect::<Vec<_>>() {
+        for sent in queue.sent.drain() {
             queue.left(sent, context);
         }
     }
@@ -332,8 +335,6 @@ impl Queues {
         let before = queue.holds();
         queue.sent.drop_half();
         queue.waiting.drop_half();
-        queue.nameless =
-            queue.sent.among(Among::All, 0).filter(|(_, sent)| sent.who.process().is_none()).count();
         let gone = before - queue.holds();
         self.count = self.count.saturating_sub(gone);
         *context.evicted += gone as u64;
@@ -377,35 +378,28 @@ impl Queue {
                 && one.detail == other.detail
                 && digest::agree(one.digest, other.digest, one.bytes, true)
         };
-        let named = sent.who.process().is_some();
-        if !named {
+        if sent.is_nameless() {
             self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
             self.found = self.found.max(sent.time);
             // Sent meanwhile by a call that has been told of already.
-            if self
-                .sent
-                .among(Among::All, 0)
-                .any(|(_, other)| other.who.process().is_some() && alike(other, &sent))
-            {
+            let mut others = self.sent.among(sent.alike(), 0);
+            if others.any(|(_, other)| !other.is_nameless() && alike(other, &sent)) {
                 return;
             }
-            self.nameless += 1;
-        } else if self.nameless > 0 && ((sent.enter != 0 && sent.enter <= self.found) || sent.number != 0) {
-            // It was under way while what was in the queue was looked at: it may have been found there.
-            let twice = |(_, other): &(Place, &Sent)| other.who.process().is_none() && alike(other, &sent);
-            if let Some((place, _)) = self.sent.among(Among::All, 0).filter(twice).last() {
-                self.sent.remove(place);
-                self.nameless -= 1;
+        } else {
+            if (sent.enter != 0 && sent.enter <= self.found) || sent.number != 0 {
+                // It was under way while what was in the queue was looked at: it may have been found there.
+                let twice = |(_, other): &(Place, &Sent)| other.is_nameless() && alike(other, &sent);
+                let found = self.sent.among(sent.alike(), 0).filter(twice).last().map(|(place, _)| place);
+                found.and_then(|place| self.sent.remove(place));
             }
-        }
-        if named {
             self.senders.note(sent.process(), sent.time);
         }
         // One of those that waited for it has taken it. Where they wait for what others send meanwhile, all have their turn together.
         let waiting = if self.senders.crowd() && sent.number == 0 {
             None
         } else {
-            self.waiting.among(sent.takers(), sent.enter).find(|(_, taken)| sent.fits(taken))
+            self.waiting.among(sent.alike(), sent.enter).find(|(_, taken)| sent.fits(taken))
         };
         let waiting = waiting.map(|(place, _)| place);
         self.sent.add(sent);
@@ -467,7 +461,6 @@ impl Queue {
         match self.find(taken) {
             Some(found) => {
                 let Some(sent) = self.sent.remove(found.place) else { return true };
-                self.nameless -= usize::from(sent.who.process().is_none());
                 // It may be one whose receive was lost.
                 let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
                 self.write(&sent, taken, found.exact && !doubtful, context);
@@ -496,10 +489,7 @@ impl Queue {
         // A message with a number was sent, or found, since then; one that was seen and has none was not.
         let before_start = taken.number == 0 && (taken.seen || self.unknown != Some(0));
         let why = if before_start && context.loss.is_none() { Why::BeforeStart } else { Why::Lost };
-        // A sender may be kept from the end of its call for as long as it likes: without a reason it is waited for.
-        let reason = before_start || context.loss.is_some();
-        let waits = !(reason && context.overdue(taken.since));
-        if waits && !force {
+        if !force && !context.given_up(taken.since, before_start) {
             return None;
         }
         if taken.number == 0 {
@@ -521,7 +511,9 @@ impl Queue {
         let (place, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
         let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
-        let several = self.nameless > 0 || self.senders.crowd();
+        let nameless = Among::Kinds([Some(Kind::Nameless), None, None]);
+        let several =
+            self.senders.crowd() || self.sent.among(nameless, 0).any(|(_, other)| other.is_nameless());
         let others = if several { usize::MAX } else { 0 };
         let mut rivals =
             fitting().take(others).filter(|(_, other)| other.process() != chosen.process()).peekable();

@@ -19,6 +19,18 @@ pub(super) enum Kind {
     Content(u64, i64, u64),
     /// Not all of that is known.
     Any,
+    /// A message of which it is not known who sent it, besides what else it is.
+    Nameless,
+}
+
+impl Kind {
+    /// A message of so many bytes, with this priority or type, if that is known, and this digest, 0 if none was taken.
+    pub(super) fn of(bytes: u64, detail: Option<i64>, digest: u64) -> Kind {
+        match (detail, digest) {
+            (Some(detail), digest @ 1..) => Kind::Content(bytes, detail, digest),
+            (None, _) | (_, 0) => Kind::Any,
+        }
+    }
 }
 
 /// What a [`Store`] keeps.
@@ -28,7 +40,7 @@ pub(super) trait Stored {
     /// When the call began.
     fn begin(&self) -> u64;
     /// Under which kinds it is to be found.
-    fn kinds(&self) -> [Option<Kind>; 2];
+    fn kinds(&self) -> [Option<Kind>; 3];
 }
 
 /// Those of some kinds, or all.
@@ -44,7 +56,7 @@ impl Among {
     /// What may be a message, or take it, of which this is known: one that is just like it, or one of which not all is known.
     pub(super) fn like(kind: Kind) -> Among {
         match kind {
-            Kind::Number(_) => Among::Kinds([Some(kind), None, None]),
+            Kind::Number(_) | Kind::Nameless => Among::Kinds([Some(kind), None, None]),
             Kind::Content(..) => Among::Kinds([Some(kind), Some(Kind::Any), None]),
             Kind::Any => Among::All,
         }
@@ -154,17 +166,17 @@ impl<T: Stored> Store<T> {
         by: u64,
     ) -> Box<dyn Iterator<Item = (Place, &'a T)> + 'a> {
         let first = self.among(among, 0).next();
-        let (Among::Kinds(wanted), Some(kinds), Some((_, first))) = (among, &self.kinds, first) else {
-            return Box::new(self.among(among, 0).filter(move |(_, entry)| entry.begin() <= by));
-        };
-        if first.begin() <= by {
-            return Box::new(self.among(among, 0).filter(move |(_, entry)| entry.begin() <= by));
+        if let (Among::Kinds(wanted), Some(kinds), Some((_, first))) = (among, &self.kinds, first)
+            && first.begin() > by
+        {
+            // Those few that were under way, or none: not to be looked for among all that came later.
+            let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
+            let begun = indices.flat_map(|index| index.begins.range(..=(by, (u64::MAX, u64::MAX))));
+            let places: BTreeSet<Place> = begun.map(|(_, place)| *place).collect();
+            let found = move |place| self.entries.get(&place).map(|entry| (place, entry));
+            return Box::new(places.into_iter().filter_map(found));
         }
-        // Those few that were under way, or none: not to be looked for among all that came later.
-        let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
-        let begun = indices.flat_map(|index| index.begins.range(..=(by, (u64::MAX, u64::MAX))));
-        let places: BTreeSet<Place> = begun.map(|(_, place)| *place).collect();
-        Box::new(places.into_iter().filter_map(|place| self.entries.get(&place).map(|entry| (place, entry))))
+        Box::new(self.among(among, 0).filter(move |(_, entry)| entry.begin() <= by))
     }
 
     /// Forgets the older half.
@@ -176,7 +188,7 @@ impl<T: Stored> Store<T> {
     }
 
     /// Takes all out, in order.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
         self.kinds = None;
         std::mem::take(&mut self.entries).into_values()
     }
@@ -204,8 +216,8 @@ mod tests {
             self.0 - 1
         }
 
-        fn kinds(&self) -> [Option<Kind>; 2] {
-            [Some(self.1), None]
+        fn kinds(&self) -> [Option<Kind>; 3] {
+            [Some(self.1), None, None]
         }
     }
 
@@ -262,8 +274,8 @@ mod tests {
                 self.0
             }
 
-            fn kinds(&self) -> [Option<Kind>; 2] {
-                [Some(ONE), None]
+            fn kinds(&self) -> [Option<Kind>; 3] {
+                [Some(ONE), None, None]
             }
         }
         let mut store = Store::default();

@@ -44,18 +44,18 @@ impl Stored for Taken {
         self.enter
     }
 
-    fn kinds(&self) -> [Option<Kind>; 2] {
-        [Some(self.kind()), None]
+    fn kinds(&self) -> [Option<Kind>; 3] {
+        [Some(self.kind()), None, None]
     }
 }
 
 impl Taken {
     /// What it took.
     pub(super) fn kind(&self) -> Kind {
-        match (self.number, self.detail, self.digest) {
-            (0, Some(detail), digest @ 1..) if !self.cut => Kind::Content(self.bytes, detail, digest),
-            (0, _, _) => Kind::Any,
-            (number, _, _) => Kind::Number(number),
+        match self.number {
+            0 if self.cut => Kind::Any,
+            0 => Kind::of(self.bytes, self.detail, self.digest),
+            number => Kind::Number(number),
         }
     }
 }
