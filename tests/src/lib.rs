@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod ends;
 pub mod kernel;
 pub mod load;
 pub mod oracle;

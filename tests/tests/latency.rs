@@ -1,73 +1,19 @@
 //! `latency_ns` against clocks that the processes themselves read: one sends, the other receives at once or after a known sleep.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ipctrace_tests::ends::{Receive, SIZE, Send, ends};
 use ipctrace_tests::trace::Trace;
 use nix::time::{ClockId, clock_gettime};
 
 /// Messages of each mechanism.
 const MESSAGES: usize = 100;
-/// Bytes of one.
-const SIZE: usize = 64;
 /// How long every other message lies before somebody takes it.
 const SLEEP: Duration = Duration::from_millis(3);
 /// How far the median may be from what the processes measured, ns.
 const NEAR: u64 = 50_000;
-
-/// Sends one message.
-type Send = Box<dyn FnMut(&[u8; SIZE]) -> Result<()> + std::marker::Send>;
-/// Receives one.
-type Receive = Box<dyn FnMut(&mut [u8; SIZE]) -> Result<()> + std::marker::Send>;
-
-fn stream(
-    mut send: impl Write + std::marker::Send + 'static,
-    mut receive: impl Read + std::marker::Send + 'static,
-) -> (Send, Receive) {
-    (
-        Box::new(move |message| Ok(send.write_all(message)?)),
-        Box::new(move |message| Ok(receive.read_exact(message)?)),
-    )
-}
-
-fn pipe() -> Result<(Send, Receive)> {
-    let (reader, writer) = std::io::pipe()?;
-    Ok(stream(writer, reader))
-}
-
-fn unix_stream() -> Result<(Send, Receive)> {
-    let (one, other) = UnixStream::pair()?;
-    Ok(stream(one, other))
-}
-
-fn tcp() -> Result<(Send, Receive)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
-    client.set_nodelay(true)?;
-    Ok(stream(client, listener.accept()?.0))
-}
-
-fn unix_dgram() -> Result<(Send, Receive)> {
-    let (one, other) = UnixDatagram::pair()?;
-    Ok((
-        Box::new(move |message| Ok(one.send(message).map(|_| ())?)),
-        Box::new(move |message| Ok(other.recv(message).map(|_| ())?)),
-    ))
-}
-
-fn udp() -> Result<(Send, Receive)> {
-    let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    sender.connect(receiver.local_addr()?)?;
-    Ok((
-        Box::new(move |message| Ok(sender.send(message).map(|_| ())?)),
-        Box::new(move |message| Ok(receiver.recv(message).map(|_| ())?)),
-    ))
-}
 
 /// Nanoseconds since boot: the clock of the trace.
 fn now() -> Result<u64> {
@@ -113,9 +59,9 @@ fn measure((mut send, mut receive): (Send, Receive)) -> Result<Vec<u64>> {
 }
 
 /// Traces such messages and compares.
-fn check(mechanism: &str, ends: fn() -> Result<(Send, Receive)>) -> Result<()> {
+fn check(mechanism: &str) -> Result<()> {
     let trace = Trace::start(&["--every", "-m", mechanism, "-p", &std::process::id().to_string()])?;
-    let measured = measure(ends()?)?;
+    let measured = measure(ends(mechanism)?)?;
     let lines = trace.stop()?;
     let traced = lines
         .iter()
@@ -140,9 +86,5 @@ fn check(mechanism: &str, ends: fn() -> Result<(Send, Receive)>) -> Result<()> {
 #[test]
 fn latencies_are_those_that_the_processes_measure() -> Result<()> {
     // One after the other: each trace shows this process's calls.
-    check("pipe", pipe)?;
-    check("unix_stream", unix_stream)?;
-    check("unix_dgram", unix_dgram)?;
-    check("tcp", tcp)?;
-    check("udp", udp)
+    ["pipe", "unix_stream", "unix_dgram", "tcp", "udp"].into_iter().try_for_each(check)
 }

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ipctrace_tests::binary;
-use ipctrace_tests::load::{MECHANISMS, SIZE};
+use ipctrace_tests::ends::SIZE;
+use ipctrace_tests::load::MECHANISMS;
 use ipctrace_tests::trace::Scratch;
 use serde_json::Value;
 
