@@ -249,6 +249,11 @@ impl Hook {
         PIPES
     }
 
+    /// Whether all that it tells is between which others a call came: where it is missing nothing is lost, but less is certain.
+    pub const fn only_narrows(self) -> bool {
+        matches!(self, Hook::ContentionEnd)
+    }
+
     /// Whether it is on the begin or end of all system calls.
     pub const fn is_on_calls(self) -> bool {
         matches!(self, Hook::SysEnter | Hook::SysExit)

@@ -124,6 +124,8 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *place };
+    // Before the objects are looked at: what others did before this was there to be seen.
+    call.enter = ring::now();
     call.class = class as u8;
     call.user = argument(1);
     call.count = argument(2);
@@ -150,7 +152,6 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     }
     call.index = 0;
     call.taken = Taken::NOTHING;
-    call.enter = ring::now();
     call.active = inflight::ACTIVE;
     let tgid = (task::pid_tgid() >> 32) as u32;
     channel::begin(tid, call, 0, tgid);

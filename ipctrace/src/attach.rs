@@ -59,8 +59,8 @@ pub struct Attached {
     /// Mechanisms that are on.
     mechanisms: u32,
     reported: HashMap<Cause, u64>,
-    /// Runs of programs that the kernel skipped.
-    missed: u64,
+    /// Runs that the kernel skipped, by program.
+    skipped: HashMap<String, u64>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Hooks that could not be attached, and why.
@@ -170,7 +170,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         channels,
         mechanisms: plan.config.mechanisms,
         reported: HashMap::new(),
-        missed: 0,
+        skipped: HashMap::new(),
         log,
         failed,
     })
@@ -328,26 +328,34 @@ impl Attached {
     }
 
     /// How often the kernel skipped a program, because it was in the middle of it on that CPU, since the last call. A kernel
-    /// that can be preempted there (from 7.0 on) does so on busy hosts.
+    /// that can be preempted there (from 7.0 on) does so on busy hosts; on others an interrupt may come in between. Without
+    /// those of which nothing is lost ([`Hook::only_narrows`]).
     pub fn misses(&mut self) -> u64 {
         self.count_misses();
+        let narrowing: Vec<_> =
+            Hook::ALL.iter().filter(|hook| hook.only_narrows()).map(|hook| hook.program()).collect();
+        let lost = self.skipped.iter().filter(|(name, _)| !narrowing.contains(&name.as_str()));
+        let total = lost.map(|(_, count)| count).sum();
         let known = self.reported.entry(Cause::Recursion).or_default();
-        let news = self.missed.saturating_sub(*known);
-        *known = (*known).max(self.missed);
+        let news = u64::saturating_sub(total, *known);
+        *known = total;
         news
     }
 
+    /// Programs that are unloaded tell no more: what they told stays.
     fn count_misses(&mut self) {
-        let mut total = 0;
-        for (_, program) in self.ebpf.programs() {
+        for (name, program) in self.ebpf.programs() {
             let Some(fd) = descriptor(program) else { continue };
             let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
             // Before 5.12 the kernel does not tell, and skips nothing.
             let text = std::fs::read_to_string(path).unwrap_or_default();
-            total += skipped(&text);
+            let count = skipped(&text);
+            let known = self.skipped.get(name).copied().unwrap_or(0);
+            if count > known {
+                log::debug!("{name}: the kernel skipped it {} times", count - known);
+                self.skipped.insert(name.to_owned(), count);
+            }
         }
-        // Programs that are unloaded tell no more.
-        self.missed = self.missed.max(total);
     }
 
     /// What the kernel lost since the last call, by cause.

@@ -158,10 +158,12 @@ impl Put {
         Progress::Done
     }
 
-    /// Whether the call began after all that is settled, and below it: the positions have begun anew.
+    /// Whether the call began after all that is settled, and in an earlier page: the positions have begun anew. In the same page a
+    /// position may be seen a little too high or too low ([`position::is_vague`]), and a new pipe begins before its first page.
     fn fell_back(&self, call: &Call) -> bool {
         let floor = self.ends.iter().copied().min();
-        call.enter > self.recent.end() && call.seen.zip(floor).is_some_and(|((low, _), floor)| low < floor)
+        let below = call.seen.zip(floor).is_some_and(|((low, _), floor)| low >> 32 < floor >> 32);
+        below && call.enter > self.recent.end()
     }
 
     /// The common case, without a search: nothing else waits, and the call accounts for all between its two

@@ -5,6 +5,7 @@
 //! a queue is first in, first out, so a receive is joined to the first message of its kind that was sent and not taken.
 //! What was in a queue when it was first seen is known too, and was sent by nobody that we know.
 
+mod guess;
 mod store;
 mod waiting;
 
@@ -22,6 +23,7 @@ use super::call::Recent;
 use super::context::{Context, LINGER};
 use super::naming::{self, Home};
 
+use guess::Guesses;
 use store::{Among, Kind, Place, Store, Stored};
 use waiting::Taken;
 
@@ -95,16 +97,17 @@ impl Sent {
 
     /// Whether it may have been taken by that receive, as far as what it is tells.
     fn is_like(&self, taken: &Taken) -> bool {
-        let length = if taken.cut { self.bytes >= taken.bytes } else { self.bytes == taken.bytes };
         let detail = match (self.detail, taken.detail) {
             (Some(sent), Some(taken)) => sent == taken,
             (None, _) | (_, None) => true,
         };
-        let whole = self.bytes == taken.bytes;
-        length
-            && detail
-            && self.enter <= taken.time
-            && digest::agree(self.digest, taken.digest, taken.bytes, whole)
+        detail && self.enter <= taken.time && self.has_content_of(taken)
+    }
+
+    /// Whether what was received may be its content.
+    fn has_content_of(&self, taken: &Taken) -> bool {
+        let length = if taken.cut { self.bytes >= taken.bytes } else { self.bytes == taken.bytes };
+        length && digest::agree(self.digest, taken.digest, taken.bytes, self.bytes == taken.bytes)
     }
 
     /// Whether the calls that sent the two were under way at the same moment.
@@ -126,6 +129,8 @@ struct Queue {
     sent: Store<Sent>,
     /// Receives that wait for their send, or until it is certain which it is.
     waiting: Store<Taken>,
+    /// Messages that were given to receives that may have taken another.
+    guesses: Guesses,
     /// When all that wait had their turn.
     settled: u64,
     senders: Recent,
@@ -144,6 +149,7 @@ impl Queue {
             found: 0,
             sent: Store::default(),
             waiting: Store::default(),
+            guesses: Guesses::default(),
             settled: 0,
             senders: Recent::default(),
             receivers: Recent::default(),
@@ -365,6 +371,8 @@ struct Found {
     exact: bool,
     /// Other processes have sent what it may be taken for.
     rivals: bool,
+    /// It may have been one of the same content but of another priority.
+    alternatives: bool,
 }
 
 impl Queue {
@@ -458,12 +466,24 @@ impl Queue {
         if self.senders.crowd() && !settled && taken.number == 0 {
             return false;
         }
-        match self.find(taken) {
+        // Late enough for a receive that seems to have taken what another was given.
+        let found = self
+            .find(taken)
+            .or_else(|| (force || context.overdue(taken.since)).then(|| self.find_swapped(taken)).flatten());
+        match found {
             Some(found) => {
-                let Some(sent) = self.sent.remove(found.place) else { return true };
+                let Some(mut sent) = self.sent.remove(found.place) else { return true };
+                if self.is_unasked(taken) {
+                    self.guesses.add(Kind::of(sent.bytes, sent.detail, sent.digest), sent.process());
+                }
+                if found.alternatives {
+                    sent.detail = None;
+                }
                 // It may be one whose receive was lost.
                 let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
-                self.write(&sent, taken, found.exact && !doubtful, context);
+                let latency = (!found.alternatives && !sent.is_nameless())
+                    .then(|| taken.time.saturating_sub(sent.time));
+                self.write(&sent, taken, found.exact && !doubtful, latency, context);
             }
             None => {
                 let Some(why) = self.missing(taken, force, context) else { return false };
@@ -477,7 +497,7 @@ impl Queue {
                     number: 0,
                     payload: Bytes::new(),
                 };
-                self.write(&sent, taken, true, context);
+                self.write(&sent, taken, true, None, context);
             }
         }
         self.receivers.note(taken.who.identity(), taken.time);
@@ -504,10 +524,10 @@ impl Queue {
         let fitting = || self.sent.begun(among, taken.time).filter(|(_, sent)| sent.fits(taken));
         if taken.number != 0 {
             let (place, _) = fitting().next()?;
-            return Some(Found { place, exact: true, rivals: false });
+            return Some(Found { place, exact: true, rivals: false, alternatives: false });
         }
-        let unasked = self.mechanism == Mechanism::PosixMq && taken.detail.is_none();
-        let highest = if unasked { fitting().filter_map(|(_, sent)| sent.detail).max() } else { None };
+        let highest =
+            if self.is_unasked(taken) { fitting().filter_map(|(_, sent)| sent.detail).max() } else { None };
         let (place, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
         let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
@@ -520,16 +540,54 @@ impl Queue {
         let crowd = rivals.peek().is_some();
         // What could not be read of one of the two may be what would tell it from the other.
         let blind = taken.digest == 0 || chosen.digest == 0;
-        let exact = rivals.all(|(_, other)| {
-            let there = taken.detail.is_some() || other.time < taken.enter;
-            !blind && !overlapped && there && !other.overlaps(chosen)
-        });
-        Some(Found { place, exact, rivals: crowd })
+        // One of a higher priority may have come too late.
+        let there = taken.detail.is_some() || chosen.time < taken.enter;
+        let certain = there && !blind && !overlapped;
+        let exact = rivals.all(|(_, other)| certain && !other.overlaps(chosen))
+            && !(self.guesses.doubt(taken.kind(), chosen.process()) && self.others(taken).next().is_some());
+        // The highest came too late, or another receive took it at the same time, of which may not have been told yet.
+        let sure = there && !self.receivers.others(taken.who.identity());
+        let alternatives =
+            self.is_unasked(taken) && !sure && fitting().any(|(_, other)| other.detail != chosen.detail);
+        Some(Found { place, exact, rivals: crowd, alternatives })
+    }
+
+    /// Whether it took a message of the highest priority there was, and did not ask for that.
+    fn is_unasked(&self, taken: &Taken) -> bool {
+        self.mechanism == Mechanism::PosixMq && taken.number == 0 && taken.detail.is_none()
+    }
+
+    /// What is left of the messages of which one was given to a receive that took another: that receive took it, or what was
+    /// given to yet another, which took it; and this one took what was given away. Where all of them are of one process, each has
+    /// its sender all the same.
+    fn find_swapped(&mut self, taken: &Taken) -> Option<Found> {
+        let given = if self.is_unasked(taken) {
+            // What it took was left over then, and has been found to be another's.
+            (!self.guesses.is_empty()).then_some(None)?
+        } else {
+            Some(self.guesses.take(taken.kind())?)
+        };
+        let (place, chosen) = self.others(taken).next()?;
+        let sender = given.unwrap_or(chosen.process());
+        let rivals = self.others(taken).any(|(_, other)| other.process() != sender);
+        Some(Found { place, exact: !rivals, rivals, alternatives: true })
+    }
+
+    /// Messages of the content that was received, but of another priority.
+    fn others(&self, taken: &Taken) -> impl Iterator<Item = (Place, &Sent)> {
+        let all = self.sent.among(Among::All, 0);
+        all.filter(|(_, sent)| sent.detail != taken.detail && sent.has_content_of(taken))
     }
 
     /// Writes what was received, and what of the message did not fit and is gone.
-    fn write(&self, sent: &Sent, taken: &Taken, exact: bool, context: &mut Context<'_>) {
-        let known = sent.who.process().is_some();
+    fn write(
+        &self,
+        sent: &Sent,
+        taken: &Taken,
+        exact: bool,
+        latency: Option<u64>,
+        context: &mut Context<'_>,
+    ) {
         // As sent, for the receiver may have changed it since; but no more of it than was received.
         let payload = if sent.payload.is_empty() { &taken.payload } else { &sent.payload };
         let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
@@ -537,7 +595,7 @@ impl Queue {
             time: taken.time,
             receiver: End::Known(Arc::clone(&taken.who)),
             bytes: taken.bytes,
-            latency: known.then(|| taken.time.saturating_sub(sent.time)),
+            latency,
             exact,
             payload: (length > 0).then(|| payload.slice(..length)),
             ..self.transfer(sent, taken.detail)
@@ -563,7 +621,7 @@ impl Queue {
 
     /// A message that nobody took.
     fn transfer(&self, sent: &Sent, detail: Option<i64>) -> Transfer {
-        let detail = sent.detail.or(detail);
+        let detail = detail.or(sent.detail);
         let posix = self.mechanism == Mechanism::PosixMq;
         Transfer {
             time: sent.time,

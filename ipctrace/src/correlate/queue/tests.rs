@@ -337,3 +337,57 @@ fn queues_of_other_namespaces_say_so() {
     assert_eq!(ids(9), ["posix_mq:/jobs", "posix_mq:[0:7:1]", "sysv_msg:1@ipc:[7]"]);
     assert_eq!(ids(7), ["posix_mq:/jobs@ipc:[9]", "posix_mq:[0:7:1]", "sysv_msg:1"]);
 }
+
+/// While one takes a message without asking for its priority, `other` sends the same of a higher one: that is there for the next.
+fn overtaken(other: u32) -> [Record; 5] {
+    [
+        channel(MQ, 1, 0, JOBS),
+        send(MQ, 10, 1..2, 1, 7),
+        send(MQ, other, 3..6, 9, 7),
+        receive(MQ, 20, 4..5, -1, 7),
+        receive(MQ, 21, 7..8, 9, 7),
+    ]
+}
+
+#[test]
+fn a_receive_that_did_not_ask_may_have_taken_the_lower_priority() {
+    let events = correlate(overtaken(10));
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(10), Ok(21), 5)]);
+    assert_eq!(exact(&events), [true, true]);
+    let priorities: Vec<_> = transfers(&events).iter().map(|transfer| transfer.priority).collect();
+    assert_eq!(priorities, [None, Some(9)]);
+}
+
+#[test]
+fn of_two_senders_it_is_not_certain_then() {
+    let events = correlate(overtaken(11));
+    assert_eq!(transfers(&events).len(), 2);
+    assert_eq!(exact(&events), [false, false]);
+}
+
+#[test]
+fn of_two_receives_at_once_the_one_that_asked_tells_what_the_other_took() {
+    let events = correlate([
+        channel(MQ, 1, 0, JOBS),
+        send(MQ, 10, 1..2, 1, 7),
+        receive(MQ, 21, 3..4, 1, 7),
+        send(MQ, 10, 5..6, 1, 7),
+        send(MQ, 10, 7..8, 9, 7),
+        // The other was first, but its call ended later.
+        receive(MQ, 20, 9..11, -1, 7),
+        receive(MQ, 21, 10..12, 9, 7),
+    ]);
+    assert_eq!(shorts(&events)[1..], [(Ok(10), Ok(20), 5), (Ok(10), Ok(21), 5)]);
+    let told: Vec<_> = transfers(&events).iter().map(|told| (told.priority, told.exact)).collect();
+    assert_eq!(told[1..], [(None, true), (Some(9), true)]);
+    assert_eq!(transfers(&events)[1].latency, None);
+}
+
+#[test]
+fn what_is_left_of_a_guess_is_waited_for_like_all_others() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    overtaken(10).into_iter().for_each(|record| correlator.push(record, &mut out));
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
+    correlator.tick(300 * MS, &mut out);
+    assert_eq!(shorts(&out).len(), 2);
+}
