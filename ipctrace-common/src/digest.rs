@@ -7,8 +7,10 @@
 pub const WORDS: usize = 8;
 /// Bytes of content that are looked at.
 pub const BYTES: u64 = WORDS as u64 * 8;
+/// The shortest beginning, in bytes: of less of a message nothing can be compared.
+pub const SHORTEST: u64 = 8;
 /// The beginnings, in bytes: 16 bits of the digest for each, the shortest in the highest bits.
-const BEGINNINGS: [u64; 4] = [8, 16, 32, 64];
+const BEGINNINGS: [u64; 4] = [SHORTEST, 16, 32, 64];
 /// Odd, with bits all over: the golden ratio.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 

@@ -9,6 +9,7 @@ mod guess;
 mod store;
 mod waiting;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -131,6 +132,8 @@ struct Queue {
     waiting: Store<Taken>,
     /// Messages that were given to receives that may have taken another.
     guesses: Guesses,
+    /// Receives, and the messages that they may have taken unless another receive did.
+    held: VecDeque<Held>,
     /// When all that wait had their turn.
     settled: u64,
     senders: Recent,
@@ -150,6 +153,7 @@ impl Queue {
             sent: Store::default(),
             waiting: Store::default(),
             guesses: Guesses::default(),
+            held: VecDeque::new(),
             settled: 0,
             senders: Recent::default(),
             receivers: Recent::default(),
@@ -159,7 +163,7 @@ impl Queue {
     }
 
     fn holds(&self) -> usize {
-        self.sent.len() + self.waiting.len()
+        self.sent.len() + self.waiting.len() + self.held.len()
     }
 }
 
@@ -302,7 +306,7 @@ impl Queues {
 
     /// Time has passed.
     pub(super) fn tick(&mut self, context: &mut Context<'_>) {
-        let waits = |queue: &Queue| queue.waiting.len() > 0 || queue.removed.is_some();
+        let waits = |queue: &Queue| queue.waiting.len() + queue.held.len() > 0 || queue.removed.is_some();
         let keys: Vec<Key> =
             self.queues.iter().filter(|(_, queue)| waits(queue)).map(|(key, _)| *key).collect();
         for key in keys {
@@ -341,6 +345,7 @@ impl Queues {
         let before = queue.holds();
         queue.sent.drop_half();
         queue.waiting.drop_half();
+        queue.held.drain(..queue.held.len().div_ceil(2));
         let gone = before - queue.holds();
         self.count = self.count.saturating_sub(gone);
         *context.evicted += gone as u64;
@@ -365,6 +370,9 @@ impl Queues {
     }
 }
 
+/// Receives that are held at most: each new one looks at all of them.
+const HELD: usize = 256;
+
 /// The message that a receive took.
 struct Found {
     place: Place,
@@ -373,6 +381,15 @@ struct Found {
     rivals: bool,
     /// It may have been one of the same content but of another priority.
     alternatives: bool,
+    /// What is known of its content does not tell it from others: what others take, of whom more is known, may tell.
+    open: bool,
+}
+
+/// A receive of which nothing tells what it took, and the message that it has until another claims it, if there is one.
+#[derive(Debug)]
+struct Held {
+    taken: Taken,
+    sent: Option<(Sent, bool)>,
 }
 
 impl Queue {
@@ -446,6 +463,7 @@ impl Queue {
         for place in self.waiting.places() {
             self.retry(place, force, context);
         }
+        self.release(force, context);
     }
 
     /// The same for one of them.
@@ -466,11 +484,28 @@ impl Queue {
         if self.senders.crowd() && !settled && taken.number == 0 {
             return false;
         }
+        let found = self.find(taken);
+        if let Some(open) = found.as_ref().filter(|found| found.open) {
+            let sent = self.sent.remove(open.place).map(|sent| (sent, open.exact));
+            self.held.push_back(Held { taken: taken.clone(), sent });
+            self.receivers.note(taken.who.identity(), taken.time);
+            return true;
+        }
+        self.conclude(found, taken, force, context)
+    }
+
+    /// The same once it is not open any more.
+    fn conclude(
+        &mut self,
+        found: Option<Found>,
+        taken: &Taken,
+        force: bool,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let settled = force || context.now.saturating_sub(taken.time) >= LINGER;
         // Late enough for a receive that seems to have taken what another was given.
-        let found = self
-            .find(taken)
-            .or_else(|| (force || context.overdue(taken.since)).then(|| self.find_swapped(taken)).flatten());
-        match found {
+        let late = force || context.overdue(taken.since);
+        match found.or_else(|| late.then(|| self.find_swapped(taken)).flatten()) {
             Some(found) => {
                 let Some(mut sent) = self.sent.remove(found.place) else { return true };
                 if self.is_unasked(taken) {
@@ -484,6 +519,10 @@ impl Queue {
                 let latency = (!found.alternatives && !sent.is_nameless())
                     .then(|| taken.time.saturating_sub(sent.time));
                 self.write(&sent, taken, found.exact && !doubtful, latency, context);
+            }
+            None if settled && let Some((sent, exact)) = self.claim(taken) => {
+                let latency = (!sent.is_nameless()).then(|| taken.time.saturating_sub(sent.time));
+                self.write(&sent, taken, exact, latency, context);
             }
             None => {
                 let Some(why) = self.missing(taken, force, context) else { return false };
@@ -502,6 +541,40 @@ impl Queue {
         }
         self.receivers.note(taken.who.identity(), taken.time);
         true
+    }
+
+    /// The message of which another receive is not known to have taken it, which is given the next one.
+    fn claim(&mut self, taken: &Taken) -> Option<(Sent, bool)> {
+        let claims = |held: &Held| held.sent.as_ref().is_some_and(|(sent, _)| sent.fits(taken));
+        let index = self.held.iter().position(claims)?;
+        let (sent, _) = self.held[index].sent.take()?;
+        if let Some(next) = self.find(&self.held[index].taken) {
+            self.held[index].sent = self.sent.remove(next.place).map(|sent| (sent, next.exact));
+        }
+        let others = self.held.iter().filter(|held| claims(held)).filter_map(|held| held.sent.as_ref());
+        let exact = others.into_iter().all(|(other, _)| other.process() == sent.process());
+        Some((sent, exact))
+    }
+
+    /// Writes receives whose messages nobody has claimed for long enough.
+    fn release(&mut self, force: bool, context: &mut Context<'_>) {
+        while let Some(held) = self.held.front()
+            && (force || self.held.len() > HELD || context.overdue(held.taken.since))
+            && let Some(Held { taken, sent }) = self.held.pop_front()
+        {
+            match sent {
+                Some((sent, exact)) => {
+                    let latency =
+                        (exact && !sent.is_nameless()).then(|| taken.time.saturating_sub(sent.time));
+                    self.write(&sent, &taken, exact, latency, context);
+                }
+                // All of those that it may have taken are others': its own has not come.
+                None => {
+                    let found = self.find(&taken);
+                    self.conclude(found, &taken, true, context);
+                }
+            }
+        }
     }
 
     /// Why there is no send, if none is waited for any more.
@@ -524,7 +597,7 @@ impl Queue {
         let fitting = || self.sent.begun(among, taken.time).filter(|(_, sent)| sent.fits(taken));
         if taken.number != 0 {
             let (place, _) = fitting().next()?;
-            return Some(Found { place, exact: true, rivals: false, alternatives: false });
+            return Some(Found { place, exact: true, rivals: false, alternatives: false, open: false });
         }
         let highest =
             if self.is_unasked(taken) { fitting().filter_map(|(_, sent)| sent.detail).max() } else { None };
@@ -539,17 +612,25 @@ impl Queue {
             fitting().take(others).filter(|(_, other)| other.process() != chosen.process()).peekable();
         let crowd = rivals.peek().is_some();
         // What could not be read of one of the two may be what would tell it from the other.
-        let blind = taken.digest == 0 || chosen.digest == 0;
+        let short = taken.is_short() && fitting().any(|(_, other)| other.bytes > taken.bytes);
+        let blind = taken.digest == 0 || chosen.digest == 0 || short;
         // One of a higher priority may have come too late.
         let there = taken.detail.is_some() || chosen.time < taken.enter;
         let certain = there && !blind && !overlapped;
+        let claimed = |held: &Held| {
+            let other = held.sent.as_ref().filter(|(sent, _)| sent.fits(taken));
+            other.is_some_and(|(other, _)| other.process() != chosen.process())
+        };
         let exact = rivals.all(|(_, other)| certain && !other.overlaps(chosen))
+            && !self.held.iter().any(claimed)
             && !(self.guesses.doubt(taken.kind(), chosen.process()) && self.others(taken).next().is_some());
         // The highest came too late, or another receive took it at the same time, of which may not have been told yet.
         let sure = there && !self.receivers.others(taken.who.identity());
         let alternatives =
             self.is_unasked(taken) && !sure && fitting().any(|(_, other)| other.detail != chosen.detail);
-        Some(Found { place, exact, rivals: crowd, alternatives })
+        let differs = |other: &Sent| (other.bytes, other.digest) != (chosen.bytes, chosen.digest);
+        let open = taken.cut && fitting().any(|(_, other)| differs(other));
+        Some(Found { place, exact, rivals: crowd, alternatives, open })
     }
 
     /// Whether it took a message of the highest priority there was, and did not ask for that.
@@ -570,7 +651,7 @@ impl Queue {
         let (place, chosen) = self.others(taken).next()?;
         let sender = given.unwrap_or(chosen.process());
         let rivals = self.others(taken).any(|(_, other)| other.process() != sender);
-        Some(Found { place, exact: !rivals, rivals, alternatives: true })
+        Some(Found { place, exact: !rivals, rivals, alternatives: true, open: false })
     }
 
     /// Messages of the content that was received, but of another priority.

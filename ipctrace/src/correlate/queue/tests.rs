@@ -391,3 +391,22 @@ fn what_is_left_of_a_guess_is_waited_for_like_all_others() {
     correlator.tick(300 * MS, &mut out);
     assert_eq!(shorts(&out).len(), 2);
 }
+
+#[test]
+fn what_is_cut_too_short_to_be_known_is_what_others_leave() {
+    let cut = |digest| {
+        let Record::Op(mut op) = receive(MSG, 20, 7..8, 3, digest) else { panic!("a receive") };
+        op.fixed.header.flags |= op_flag::CUT;
+        op.fixed.bytes = 2;
+        Record::Op(op)
+    };
+    let events = correlate([
+        channel(MSG, 1, 0, &[0; 4]),
+        // This one is behind the other, though its call ended first.
+        send(MSG, 10, 1..4, 3, 5),
+        send(MSG, 11, 2..5, 3, 6),
+        cut(9),
+        receive(MSG, 21, 9..10, 3, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(21), 5), (Ok(11), Ok(20), 2), (Ok(11), Err(Why::Unread), 3)]);
+}

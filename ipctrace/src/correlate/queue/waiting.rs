@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ipctrace_common::digest;
 
 use crate::model::Proc;
 
 use super::store::{Kind, Stored};
 
 /// A receive.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Taken {
     /// Who received.
     pub(super) who: Arc<Proc>,
@@ -50,6 +51,11 @@ impl Stored for Taken {
 }
 
 impl Taken {
+    /// Whether it was cut to so little that nothing of its content can be compared.
+    pub(super) fn is_short(&self) -> bool {
+        self.number == 0 && self.cut && self.bytes < digest::SHORTEST
+    }
+
     /// What it took.
     pub(super) fn kind(&self) -> Kind {
         match self.number {
