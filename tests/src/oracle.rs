@@ -71,8 +71,14 @@ impl Recorded {
 /// # Errors
 /// If the workload or the tracer fails.
 pub fn record(seed: u64, operations: u64, options: &[&str]) -> Result<Recorded> {
+    record_of(MECHANISMS, seed, operations, options)
+}
+
+/// The same with no others than these mechanisms.
+fn record_of(mechanisms: &[&str], seed: u64, operations: u64, options: &[&str]) -> Result<Recorded> {
     let trace = Trace::start(options)?;
-    let on = trace.mechanisms()?;
+    let mut on = trace.mechanisms()?;
+    on.retain(|name| mechanisms.contains(&name.as_str()));
     let report = Scratch::new(".oracle");
     let played = play_apart(seed, operations, &on, report.path());
     let lines = trace.stop()?;
@@ -87,6 +93,17 @@ pub fn record(seed: u64, operations: u64, options: &[&str]) -> Result<Recorded> 
 pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
     let recorded = record(seed, operations, options)?;
     recorded.compare().with_context(|| format!("seed {seed} with {operations} operations"))
+}
+
+/// The same of a workload that uses one mechanism alone.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_alone(mechanism: &str, seed: u64, operations: u64) -> Result<Score> {
+    let recorded = record_of(&[mechanism], seed, operations, &[])?;
+    recorded
+        .compare()
+        .with_context(|| format!("seed {seed} with {operations} operations of {mechanism} alone"))
 }
 
 /// Plays one seed while the collector, which has little room for records, is stopped again and again; compares what is left.
