@@ -90,7 +90,12 @@ impl Datagrams {
             let Some(mut taken) = socket.next(index, force, context) else { break };
             self.look(key, &taken);
             let patient = !force && !context.overdue(taken.since);
-            let Some(choice) = self.choose(key, &taken, context) else {
+            let mut choice = self.choose(key, &taken, taken.time, context);
+            if choice.is_none() && taken.vague {
+                // What it took was given to another that was alike, and which has left that one's own: sent later, maybe.
+                choice = self.choose(key, &taken, u64::MAX, context);
+            }
+            let Some(choice) = choice else {
                 // What was sent is always told before it, unless that is lost; 0 is also what a closed socket gives.
                 if taken.bytes > 0 && patient {
                     self.put_back(key, index, taken);
@@ -172,8 +177,8 @@ impl Datagrams {
         }
     }
 
-    /// What a receive took, as far as can be said.
-    fn choose(&self, key: Key, taken: &Taken, context: &Context<'_>) -> Option<Choice> {
+    /// What a receive took, as far as can be said, of what was sent by a time.
+    fn choose(&self, key: Key, taken: &Taken, by: u64, context: &Context<'_>) -> Option<Choice> {
         let socket = self.sockets.get(&key)?;
         let received =
             |number: u64| self.sent.get(&number).is_some_and(|sent| sent.received && !sent.way.spreads());
@@ -192,8 +197,8 @@ impl Datagrams {
             let arrived = arrivals()
                 .filter(|(_, arrival)| taken.fits(arrival.way, arrival.digest))
                 .map(|(index, arrival)| self.arrived(index, arrival))
-                .filter(|candidate| candidate.time <= taken.time);
-            arrived.chain(self.flying(key, taken)).filter(move |candidate| paged || candidate.digest != 0)
+                .filter(|candidate| candidate.time <= by);
+            arrived.chain(self.flying(key, taken, by)).filter(move |candidate| paged || candidate.digest != 0)
         };
         let first = taken.front.filter(|front| *front != 0 && taken.alone && !socket.goes_on(taken));
         let first = first.and_then(|front| fitting(true).find(|candidate| candidate.data == front));
@@ -242,7 +247,7 @@ impl Datagrams {
     }
 
     /// What was sent to a socket and not seen to arrive there, and may be what was received, in the order in which it left.
-    fn flying(&self, key: Key, taken: &Taken) -> Vec<Candidate> {
+    fn flying(&self, key: Key, taken: &Taken, by: u64) -> Vec<Candidate> {
         let Some(socket) = self.sockets.get(&key) else { return Vec::new() };
         let port = socket.ends.map_or(0, |ends| ends.local.port());
         let (least, most) = taken.lengths();
@@ -251,7 +256,7 @@ impl Datagrams {
             let sent = self.sent.get(number)?;
             let open = !sent.received || sent.way.spreads();
             let here = open && sent.reaches(socket.ends) && !socket.early.contains(number);
-            let fits = taken.fits(sent.way, sent.digest) && sent.time <= taken.time;
+            let fits = taken.fits(sent.way, sent.digest) && sent.time <= by;
             (here && fits).then(|| (*number, departed(*number, sent)))
         });
         let mut found: Vec<(u64, Candidate)> = fitting.collect();
@@ -354,7 +359,8 @@ impl Datagrams {
         let sent = found.number.and_then(|number| self.sent.get(&number));
         let call = sent.and_then(|sent| sent.call.as_ref());
         let payload = call.map_or(&taken.payload, |call| &call.payload).clone();
-        let latency = call.map(|call| taken.time.saturating_sub(call.time));
+        let late = sent.is_some_and(|sent| sent.time > taken.time);
+        let latency = call.filter(|_| !late).map(|call| taken.time.saturating_sub(call.time));
         let exact = found.exact && choice.exact;
         if !exact {
             let last = self.doubts.entry(taken.lengths()).or_default();

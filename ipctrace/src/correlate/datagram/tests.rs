@@ -400,6 +400,33 @@ fn what_is_not_in_the_buffer_is_not_taken_unseen() {
 }
 
 #[test]
+fn what_was_cut_has_what_is_left_of_those_alike() {
+    let datagram = |data: u64, len: u32, time: u64| {
+        let [left, call] = sent(ONE, 10, data, len, time);
+        [content(left, 5), call, content(arrived(data, len, time + 2), 5)]
+    };
+    let receive = |pid, bytes, when, flags| {
+        flagged(content(receive_first(pid, bytes, when, wire::Op::UNKNOWN), 5), flags)
+    };
+    let ms = 1_000_000;
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    let records = [opened(0)].into_iter().chain(datagram(7, 64, 1)).chain(datagram(8, 100, 2));
+    // It took the first, but another call, which ends later and took one that was sent meanwhile, is given that.
+    let receives =
+        [receive(20, 64, (7, 12), op_flag::CUT), receive(21, 100, (7, 13), 0), receive(22, 64, (11, 20), 0)];
+    for record in records.chain(datagram(9, 64, 14)).chain(receives) {
+        correlator.push(record, &mut out);
+    }
+    for time in [10, 100, 300, 600] {
+        correlator.tick(time * ms, &mut out);
+    }
+    correlator.finish(700 * ms, &mut out);
+    let mut told = shorts(&out);
+    told.sort_by_key(|(_, receiver, _)| receiver.clone().ok());
+    assert_eq!(told, [(Ok(10), Ok(20), 64), (Ok(10), Ok(21), 100), (Ok(10), Ok(22), 64)]);
+}
+
+#[test]
 fn threads_that_saw_the_same_first_one_took_one_each() {
     let one = arrives(ONE, 10, 7, 1, 1);
     let two = arrives(ONE, 11, 8, 2, 2);
