@@ -315,6 +315,16 @@ offsets! {
     tty_line = "tty_struct.termios.c_line";
     /// State of that line discipline.
     tty_disc_data = "tty_struct.disc_data";
+    /// The port through which what was written comes to a terminal.
+    tty_port = "tty_struct.port";
+    /// The first of its buffers.
+    tty_port_head = "tty_port.buf.head";
+    /// The one after a buffer.
+    tty_buffer_next = "tty_buffer.next";
+    /// Bytes in it that are there to be taken.
+    tty_buffer_commit = "tty_buffer.commit";
+    /// Bytes of it that have been taken.
+    tty_buffer_read = "tty_buffer.read";
     /// Bytes ever put into the buffer to be read.
     n_tty_read_head = "n_tty_data.read_head";
     /// Bytes ever read from it.

@@ -78,7 +78,7 @@ pub(crate) fn queued(side: &Side) -> u64 {
             unix::queued(owner, has_messages(side.mechanism))
         }
         Some(Mechanism::Eventfd) => eventfd::queued(side.object),
-        Some(Mechanism::Pty) => pty::queued(side.object),
+        Some(Mechanism::Pty) => pty::pty_queued(side.object),
         Some(Mechanism::PosixMq) => posix_mq::queued(side.object),
         Some(Mechanism::SysvMsg) => sysv_msg::queued(side.object),
         Some(Mechanism::Tcp) => inet::queued(side),

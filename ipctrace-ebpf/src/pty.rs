@@ -109,9 +109,10 @@ fn try_opened(fd: u32) -> Result<()> {
     Ok(())
 }
 
-/// What waits in a terminal to be read; `u64::MAX` if that is not known.
-#[inline(always)]
-pub(crate) fn queued(tty: u64) -> u64 {
+/// What waits in a terminal to be read; `u64::MAX` if that is not known. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pty_queued(tty: u64) -> u64 {
     try_queued(tty).unwrap_or(u64::MAX)
 }
 
@@ -120,10 +121,43 @@ fn try_queued(tty: u64) -> Result<u64> {
     if read::<u8>(tty, offset!(tty_line))? != LINE_DISCIPLINE {
         return Ok(u64::MAX);
     }
+    // First what is on its way: what arrives meanwhile is then counted twice, and never missed.
+    let mut under_way =
+        UnderWay { buffer: read(read(tty, offset!(tty_port))?, offset!(tty_port_head))?, sum: opaque(0) };
+    repeat(&mut under_way);
+    if under_way.buffer != 0 {
+        return Ok(u64::MAX);
+    }
     let data: u64 = read(tty, offset!(tty_disc_data))?;
     let head: u64 = read(data, offset!(n_tty_read_head))?;
     let tail: u64 = read(data, offset!(n_tty_read_tail))?;
-    Ok(head.wrapping_sub(tail))
+    Ok(head.wrapping_sub(tail) + under_way.sum)
+}
+
+/// Sums what was written to a port and not yet brought to the line discipline, which a worker does (`flush_to_ldisc`,
+/// drivers/tty/tty_buffer.c).
+struct UnderWay {
+    /// The next `struct tty_buffer`; 0 at the end, or where one cannot be read.
+    buffer: u64,
+    sum: u64,
+}
+
+impl Repeat for UnderWay {
+    /// A port has at most 64 KiB (`TTYB_DEFAULT_MEM_LIMIT`) in buffers of 256 bytes or more.
+    const LIMIT: u32 = 256;
+    const PLAIN_LIMIT: u32 = 16;
+
+    #[inline(always)]
+    fn turn(&mut self, _index: u32) -> bool {
+        if self.buffer == 0 {
+            return true;
+        }
+        let committed: u32 = read(self.buffer, offset!(tty_buffer_commit)).unwrap_or(0);
+        let taken: u32 = read(self.buffer, offset!(tty_buffer_read)).unwrap_or(0);
+        self.sum += u64::from(committed.wrapping_sub(taken));
+        self.buffer = read(self.buffer, offset!(tty_buffer_next)).unwrap_or(0);
+        false
+    }
 }
 
 /// Notes with the call in flight of thread `tid` what the line discipline will make of what was written, or what a read has
@@ -154,7 +188,7 @@ fn expect(call: &InFlight) -> Result<Expected> {
     let side = &call.sides[0];
     let bytes = call.moved.bytes;
     if side.receive != 0 {
-        let left = try_queued(side.object)?;
+        let left = pty_queued(side.object);
         return Ok(Expected { bytes: (left != u64::MAX).then_some(left), echo: 0 });
     }
     let slave = side.key.id;

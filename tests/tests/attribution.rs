@@ -62,6 +62,7 @@ cases! {
     memory_of_a_child
     terminal_both_ways_raw
     terminal_with_two_programs
+    terminal_read_before_all_arrived
     terminal_of_a_real_program
     terminal_numbers_are_used_again
     memory_of_a_process_in_another_pid_namespace

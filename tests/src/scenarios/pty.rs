@@ -14,6 +14,7 @@ use super::Scenario;
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "terminal_both_ways_raw", play: raw },
     Scenario { name: "terminal_with_two_programs", play: two_programs },
+    Scenario { name: "terminal_read_before_all_arrived", play: before_all_arrived },
     Scenario { name: "terminal_of_a_real_program", play: real_program },
     Scenario { name: "terminal_numbers_are_used_again", play: used_again },
 ];
@@ -68,6 +69,32 @@ fn two_programs(stage: &Stage) -> Result<()> {
         stage.tell(&Truth::Transfer { mechanism, channel, from, to, bytes, messages: None })?;
     }
     Ok(())
+}
+
+/// What a process wrote is brought to the other side by a worker of the kernel, so a read may find nothing more although
+/// the write of another is over.
+fn before_all_arrived(stage: &Stage) -> Result<()> {
+    const ROUNDS: u32 = 100;
+    let (master, slave, id) = terminal(true)?;
+    let program = stage.child("program", |stage| {
+        for round in 0..ROUNDS {
+            stage::write_all(&slave, &stage.marked(10))?;
+            stage.raise(0);
+            stage.wait_for(1, round + 1)?;
+        }
+        Ok(())
+    })?;
+    let emulator = stage.child("emulator", |stage| {
+        for round in 0..ROUNDS {
+            stage.wait_for(0, round + 1)?;
+            stage::write_all(&slave, &stage.marked(10))?;
+            let bytes = stage::read_exactly(&master, 20)?;
+            stage.heard("pty", id.clone(), &bytes)?;
+            stage.raise(1);
+        }
+        Ok(())
+    })?;
+    stage.reap(&[program, emulator])
 }
 
 /// A program that knows nothing of tests.
