@@ -8,9 +8,11 @@ mod report;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
 use crate::command::{read, run};
@@ -48,7 +50,7 @@ pub(crate) struct Outcome {
 /// The kernels of [`Extent::Part`]: the oldest, one between, and the newest.
 const PART: [&str; 3] = ["5.10", "6.12", "newest"];
 
-/// Runs the kernels of these names (all of the matrix, or of the part, if none is named) one after the other and prints a table.
+/// Runs the kernels of these names (all of the matrix, or of the part, if none is named) and prints a table.
 ///
 /// # Errors
 /// If a name is unknown, or the demos cannot be listed.
@@ -71,14 +73,10 @@ pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<
     let demos = report::demos(&read(Command::new(programs.binary).args(["demo", "--list"]))?);
     let ready = set_up();
     let places = copies(programs)?;
-    let mut reports = Vec::new();
-    for series in chosen {
-        let report = match &ready {
-            Ok(()) => run_one(series, extent, &places, &demos)?,
-            Err(reason) => Report::not_run(series.name, reason.clone()),
-        };
-        reports.push(report);
-    }
+    let reports = match &ready {
+        Ok(()) => side_by_side(&chosen, extent, &places, &demos)?,
+        Err(reason) => chosen.iter().map(|series| Report::not_run(series.name, reason.clone())).collect(),
+    };
     print!("{}", report::table(&reports, &demos));
     let mut outcome = Outcome { failed: 0, passed: 0, not_run: 0 };
     for report in &reports {
@@ -89,6 +87,43 @@ pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<
         }
     }
     Ok(outcome)
+}
+
+/// Runs the kernels, as many at once as there are processors here, for an emulated machine has use for one of them.
+fn side_by_side(
+    chosen: &[&Series],
+    extent: Extent,
+    places: &Places,
+    demos: &[report::Demo],
+) -> Result<Vec<Report>> {
+    let mut kernels = Vec::new();
+    for series in chosen {
+        kernels.push((*series, archive::kernel(series)));
+    }
+    let left = Mutex::new(kernels.into_iter().enumerate());
+    let work = || {
+        let mut reports = Vec::new();
+        loop {
+            let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((index, (series, kernel))) = next else { return Ok(reports) };
+            let report = match kernel {
+                Ok(kernel) => run_one(series, kernel, extent, places, demos)?,
+                Err(error) => Report::not_run(series.name, format!("{error:#}")),
+            };
+            reports.push((index, report));
+        }
+    };
+    let at_once = thread::available_parallelism().map_or(1, usize::from).min(chosen.len());
+    let mut reports = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let mut reports: Vec<(usize, Report)> = Vec::new();
+        for worker in workers {
+            reports.extend(worker.join().unwrap_or_else(|_| bail!("a thread that runs a guest panicked"))?);
+        }
+        anyhow::Ok(reports)
+    })?;
+    reports.sort_by_key(|(index, _)| *index);
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
 }
 
 /// Installs what is missing, or says what that is.
@@ -133,11 +168,13 @@ fn set_up() -> Result<(), String> {
 }
 
 /// Boots one kernel and runs everything in it.
-fn run_one(series: &Series, extent: Extent, programs: &Places, demos: &[report::Demo]) -> Result<Report> {
-    let kernel = match archive::kernel(series) {
-        Ok(kernel) => kernel,
-        Err(error) => return Ok(Report::not_run(series.name, format!("{error:#}"))),
-    };
+fn run_one(
+    series: &Series,
+    kernel: image::Kernel,
+    extent: Extent,
+    programs: &Places,
+    demos: &[report::Demo],
+) -> Result<Report> {
     let start = Instant::now();
     println!("   {}: {}", series.name, kernel.version);
     let script = script(series, extent, programs, demos);
@@ -154,10 +191,16 @@ fn run_one(series: &Series, extent: Extent, programs: &Places, demos: &[report::
     fs::create_dir_all(&logs)?;
     let log = logs.join(format!("{}.log", kernel.version));
     fs::write(&log, &output).with_context(|| format!("writing {}", log.display()))?;
+    let steps = report::steps(&output);
+    // What `ipctrace/src/kernel/recorded` has of it is this.
+    if let Some(facts) = steps.iter().find(|step| step.name == "facts") {
+        let file = log.with_extension("facts");
+        fs::write(&file, &facts.output).with_context(|| format!("writing {}", file.display()))?;
+    }
     let report = Report {
         series: series.name,
         version: Ok(kernel.version),
-        steps: report::steps(&output),
+        steps,
         broken: outcome.err().map(|error| format!("{error:#}")),
     };
     println!(
@@ -204,9 +247,9 @@ fn copies(programs: &Programs<'_>) -> Result<Places> {
 /// What the guest runs.
 fn script(series: &Series, extent: Extent, programs: &Places, demos: &[report::Demo]) -> String {
     let steps = match extent {
-        Extent::All => "doctor programs demos attribution seeds",
-        Extent::Part if series.steady => "doctor programs demos",
-        Extent::Part => "doctor programs",
+        Extent::All => "doctor facts programs demos attribution seeds",
+        Extent::Part if series.steady => "doctor facts programs demos",
+        Extent::Part => "doctor facts programs",
     };
     let names: Vec<&str> = demos.iter().map(|(name, _)| name.as_str()).collect();
     format!(

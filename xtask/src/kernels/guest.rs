@@ -74,7 +74,8 @@ impl Drop for Scratch {
 /// # Errors
 /// If the guest does not come up, dies, or does not end in time.
 pub(super) fn run(kernel: &Kernel, script: &str, limit: Duration, told: &mut dyn FnMut(&str)) -> Result<i32> {
-    let folder = std::env::temp_dir().join(format!("ipctrace-guest-{}", std::process::id()));
+    let folder = format!("ipctrace-guest-{}-{}", std::process::id(), kernel.version);
+    let folder = std::env::temp_dir().join(folder);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("host"))?;
     let mut scratch = Scratch { folder: folder.clone(), children: Vec::new() };
@@ -144,7 +145,7 @@ fn serve(folder: &Path) -> Result<Child> {
     );
     let socket = folder.join("files");
     let log = File::create(folder.join("server"))?;
-    let mut command = Command::new("unshare");
+    let mut command = bound("unshare");
     command
         .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
         .arg(folder.join("host"))
@@ -167,10 +168,17 @@ fn serve(folder: &Path) -> Result<Child> {
     Ok(child)
 }
 
+/// A program that ends with this one, however that ends.
+fn bound(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
 fn machine(kernel: &Kernel, folder: &Path) -> Command {
     const MEMORY: &str = "1536M";
     let path = |name: &str| folder.join(name).display().to_string();
-    let mut command = Command::new(QEMU);
+    let mut command = bound(QEMU);
     command
         .args(["-machine", "q35", "-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,la57=off"])
         .args(["-smp", "2", "-m", MEMORY])

@@ -16,6 +16,7 @@ step() {
 for one in $STEPS; do
   case $one in
     doctor) step doctor 120 "$IPCTRACE" doctor ;;
+    facts) step facts 120 "$IPCTRACE" doctor --facts ;;
     demos)
       for demo in $DEMOS; do
         step "demo $demo" 120 "$IPCTRACE" demo "$demo"
