@@ -371,7 +371,7 @@ fn open_books(side: &Side, begin: &Books) -> Result<bool> {
 /// # Errors
 /// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
-pub(crate) fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
+fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     announce_at(0, side, taken_before, flags)
 }
 

@@ -109,7 +109,7 @@ fn try_made(fd: u32) -> Result<()> {
         }
         channel::forget(&side.key);
         if queued(side.object) != 0 {
-            channel::try_announce(side, 0, channel_flag::MADE)?;
+            channel::announce_in_place(side, 0, channel_flag::MADE)?;
         }
     }
     Ok(())
