@@ -23,7 +23,7 @@ causes! {
     RingFull = 0, "ring-full";
     /// A kernel map had no room for a call in flight or a channel.
     MapFull = 1, "map-full";
-    /// A field of a kernel structure, or of the caller's memory, could not be read.
+    /// A structure of the kernel's could not be read, or not what a call did be found in it.
     ReadFailed = 2, "read-failed";
     /// A 32-bit system call, whose arguments the programs do not read.
     CompatCall = 3, "compat-call";
@@ -37,6 +37,10 @@ causes! {
     WriteFailed = 7, "write-failed";
     /// A request through io_uring whose end the kernel does not tell, or tells without saying which request it was.
     NoCompletion = 8, "no-completion";
+    /// A page of the caller's memory was not present: programs do not wait for one to be brought.
+    PageAbsent = 9, "page-absent";
+    /// Another thread of the caller was changing its mappings, so that those could not be looked at.
+    MappingsBusy = 10, "mappings-busy";
 }
 
 /// How many causes there are: the size of the kernel's counter map.

@@ -228,7 +228,7 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
             record.fixed.address_len = wanted as u32;
             len = wanted;
         } else {
-            ring::count(Cause::ReadFailed);
+            ring::count(Cause::PageAbsent);
         }
     }
     if config::payload() != 0 && moved.user != 0 {

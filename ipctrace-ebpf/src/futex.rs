@@ -14,10 +14,10 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::{offset, page_shift};
 use crate::kernel::{Result, load, read, read_user};
 use crate::repeat::{Repeat, repeat};
-#[cfg(not(feature = "plain"))]
-use crate::task;
 use crate::wake::{self, Ended, Place, role};
 use crate::{channel, ring, special};
+#[cfg(not(feature = "plain"))]
+use crate::{memory, task};
 
 /// `FUTEX_PRIVATE_FLAG`, and with `FUTEX_CLOCK_REALTIME` all that is not the operation: include/uapi/linux/futex.h.
 const PRIVATE: u32 = 128;
@@ -99,6 +99,9 @@ extern "C" fn mapping(_task: *mut c_void, vma: *const u8, found: *mut Found) -> 
     0
 }
 
+/// -ENOENT: nothing is mapped there, as the call will find.
+const NOTHING: i64 = -2;
+
 /// The shared memory at an address of the current process; `file` is 0 if there is none.
 ///
 /// # Errors
@@ -113,22 +116,29 @@ fn resolve(address: u64) -> Result<Found> {
     let status = {
         let _: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
         found.file = 0;
-        -2
+        NOTHING
     };
     #[cfg(not(feature = "plain"))]
-    // SAFETY: the current task; `mapping` has the signature that the helper calls, and the state outlives the call.
-    let status = unsafe {
-        let callback: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
-        bpf_find_vma(
-            task::current().cast::<task_struct>().cast_mut(),
-            address,
-            callback as *mut c_void,
-            (&raw mut found).cast(),
-            0,
-        )
-    };
-    // -ENOENT: nothing is mapped there, as the call will find.
-    if status != 0 && status != -2 { Err(Cause::ReadFailed) } else { Ok(found) }
+    let mut status = NOTHING;
+    #[cfg(not(feature = "plain"))]
+    // It fails while another thread changes the process's mappings, which does not take long.
+    for _ in 0..memory::TRIES {
+        // SAFETY: the current task; `mapping` has the signature that the helper calls, and the state outlives the call.
+        status = unsafe {
+            let callback: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
+            bpf_find_vma(
+                task::current().cast::<task_struct>().cast_mut(),
+                address,
+                callback as *mut c_void,
+                (&raw mut found).cast(),
+                0,
+            )
+        };
+        if status == 0 || status == NOTHING {
+            break;
+        }
+    }
+    if status != 0 && status != NOTHING { Err(Cause::MappingsBusy) } else { Ok(found) }
 }
 
 impl Found {

@@ -74,12 +74,15 @@ pub(crate) fn argument(context: &impl EbpfContext, index: usize) -> u64 {
     read(context.as_ptr() as u64, index * 8).unwrap_or(0)
 }
 
-/// Reads a value of the current process at `address + offset`; as [`read`].
+/// Reads a value of the current process at `address + offset`.
+///
+/// # Errors
+/// [`Cause::PageAbsent`] if it is not there at this moment.
 #[inline(always)]
 pub(crate) fn read_user<T: Copy>(address: u64, offset: usize) -> Result<T> {
     let source = address.wrapping_add(offset as u64) as *const T;
     // SAFETY: as for `read`; the helper does not sleep and fails for pages that are not present.
-    unsafe { bpf_probe_read_user(source) }.map_err(|_| Cause::ReadFailed)
+    unsafe { bpf_probe_read_user(source) }.map_err(|_| Cause::PageAbsent)
 }
 
 /// As [`read_user`], or as [`read`] where the address is one of the kernel's: at the functions of objects what is the caller's may
@@ -90,7 +93,7 @@ pub(crate) fn read_user<T: Copy>(address: u64, offset: usize) -> Result<T> {
 pub(crate) fn read_either<T: Copy>(address: u64, offset: usize) -> Result<T> {
     let source = address.wrapping_add(offset as u64) as *const T;
     // SAFETY: as for `read`; the helper does not sleep and fails for pages that are not present.
-    unsafe { bpf_probe_read(source) }.map_err(|_| Cause::ReadFailed)
+    unsafe { bpf_probe_read(source) }.map_err(|_| Cause::PageAbsent)
 }
 
 /// Loads a field of an object that the verifier knows by its BTF type: one instruction, no helper.

@@ -375,6 +375,10 @@ extern "C" fn found_vma(_task: *mut c_void, vma: *mut c_void, _state: *mut c_voi
     0
 }
 
+/// How often a mapping is looked for.
+#[cfg(not(feature = "plain"))]
+pub(crate) const TRIES: u32 = 4;
+
 /// Looks for the mapping at an address of the current process; not 0 if there is none. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -389,7 +393,7 @@ pub extern "C" fn vma_find(address: u64) -> i32 {
     let mut status = -1;
     #[cfg(not(feature = "plain"))]
     // It fails while another thread changes the process's mappings, which does not take long.
-    for _ in 0..4 {
+    for _ in 0..TRIES {
         // SAFETY: `found_vma` has the signature that the helper calls; it needs no state.
         status = unsafe {
             let visit: extern "C" fn(*mut c_void, *mut c_void, *mut c_void) -> i64 = found_vma;
@@ -409,7 +413,7 @@ fn find(address: u64) -> Result<&'static Vma> {
     // SAFETY: this CPU's valid, aligned place; nothing else uses it meanwhile.
     let found = unsafe { &mut *found };
     found.file = 0;
-    if vma_find(address) != 0 || found.file == 0 { Err(Cause::ReadFailed) } else { Ok(found) }
+    if vma_find(address) != 0 || found.file == 0 { Err(Cause::MappingsBusy) } else { Ok(found) }
 }
 
 /// The begin of a call after which addresses are not to be relied on. The verifier looks at it by itself.
@@ -685,7 +689,7 @@ fn unlinked(argument: usize) -> Result<()> {
     let copied =
         unsafe { bpf_probe_read_user_str(named.name.as_mut_ptr().cast(), NAME_MAX as u32, path as *const _) };
     if copied <= 0 {
-        return Err(Cause::ReadFailed);
+        return Err(Cause::PageAbsent);
     }
     named.fixed.header.mechanism = Mechanism::PosixShm as u8;
     named.fixed.name_len = copied as u32 - 1;

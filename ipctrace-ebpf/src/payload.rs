@@ -21,7 +21,7 @@ const SEGMENTS: u64 = 8;
 /// Copies `len` bytes of the caller to `place[at..]`.
 ///
 /// # Errors
-/// [`Cause::ReadFailed`] if that memory is not there.
+/// [`Cause::PageAbsent`] if that memory is not there.
 #[inline(always)]
 pub(crate) fn copy(place: &mut Tail, at: usize, source: u64, len: usize) -> Result<()> {
     if len == 0 {
@@ -35,7 +35,7 @@ pub(crate) fn copy(place: &mut Tail, at: usize, source: u64, len: usize) -> Resu
     // SAFETY: `at` + `len` is at most ADDRESS_MAX + 2 × PAYLOAD_MAX, the length of the place; the helper checks the source.
     let status =
         unsafe { bpf_probe_read_user(place.as_mut_ptr().add(at).cast(), len as u32, source as *const _) };
-    if status == 0 { Ok(()) } else { Err(Cause::ReadFailed) }
+    if status == 0 { Ok(()) } else { Err(Cause::PageAbsent) }
 }
 
 /// Copies the start of the message behind `place[at..]` and gives how many bytes there are now.

@@ -212,7 +212,7 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
         moved.digest = queue_digest(*user, moved.bytes, 0);
         if moved.digest == 0 {
             // Its memory is gone again, as another thread may have it. Which message it was is not certain then.
-            ring::count(Cause::ReadFailed);
+            ring::count(Cause::PageAbsent);
         }
     }
     moved.user = *user;
