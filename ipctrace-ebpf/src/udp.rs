@@ -125,12 +125,12 @@ fn digest_of(source: u64, len: u64, what: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_queued(sock: u64) -> i32 {
-    for queue in [sock + offset!(udp_reader_queue) as u64, sock + offset!(sock_receive_queue) as u64] {
-        match read(queue, offset!(skb_next)) {
-            Ok(buffer) => repeat(&mut Walk { queue, buffer, sock }),
-            Err(cause) => ring::count(cause),
-        }
+    let mut walk = Walk { sock, buffer: 0, last: 0, starts: STARTS, second: false };
+    if let Err(cause) = walk.start() {
+        ring::count(cause);
+        return 0;
     }
+    repeat(&mut walk);
     0
 }
 
@@ -160,11 +160,71 @@ pub extern "C" fn queue_front(sock: u64) -> u64 {
     0
 }
 
-/// A walk along a queue.
+/// A walk along the two queues of a socket, of which receivers may take from the front meanwhile, and move all of the second to the
+/// end of the first.
 struct Walk {
-    queue: u64,
-    buffer: u64,
     sock: u64,
+    buffer: u64,
+    /// What stood before it and has been told; 0 if nothing did.
+    last: u64,
+    /// How often it may begin again.
+    starts: u32,
+    /// It has come to the end of the first.
+    second: bool,
+}
+
+/// More than receivers on all processors disturb a walk.
+const STARTS: u32 = 64;
+
+impl Walk {
+    /// Where receivers take from.
+    #[inline(always)]
+    fn first_queue(&self) -> u64 {
+        self.sock + offset!(udp_reader_queue) as u64
+    }
+
+    /// Where what arrives is put into.
+    #[inline(always)]
+    fn second_queue(&self) -> u64 {
+        self.sock + offset!(sock_receive_queue) as u64
+    }
+
+    /// Goes to the front: what was there before has been taken.
+    #[inline(always)]
+    fn start(&mut self) -> Result<()> {
+        self.buffer = read(self.first_queue(), offset!(skb_next))?;
+        self.last = 0;
+        self.second = false;
+        Ok(())
+    }
+
+    /// One buffer; `true` at the end.
+    #[inline(always)]
+    fn step(&mut self) -> Result<bool> {
+        let (first, second) = (self.first_queue(), self.second_queue());
+        if self.buffer == second || (self.second && self.buffer == first) {
+            return Ok(true);
+        }
+        if self.buffer == first {
+            self.second = true;
+            self.buffer = read(second, offset!(skb_next))?;
+            if self.buffer == second {
+                // It may have been moved to the end of the first just now.
+                self.buffer = read(if self.last == 0 { first } else { self.last }, offset!(skb_next))?;
+            }
+            return Ok(false);
+        }
+        let next: u64 = read(self.buffer, offset!(skb_next))?;
+        let linked = next != 0 && read::<u64>(next, offset!(skb_prev))? == self.buffer;
+        if !linked || tell_datagram(self.buffer, self.sock, u32::from(datagram::QUEUED)) != 0 {
+            // It has been taken, and with it all that stood before.
+            self.starts -= 1;
+            return if self.starts == 0 { Ok(true) } else { self.start().map(|()| false) };
+        }
+        self.last = self.buffer;
+        self.buffer = next;
+        Ok(false)
+    }
 }
 
 impl Repeat for Walk {
@@ -173,21 +233,11 @@ impl Repeat for Walk {
 
     #[inline(always)]
     fn turn(&mut self, _index: u32) -> bool {
-        if self.buffer == self.queue {
-            return true;
-        }
-        tell_datagram(self.buffer, self.sock, u32::from(datagram::QUEUED));
-        match read(self.buffer, offset!(skb_next)) {
-            Ok(next) => {
-                self.buffer = next;
-                false
-            }
-            Err(_) => true,
-        }
+        self.step().unwrap_or(true)
     }
 }
 
-/// Writes a record of a datagram. The verifier looks at it by itself.
+/// Writes a record of a datagram; 1 if it was in a queue and is gone. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
@@ -195,16 +245,15 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         Ok(Some(packet)) => packet,
         // Not the beginning of a datagram.
         Ok(None) => return 0,
+        // What has arrived may be gone.
+        Err(_) if in_queue(what) => return 1,
         Err(cause) => {
-            // What has arrived may be gone.
-            if what != u32::from(datagram::ARRIVED) {
-                ring::count(cause);
-            }
+            ring::count(cause);
             return 0;
         }
     };
-    if what == u32::from(datagram::ARRIVED) && is_gone(buffer, sock, &packet) {
-        return 0;
+    if in_queue(what) && is_gone(buffer, sock, &packet) {
+        return 1;
     }
     let Some(mut entry) = ring::reserve::<wire::Datagram>() else {
         return 0;
@@ -212,6 +261,7 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
     let record = entry.as_mut_ptr();
     let tid = task::pid_tgid() as u32;
     let sent = what == u32::from(datagram::SENT);
+    let gone;
     // SAFETY: room for a record; every field is written. A call in flight is a valid entry of the map.
     unsafe {
         ring::begin(
@@ -233,9 +283,10 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         task::describe_current(&raw mut (*record).task);
         (*record).digest = digest_of_content(buffer, &packet, what).unwrap_or(0);
         // What could not be read is nothing; what has arrived may be gone.
-        let arrived = what == u32::from(datagram::ARRIVED);
-        if packet.write(record).is_err() || (arrived && is_gone(buffer, sock, &packet)) {
-            if !arrived {
+        let there = in_queue(what);
+        gone = packet.write(record).is_err() || (there && is_gone(buffer, sock, &packet));
+        if gone {
+            if !there {
                 ring::count(Cause::ReadFailed);
             }
             (*record).data = 0;
@@ -248,7 +299,13 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         (*record).reserved = 0;
     }
     ring::submit(entry);
-    0
+    i32::from(gone && in_queue(what))
+}
+
+/// Whether a datagram of which this is told stands in a queue, from which a receiver on another CPU may take it.
+#[inline(always)]
+fn in_queue(what: u32) -> bool {
+    what == u32::from(datagram::ARRIVED) || what == u32::from(datagram::QUEUED)
 }
 
 /// Whether a buffer that was in the queue of that socket is no longer in it: a receiver on another CPU may have taken it, and
