@@ -201,7 +201,10 @@ impl Datagrams {
             arrived.chain(self.flying(key, taken, by)).filter(move |candidate| paged || candidate.digest != 0)
         };
         let first = taken.front.filter(|front| *front != 0 && taken.alone && !socket.goes_on(taken));
-        let first = first.and_then(|front| fitting(true).find(|candidate| candidate.data == front));
+        // The buffer may be another's since then.
+        let in_front =
+            |front| fitting(true).find(|candidate| candidate.data == front && candidate.time <= taken.enter);
+        let first = first.and_then(in_front);
         let at_front = first.is_some();
         // Its buffer would have been seen if the content were elsewhere.
         let first = first.or_else(|| fitting(!taken.looked_at()).next());
@@ -218,10 +221,19 @@ impl Datagrams {
             .filter(|other| !itself(other) && !at_front && (contended || other.time <= first.seen))
             .map(|other| other.place)
             .collect();
-        let exact = rivals.is_empty() && !first.doubt && !lost(&first);
+        // First in, first out: one that others have overtaken had been taken before.
+        let overtaken = socket.passed.may_have(self.there(&first), taken.enter);
+        let exact = rivals.is_empty() && !first.doubt && !lost(&first) && !overtaken;
         let other = |other: Candidate| (other.way.len, other.digest) != (first.way.len, first.digest);
         let vague = !at_front && fitting(paged).any(other);
         Some(Choice { taken: first, exact, rivals, shown: at_front, vague })
+    }
+
+    /// When a datagram was in the queue. Where that was not seen it was by the end of its call, unless it came by way of a kernel thread.
+    fn there(&self, candidate: &Candidate) -> u64 {
+        let sent = candidate.sent.and_then(|number| self.sent.get(&number));
+        let called = sent.and_then(|sent| sent.call.as_ref()).map_or(candidate.time, |call| call.time);
+        candidate.seen.min(called.max(candidate.time))
     }
 
     /// What was in the buffer that a receive was seen to take.
@@ -234,8 +246,11 @@ impl Datagrams {
         if taken.buffer == 0 {
             return None;
         }
-        let in_it =
-            |(_, other): &(usize, &Arrival)| other.data == taken.buffer && taken.has_length(other.way.len);
+        // Not what was sent later in the same buffer.
+        let in_time = |number: u64| self.sent.get(&number).is_none_or(|sent| sent.time <= taken.time);
+        let in_it = |(_, other): &(usize, &Arrival)| {
+            other.data == taken.buffer && taken.has_length(other.way.len) && other.sent.is_none_or(in_time)
+        };
         if let Some((index, arrival)) = arrivals.find(in_it) {
             return Some(self.arrived(index, arrival));
         }
@@ -378,6 +393,9 @@ impl Datagrams {
                 Where::Sent(number) => socket.ahead(number),
             }
             socket.done(&taken);
+            if choice.taken.sent.is_some() {
+                socket.passed.note(choice.taken.time, taken.time);
+            }
         }
         if exact && choice.shown && choice.taken.sent.is_some() {
             // First in, first out: what was in the queue before it was sent has been taken.

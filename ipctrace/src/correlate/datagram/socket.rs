@@ -122,6 +122,52 @@ impl Taken {
     }
 }
 
+/// How far a queue had come by when: what stands before one that has been received is gone.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// Ends of receives, and the latest time at which any datagram was sent that had been received by then: both rise.
+    steps: VecDeque<(u64, u64)>,
+    /// That of the steps that were forgotten.
+    forgotten: u64,
+}
+
+impl Passed {
+    /// Ends that are so close are one step, ns.
+    const STEP: u64 = 50_000;
+    /// Steps that are remembered: 50 ms at least.
+    const MOST: usize = 1024;
+
+    /// A datagram that was sent at `sent` had been received by `end`.
+    pub(super) fn note(&mut self, sent: u64, end: u64) {
+        let place = self.steps.iter().rposition(|step| step.0 <= end).map_or(0, |place| place + 1);
+        if place > 0 && self.steps[place - 1].1 >= sent {
+            return;
+        }
+        // Those that ended later and were sent earlier tell no more.
+        while self.steps.get(place).is_some_and(|step| step.1 <= sent) {
+            self.steps.remove(place);
+        }
+        if place > 1 && place == self.steps.len() && end - self.steps[place - 2].0 < Self::STEP {
+            // The last one is put off: it says less then, and nothing wrong.
+            self.steps[place - 1] = (end, sent);
+            return;
+        }
+        self.steps.insert(place, (end, sent));
+        if self.steps.len() > Self::MOST
+            && let Some((_, sent)) = self.steps.pop_front()
+        {
+            self.forgotten = self.forgotten.max(sent);
+        }
+    }
+
+    /// Whether what was seen in the queue at `seen` may have been gone when a call began at `enter`, for what was sent later had
+    /// been received.
+    pub(super) fn may_have(&self, seen: u64, enter: u64) -> bool {
+        let by_then = self.steps.iter().rev().find(|step| step.0 <= enter);
+        self.forgotten.max(by_then.map_or(0, |step| step.1)) > seen
+    }
+}
+
 /// A socket that receives.
 #[derive(Debug, Default)]
 pub(super) struct Socket {
@@ -140,6 +186,7 @@ pub(super) struct Socket {
     receivers: Recent,
     /// The thread that received last, and the begin of its call.
     call: (u32, u64),
+    pub(super) passed: Passed,
     pub(super) used: u64,
 }
 

@@ -6,6 +6,7 @@ use ipctrace_common::wire::Kind;
 use ipctrace_common::{Mechanism, digest};
 use zerocopy::IntoBytes;
 
+use super::socket::Passed;
 use super::*;
 use crate::correlate::testing::{Short, header, op, record, short, shorts, task, transfers};
 use crate::correlate::{Correlator, Limits};
@@ -364,16 +365,29 @@ fn where_it_came_from_tells_too() {
     );
 }
 
+/// A receive of 64 bytes that was seen to take that buffer.
+fn took(pid: u32, when: (u64, u64), data: u64) -> Record {
+    let record = flagged(receive(pid, 64, when), op_flag::OVERLAPS | op_flag::FROM);
+    let Record::Op(mut record) = record else { return record };
+    record.fixed.sender_sock = data;
+    Record::Op(record)
+}
+
+#[test]
+fn what_was_sent_later_in_the_same_buffer_was_not_taken() {
+    let later = arrives(ONE, 11, 7, 1, 8);
+    let records = [opened(0)].into_iter().chain(later).chain([took(20, (4, 6), 7)]);
+    assert_eq!(
+        correlate(records),
+        [(Err(Why::Lost), Ok(20), 64), (Ok(11), Err(Why::Unread), 64)],
+        "what was sent before was not seen"
+    );
+}
+
 #[test]
 fn a_buffer_that_was_seen_to_be_taken_is_certain() {
     let [one, call_one] = sent(ONE, 10, 7, 64, 1);
     let [two, call_two] = sent(ONE, 11, 8, 64, 2);
-    let took = |pid, when, data| {
-        let record = flagged(receive(pid, 64, when), op_flag::OVERLAPS | op_flag::FROM);
-        let Record::Op(mut record) = record else { return record };
-        record.fixed.sender_sock = data;
-        Record::Op(record)
-    };
     // Of one the arrival is not known.
     let records = [
         opened(0),
@@ -424,6 +438,39 @@ fn what_was_cut_has_what_is_left_of_those_alike() {
     let mut told = shorts(&out);
     told.sort_by_key(|(_, receiver, _)| receiver.clone().ok());
     assert_eq!(told, [(Ok(10), Ok(20), 64), (Ok(10), Ok(21), 100), (Ok(10), Ok(22), 64)]);
+}
+
+#[test]
+fn what_others_have_overtaken_is_in_doubt() {
+    let one = arrives(ONE, 10, 7, 1, 1);
+    let two = arrives(ONE, 11, 8, 2, 6);
+    let second = content(receive_first(20, 64, (10, 12), wire::Op::UNKNOWN), 2);
+    // It began when the first was gone, whoever took that. Its own content could not be read.
+    let third = |when| receive_first(21, 64, when, wire::Op::UNKNOWN);
+    let told = |third| {
+        let records =
+            [opened(0)].into_iter().chain(one.clone()).chain(two.clone()).chain([second.clone(), third]);
+        certain(records)
+    };
+    assert_eq!(told(third((13, 14))), [((Ok(11), Ok(20), 64), true), ((Ok(10), Ok(21), 64), false)]);
+    assert_eq!(told(third((11, 14)))[1], ((Ok(10), Ok(21), 64), true));
+    // Nor was it seen to arrive.
+    let unseen =
+        [opened(0)].into_iter().chain(one.into_iter().take(2)).chain(two).chain([second, third((13, 14))]);
+    assert_eq!(certain(unseen)[1], ((Ok(10), Ok(21), 64), false));
+}
+
+#[test]
+fn steps_of_a_queue_say_what_may_be_gone() {
+    let mut passed = Passed::default();
+    for time in 1..=1_000_000 {
+        passed.note(time * 1000, time * 1000 + 500);
+    }
+    // Between two steps it is not known, and long ago it may be.
+    assert!(passed.may_have(999_000_000, 1_000_000_500) && !passed.may_have(999_900_000, 999_900_000));
+    assert!(!passed.may_have(990_000_000, 989_000_000) && passed.may_have(1000, 2000));
+    passed.note(5, 2_000_000_000);
+    assert!(!passed.may_have(1_000_000_000, 3_000_000_000));
 }
 
 #[test]
