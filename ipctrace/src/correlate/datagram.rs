@@ -51,8 +51,8 @@ pub(super) struct Datagrams {
     /// Those that may be for another host.
     far: Vec<u64>,
     sockets: HashMap<Key, Socket>,
-    /// Lengths, the least and the greatest, of receives in doubt, and when the last of each ended: it may have been another that they
-    /// took, of which the record came later.
+    /// Lengths, the least and the greatest, of receives that may have taken another datagram, be it of the same process, and when the
+    /// last of each ended: the record of that one may have come later.
     doubts: BTreeMap<(u64, u64), u64>,
     /// Sockets at which receives wait.
     waiting: Vec<Key>,

@@ -377,9 +377,11 @@ impl Datagrams {
         let late = sent.is_some_and(|sent| sent.time > taken.time);
         let latency = call.filter(|_| !late).map(|call| taken.time.saturating_sub(call.time));
         let exact = found.exact && choice.exact;
-        if !exact {
+        if !exact || choice.vague {
             let last = self.doubts.entry(taken.lengths()).or_default();
             *last = taken.time.max(*last);
+        }
+        if !exact {
             self.doubt(key, &choice.rivals);
         }
         if let Some(socket) = self.sockets.get_mut(&key) {
@@ -410,6 +412,8 @@ impl Datagrams {
             let rest = way.len - taken.bytes;
             let nobody = End::Unknown(Why::Unread);
             let rest = transfer(&channel, found.sender, nobody, rest, taken.time, Bytes::new());
+            // It may have been another of the same process, and longer or shorter.
+            let exact = exact && !choice.vague;
             context.out.push(Event::Transfer(Transfer { exact, truncated: true, ..rest }));
         }
         if let Some(number) = found.number {

@@ -474,6 +474,22 @@ fn steps_of_a_queue_say_what_may_be_gone() {
 }
 
 #[test]
+fn what_of_two_alike_was_cut_and_what_is_left_is_in_doubt() {
+    let datagram = |data: u64, len: u32, time: u64| {
+        let [left, call] = sent(ONE, 10, data, len, time);
+        [content(left, 5), call, content(arrived(data, len, time + 2), 5)]
+    };
+    let cut = flagged(content(receive_first(20, 8, (10, 12), wire::Op::UNKNOWN), 5), op_flag::CUT);
+    let records = [opened(0)].into_iter().chain(datagram(7, 64, 1)).chain(datagram(8, 100, 2)).chain([cut]);
+    // They are of one process.
+    let unread = Err(Why::Unread);
+    assert_eq!(
+        certain(records),
+        [((Ok(10), Ok(20), 8), true), ((Ok(10), unread.clone(), 56), false), ((Ok(10), unread, 100), false)]
+    );
+}
+
+#[test]
 fn threads_that_saw_the_same_first_one_took_one_each() {
     let one = arrives(ONE, 10, 7, 1, 1);
     let two = arrives(ONE, 11, 8, 2, 2);
