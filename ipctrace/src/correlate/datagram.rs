@@ -51,9 +51,9 @@ pub(super) struct Datagrams {
     /// Those that may be for another host.
     far: Vec<u64>,
     sockets: HashMap<Key, Socket>,
-    /// Lengths, the least and the greatest, of receives that may have taken another datagram, be it of the same process, and when the
-    /// last of each ended: the record of that one may have come later.
-    doubts: BTreeMap<(u64, u64), u64>,
+    /// Ports and lengths, the least and the greatest, of receives that may have taken another datagram, be it of the same process, and
+    /// when the last of each ended: the record of that one may have come later.
+    doubts: BTreeMap<(u16, (u64, u64)), u64>,
     /// Sockets at which receives wait.
     waiting: Vec<Key>,
 }
@@ -395,10 +395,12 @@ impl Datagrams {
         }
         let doubts = std::mem::take(&mut self.doubts);
         for mut sent in std::mem::take(&mut self.sent).into_values().filter(|sent| !sent.received) {
-            let may_be = |(lengths, time): (&(u64, u64), &u64)| {
+            let may_be = |((_, lengths), time): (&(u16, (u64, u64)), &u64)| {
                 (lengths.0..=lengths.1).contains(&sent.way.len) && sent.time <= *time
             };
-            sent.doubt |= doubts.iter().any(may_be);
+            // At 0 those of sockets of which the port is not known.
+            let of = |port| doubts.range((port, (0, 0))..=(port, (u64::MAX, u64::MAX)));
+            sent.doubt |= of(0).chain(of(sent.way.to.port())).any(may_be);
             let lost = sent.gone && context.loss.is_some();
             context.out.extend(sent.unreceived(if lost { Why::Lost } else { Why::Unread }, context.home));
         }

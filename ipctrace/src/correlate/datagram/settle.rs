@@ -378,7 +378,8 @@ impl Datagrams {
         let latency = call.filter(|_| !late).map(|call| taken.time.saturating_sub(call.time));
         let exact = found.exact && choice.exact;
         if !exact || choice.vague {
-            let last = self.doubts.entry(taken.lengths()).or_default();
+            let port = ends.map_or(0, |ends| ends.local.port());
+            let last = self.doubts.entry((port, taken.lengths())).or_default();
             *last = taken.time.max(*last);
         }
         if !exact {
