@@ -3,9 +3,10 @@
 //! `IPCTRACE_SEED` plays one seed, `IPCTRACE_SEEDS` so many fresh ones, `IPCTRACE_OPERATIONS` sets their length,
 //! `IPCTRACE_MECHANISMS` which mechanisms they use.
 
+use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use ipctrace_tests::oracle::{MECHANISMS, Recorded, Score, record, verify, verify_alone, verify_with_losses};
 use serde_json::Value;
 
@@ -78,16 +79,28 @@ fn after_losses_nothing_is_wrong() -> Result<()> {
 /// The comparison can fail: each fault that a tracer could have is planted in a true trace, and found.
 #[test]
 fn planted_faults_are_found() -> Result<()> {
-    // Pipes, FIFOs and sockets with several writers.
-    let recorded = record(FOUND[0], 4000, &["--every"])?;
-    recorded.compare().context("as it was traced")?;
-    for (fault, plant) in FAULTS {
-        let mut planted = recorded.clone();
-        plant(&mut planted).with_context(|| format!("the trace has no place for the fault: {fault}"))?;
-        let difference = planted.compare();
-        ensure!(difference.is_err(), "nothing was found amiss though {fault}");
+    let mut left: Vec<(&str, Plant)> = FAULTS.to_vec();
+    // What is in doubt on a channel differs from run to run, and hides faults: not each run has a place for each of them.
+    for _ in 0..8 {
+        // Pipes, FIFOs and sockets with several writers.
+        let recorded = record(FOUND[0], 4000, &["--every"])?;
+        recorded.compare().context("as it was traced")?;
+        let mut without = Vec::new();
+        for (fault, plant) in left {
+            let mut planted = recorded.clone();
+            if plant(&mut planted).is_none() {
+                without.push((fault, plant));
+            } else if planted.compare().is_ok() {
+                bail!("nothing was found amiss though {fault}");
+            }
+        }
+        left = without;
+        if left.is_empty() {
+            return Ok(());
+        }
     }
-    Ok(())
+    let left: Vec<_> = left.iter().map(|(fault, _)| fault).collect();
+    bail!("no trace has a place for the faults: {left:?}");
 }
 
 type Plant = fn(&mut Recorded) -> Option<()>;
@@ -95,13 +108,13 @@ type Plant = fn(&mut Recorded) -> Option<()>;
 /// Faults, and how to plant them.
 const FAULTS: &[(&str, Plant)] = &[
     ("two writers were swapped", |recorded| {
-        let (one, other) = pair(recorded, |one, other| one["sender"] != other["sender"])?;
+        let (one, other) = pair(recorded, |one, other| name(&one["sender"]) != name(&other["sender"]))?;
         let sender = recorded.lines[one]["sender"].clone();
         recorded.lines[one]["sender"] = std::mem::replace(&mut recorded.lines[other]["sender"], sender);
         Some(())
     }),
     ("two readers were swapped", |recorded| {
-        let (one, other) = pair(recorded, |one, other| one["receiver"] != other["receiver"])?;
+        let (one, other) = pair(recorded, |one, other| name(&one["receiver"]) != name(&other["receiver"]))?;
         let receiver = recorded.lines[one]["receiver"].clone();
         recorded.lines[one]["receiver"] = std::mem::replace(&mut recorded.lines[other]["receiver"], receiver);
         Some(())
@@ -139,28 +152,40 @@ const FAULTS: &[(&str, Plant)] = &[
     }),
 ];
 
-/// Where the workload's transfers of which both ends are certain stand among the lines.
+/// Where the workload's transfers of which both ends are known stand among the lines, on channels of which all is certain.
 fn transfers(recorded: &Recorded) -> impl Iterator<Item = usize> {
-    (0..recorded.lines.len()).filter(|index| {
+    let doubtful: HashSet<String> =
+        recorded.lines.iter().filter(|line| line["exact"] == false).map(channel).collect();
+    (0..recorded.lines.len()).filter(move |index| {
         let line: &Value = &recorded.lines[*index];
         line["type"] == "transfer"
-            && line["exact"] == true
+            && !doubtful.contains(&channel(line))
             && line["sender"].is_object()
             && line["receiver"].is_object()
             && recorded.has(line["channel"]["id"].as_str().unwrap_or_default())
     })
 }
 
+/// What tells members from each other; threads of one are the same.
+fn name(process: &Value) -> &Value {
+    &process["comm"]
+}
+
+fn channel(line: &Value) -> String {
+    line["channel"]["id"].as_str().unwrap_or_default().to_owned()
+}
+
 /// Two such transfers through one channel, of different length, that differ in some other way too.
 fn pair(recorded: &Recorded, differ: impl Fn(&Value, &Value) -> bool) -> Option<(usize, usize)> {
     let lines = &recorded.lines;
-    transfers(recorded).find_map(|one| {
-        let fits = |other: &usize| {
-            let (one, other) = (&lines[one], &lines[*other]);
+    let all: Vec<usize> = transfers(recorded).collect();
+    all.iter().find_map(|&one| {
+        let fits = |other: &&usize| {
+            let (one, other) = (&lines[one], &lines[**other]);
             one["channel"]["id"] == other["channel"]["id"]
                 && one["bytes"] != other["bytes"]
                 && differ(one, other)
         };
-        Some((one, transfers(recorded).find(fits)?))
+        Some((one, *all.iter().find(fits)?))
     })
 }
