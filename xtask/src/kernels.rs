@@ -180,7 +180,7 @@ fn run_one(
     let script = script(series, extent, programs, demos);
     let limit = match extent {
         Extent::All => Duration::from_secs(75 * 60),
-        Extent::Part => Duration::from_secs(20 * 60),
+        Extent::Part => Duration::from_secs(40 * 60),
     };
     let mut output = String::new();
     let outcome = guest::run(&kernel, &script, limit, &mut |said| {

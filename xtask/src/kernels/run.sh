@@ -15,16 +15,16 @@ step() {
 }
 for one in $STEPS; do
   case $one in
-    doctor) step doctor 120 "$IPCTRACE" doctor ;;
-    facts) step facts 120 "$IPCTRACE" doctor --facts ;;
+    doctor) step doctor 300 "$IPCTRACE" doctor ;;
+    facts) step facts 300 "$IPCTRACE" doctor --facts ;;
     demos)
       for demo in $DEMOS; do
-        step "demo $demo" 120 "$IPCTRACE" demo "$demo"
+        step "demo $demo" 300 "$IPCTRACE" demo "$demo"
         # Emulated processors are slow and uneven: what fails once has a second chance, and the table says so.
-        [ $status = 0 ] || [ $status = 3 ] || step "demo $demo again" 120 "$IPCTRACE" demo "$demo"
+        [ $status = 0 ] || [ $status = 3 ] || step "demo $demo again" 300 "$IPCTRACE" demo "$demo"
       done
       ;;
-    programs) step programs 300 "$TESTS/programs" --test-threads=1 --nocapture ;;
+    programs) step programs 600 "$TESTS/programs" --test-threads=1 --nocapture ;;
     attribution) step attribution 2400 "$TESTS/attribution" --test-threads=1 --nocapture ;;
     seeds) step seeds 900 "$TESTS/oracle" fresh_seeds --exact --test-threads=1 --nocapture ;;
   esac
