@@ -1,10 +1,6 @@
 //! Futexes in shared memory: kernel/futex. Those that are private to a process never come here: [`is_private`].
 
-#[cfg(not(feature = "plain"))]
-use aya_ebpf::bindings::task_struct;
 use aya_ebpf::cty::c_void;
-#[cfg(not(feature = "plain"))]
-use aya_ebpf::helpers::generated::bpf_find_vma;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use ipctrace_common::syscall::Special;
@@ -13,11 +9,10 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{offset, page_shift};
 use crate::kernel::{Result, load, read, read_user};
+use crate::memory::NOTHING;
 use crate::repeat::{Repeat, repeat};
 use crate::wake::{self, Ended, Place, role};
 use crate::{channel, ring, special};
-#[cfg(not(feature = "plain"))]
-use crate::{memory, task};
 
 /// `FUTEX_PRIVATE_FLAG`, and with `FUTEX_CLOCK_REALTIME` all that is not the operation: include/uapi/linux/futex.h.
 const PRIVATE: u32 = 128;
@@ -99,9 +94,6 @@ extern "C" fn mapping(_task: *mut c_void, vma: *const u8, found: *mut Found) -> 
     0
 }
 
-/// -ENOENT: nothing is mapped there, as the call will find.
-const NOTHING: i64 = -2;
-
 /// The shared memory at an address of the current process; `file` is 0 if there is none.
 ///
 /// # Errors
@@ -119,25 +111,12 @@ fn resolve(address: u64) -> Result<Found> {
         NOTHING
     };
     #[cfg(not(feature = "plain"))]
-    let mut status = NOTHING;
-    #[cfg(not(feature = "plain"))]
-    // It fails while another thread changes the process's mappings, which does not take long.
-    for _ in 0..memory::TRIES {
-        // SAFETY: the current task; `mapping` has the signature that the helper calls, and the state outlives the call.
-        status = unsafe {
-            let callback: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
-            bpf_find_vma(
-                task::current().cast::<task_struct>().cast_mut(),
-                address,
-                callback as *mut c_void,
-                (&raw mut found).cast(),
-                0,
-            )
-        };
-        if status == 0 || status == NOTHING {
-            break;
-        }
-    }
+    // SAFETY: `mapping` has the signature that the helper calls, and the state outlives the call.
+    let status = unsafe {
+        let visit: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
+        crate::memory::visit_mapping(address, visit as *mut c_void, (&raw mut found).cast())
+    };
+    // Where nothing is mapped the call will find that, too.
     if status != 0 && status != NOTHING { Err(Cause::MappingsBusy) } else { Ok(found) }
 }
 

@@ -375,9 +375,27 @@ extern "C" fn found_vma(_task: *mut c_void, vma: *mut c_void, _state: *mut c_voi
     0
 }
 
-/// How often a mapping is looked for.
+/// -ENOENT: nothing is mapped there.
+pub(crate) const NOTHING: i64 = -2;
+
+/// Calls `visit` with the mapping at an address of the current process and `state`; 0, [`NOTHING`], or what bpf_find_vma fails with while
+/// another thread changes the process's mappings, though it is asked again, for that does not take long.
+///
+/// # Safety
+/// `visit` must be a function that bpf_find_vma can call, and `state` what that takes.
 #[cfg(not(feature = "plain"))]
-pub(crate) const TRIES: u32 = 4;
+#[inline(always)]
+pub(crate) unsafe fn visit_mapping(address: u64, visit: *mut c_void, state: *mut c_void) -> i64 {
+    let mut status = NOTHING;
+    for _ in 0..4 {
+        // SAFETY: valid by contract; the current task.
+        status = unsafe { bpf_find_vma(bpf_get_current_task_btf(), address, visit, state, 0) };
+        if status == 0 || status == NOTHING {
+            break;
+        }
+    }
+    status
+}
 
 /// Looks for the mapping at an address of the current process; not 0 if there is none. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
@@ -390,19 +408,11 @@ pub extern "C" fn vma_find(address: u64) -> i32 {
         -i64::from(address != 0)
     };
     #[cfg(not(feature = "plain"))]
-    let mut status = -1;
-    #[cfg(not(feature = "plain"))]
-    // It fails while another thread changes the process's mappings, which does not take long.
-    for _ in 0..TRIES {
-        // SAFETY: `found_vma` has the signature that the helper calls; it needs no state.
-        status = unsafe {
-            let visit: extern "C" fn(*mut c_void, *mut c_void, *mut c_void) -> i64 = found_vma;
-            bpf_find_vma(bpf_get_current_task_btf(), address, visit as *mut c_void, core::ptr::null_mut(), 0)
-        };
-        if status == 0 {
-            break;
-        }
-    }
+    // SAFETY: `found_vma` has the signature that the helper calls; it needs no state.
+    let status = unsafe {
+        let visit: extern "C" fn(*mut c_void, *mut c_void, *mut c_void) -> i64 = found_vma;
+        visit_mapping(address, visit as *mut c_void, core::ptr::null_mut())
+    };
     status as i32
 }
 
@@ -413,7 +423,11 @@ fn find(address: u64) -> Result<&'static Vma> {
     // SAFETY: this CPU's valid, aligned place; nothing else uses it meanwhile.
     let found = unsafe { &mut *found };
     found.file = 0;
-    if vma_find(address) != 0 || found.file == 0 { Err(Cause::MappingsBusy) } else { Ok(found) }
+    match i64::from(vma_find(address)) {
+        0 if found.file != 0 => Ok(found),
+        0 | NOTHING => Err(Cause::ReadFailed),
+        _ => Err(Cause::MappingsBusy),
+    }
 }
 
 /// The begin of a call after which addresses are not to be relied on. The verifier looks at it by itself.

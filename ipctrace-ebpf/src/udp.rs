@@ -58,7 +58,8 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     }
     let sock = address(&ctx);
     // Receivers move the whole queue to one of their own, and take from there.
-    for queue in [sock + offset!(sock_receive_queue) as u64, sock + offset!(udp_reader_queue) as u64] {
+    let (taken_from, put_into) = queues(sock);
+    for queue in [put_into, taken_from] {
         match read::<u64>(queue, offset!(skb_prev)) {
             Ok(last) if last == queue => {}
             Ok(last) => {
@@ -134,13 +135,18 @@ pub extern "C" fn tell_queued(sock: u64) -> i32 {
     0
 }
 
+/// The queues of a socket: the one that receivers take from, and the one that what arrives is put into.
+#[inline(always)]
+fn queues(sock: u64) -> (u64, u64) {
+    (sock + offset!(udp_reader_queue) as u64, sock + offset!(sock_receive_queue) as u64)
+}
+
 /// Address of the data of the datagram that is next in the queue of a socket; 0 if there is none. The verifier looks at it by
 /// itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_front(sock: u64) -> u64 {
-    let (taken_from, put_into) =
-        (sock + offset!(udp_reader_queue) as u64, sock + offset!(sock_receive_queue) as u64);
+    let (taken_from, put_into) = queues(sock);
     // Not only receivers but also poll(2) moves the one to the other, perhaps between two looks.
     for queue in [taken_from, put_into, taken_from] {
         match read::<u64>(queue, offset!(skb_next)) {
@@ -177,22 +183,10 @@ struct Walk {
 const STARTS: u32 = 64;
 
 impl Walk {
-    /// Where receivers take from.
-    #[inline(always)]
-    fn first_queue(&self) -> u64 {
-        self.sock + offset!(udp_reader_queue) as u64
-    }
-
-    /// Where what arrives is put into.
-    #[inline(always)]
-    fn second_queue(&self) -> u64 {
-        self.sock + offset!(sock_receive_queue) as u64
-    }
-
     /// Goes to the front: what was there before has been taken.
     #[inline(always)]
     fn start(&mut self) -> Result<()> {
-        self.buffer = read(self.first_queue(), offset!(skb_next))?;
+        self.buffer = read(queues(self.sock).0, offset!(skb_next))?;
         self.last = 0;
         self.second = false;
         Ok(())
@@ -201,7 +195,7 @@ impl Walk {
     /// One buffer; `true` at the end.
     #[inline(always)]
     fn step(&mut self) -> Result<bool> {
-        let (first, second) = (self.first_queue(), self.second_queue());
+        let (first, second) = queues(self.sock);
         if self.buffer == second || (self.second && self.buffer == first) {
             return Ok(true);
         }

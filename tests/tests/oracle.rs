@@ -162,7 +162,7 @@ fn transfers(recorded: &Recorded) -> impl Iterator<Item = usize> {
             && !doubtful.contains(&channel(line))
             && line["sender"].is_object()
             && line["receiver"].is_object()
-            && recorded.has(line["channel"]["id"].as_str().unwrap_or_default())
+            && recorded.has(&channel(line))
     })
 }
 

@@ -96,10 +96,8 @@ fn side_by_side(
     places: &Places,
     demos: &[report::Demo],
 ) -> Result<Vec<Report>> {
-    let mut kernels = Vec::new();
-    for series in chosen {
-        kernels.push((*series, archive::kernel(series)));
-    }
+    // Fetched one after the other.
+    let kernels: Vec<_> = chosen.iter().map(|series| (*series, archive::kernel(series))).collect();
     let left = Mutex::new(kernels.into_iter().enumerate());
     let work = || {
         let mut reports = Vec::new();
