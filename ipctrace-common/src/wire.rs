@@ -169,7 +169,8 @@ pub mod op_flag {
     /// The call moved data from one descriptor to another (splice, tee, sendfile): its payload is not captured.
     pub const SPLICED: u16 = 1 << 7;
     /// Another process was, or may have been, in a call on the same side of the channel at the same time.
-    /// Not told of pipes and FIFOs, whose positions tell more.
+    /// Of receives from sockets that keep messages apart: another thread was. Not told of pipes and FIFOs, whose
+    /// positions tell more.
     pub const OVERLAPS: u16 = 1 << 10;
     /// `detail` is valid, for event counters, terminals and UDP: elsewhere the mechanism alone says whether there is one.
     pub const DETAIL: u16 = 1 << 8;

@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
 use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
-use ipctrace_common::{Cause, Mechanism};
+use ipctrace_common::{Cause, Mechanism, Shape};
 
 use crate::config::offset;
 use crate::emit::has_messages;
@@ -54,6 +54,13 @@ fn under_way(calls: u64) -> u64 {
 
 /// Of [`Present::who`]: another process has made a call too.
 const SEVERAL: u64 = 1 << 32;
+
+/// Whether it matters which thread of a process it was: of two messages one may be cut short, and its rest is gone.
+#[inline(always)]
+fn by_thread(side: &Side) -> bool {
+    const MESSAGES: u32 = Mechanism::of_shape(Shape::Message);
+    side.receive != 0 && MESSAGES >> (side.mechanism & 31) & 1 != 0
+}
 
 /// The call on this side begins. Pipes need no such account: positions tell more.
 #[inline(always)]
@@ -107,7 +114,9 @@ fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
         // Which of all that have begun it is, and that it is there.
         side.present = (before.wrapping_add(BEGINS) >> 32 << 32) | 1;
         if under_way(before) != 0
-            && (several || core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0)
+            && (several
+                || by_thread(side)
+                || core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0)
         {
             side.flags |= op_flag::OVERLAPS;
         }
@@ -172,7 +181,7 @@ fn leave_from(books: *mut Books, side: &mut Side) {
             // What was first in the queue when the call began, another may have taken.
             side.pos_enter = wire::Op::UNKNOWN;
         }
-        if met && core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0 {
+        if met && (by_thread(side) || core::ptr::read_volatile(&raw const (*present).who) & SEVERAL != 0) {
             side.flags |= op_flag::OVERLAPS;
         }
     }

@@ -42,31 +42,39 @@ pub(crate) fn is_receive(special: u32) -> bool {
     special == Special::MqReceive as u32 || special == Special::Msgrcv as u32
 }
 
-/// Priority or type as the caller's memory has it: of what is sent, or of what was received. The verifier looks at it by
-/// itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn queue_detail(special: u32) -> i64 {
-    let Ok([_, message, _, priority, ..]) = special::arguments() else {
-        return -1;
-    };
-    if !is_posix(special) {
-        read_user(message, 0).unwrap_or(0)
-    } else if !is_receive(special) {
-        i64::from(priority as u32)
-    } else if priority == 0 {
+/// Priority of a POSIX message: of what is sent, or as the caller's memory has it of what was received.
+#[inline(always)]
+fn priority(special: u32, argument: u64) -> i64 {
+    if !is_receive(special) {
+        i64::from(argument as u32)
+    } else if argument == 0 {
         -1
     } else {
-        read_user::<u32>(priority, 0).map_or(-1, i64::from)
+        read_user::<u32>(argument, 0).map_or(-1, i64::from)
     }
 }
 
-/// Writes to the thread's place which queue the call works on, and where its message is; false if it is not to be traced.
+/// The same, or the type of a System V message that is sent. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_detail(special: u32) -> i64 {
+    let Ok([_, message, _, argument, ..]) = special::arguments() else {
+        return -1;
+    };
+    if is_posix(special) { priority(special, argument) } else { read_user(message, 0).unwrap_or(0) }
+}
+
+/// What is known of the queue of a call: it is not to be traced; it has books; it is seen for the first time.
+const NOT_TRACED: i32 = 0;
+const KNOWN: i32 = 1;
+const NEW: i32 = 2;
+
+/// Writes to the thread's place which queue the call works on, and where its message is.
 #[inline(always)]
-fn describe(tid: u32, special: u32) -> Result<bool> {
+fn describe(tid: u32, special: u32) -> Result<i32> {
     let [queue, message, _, _, flags, _] = special::arguments()?;
     if special == Special::Msgrcv as u32 && flags & MSG_COPY != 0 {
-        return Ok(false);
+        return Ok(NOT_TRACED);
     }
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
@@ -78,12 +86,18 @@ fn describe(tid: u32, special: u32) -> Result<bool> {
         call.user = message;
     } else {
         sysv_msg::describe(queue as u32, side);
-        if channel::books(&side.key).is_none() {
-            side.object = sysv_msg::sysv_msg_object(queue as u32);
-        }
-        call.user = message + 8;
+        call.user = message + size_of::<i64>() as u64;
     }
-    Ok(side.mechanism != 0)
+    if side.mechanism == 0 {
+        return Ok(NOT_TRACED);
+    }
+    if channel::books(&side.key).is_some() {
+        return Ok(KNOWN);
+    }
+    if !is_posix(special) {
+        side.object = sysv_msg::sysv_msg_object(queue as u32);
+    }
+    Ok(NEW)
 }
 
 /// The begin of a call that sends or receives. The verifier looks at it by itself.
@@ -93,23 +107,26 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
     if is_at_object(mechanism(special) as u8) {
         return 0;
     }
-    if queue_begun(tid, special, ring::now()) != 0 && queue_opened(tid, 0) == 1 {
+    if queue_begun(tid, special, ring::now()) == NEW && channel::announce(tid, 0, 0) == 1 {
         queue_found(tid);
     }
     0
 }
 
-/// Puts a call in flight that began at `enter` (0: not seen); 0 if it is not to be traced. The verifier looks at it by
+/// Puts a call in flight that began at `enter` (0: not seen), and gives what is known of its queue. The verifier looks at it by
 /// itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
     match describe(tid, special) {
-        Ok(true) => queue_prepared(tid, special, enter),
-        Ok(false) => 0,
+        Ok(NOT_TRACED) => NOT_TRACED,
+        Ok(known) => {
+            queue_prepared(tid, special, enter);
+            known
+        }
         Err(cause) => {
             ring::count(cause);
-            0
+            NOT_TRACED
         }
     }
 }
@@ -133,23 +150,40 @@ pub extern "C" fn queue_prepared(tid: u32, special: u32, enter: u64) -> i32 {
     call.sides[0].used(receive, enter);
     if !receive {
         // Before the caller can change it.
-        call.moved.detail = queue_detail(special);
-        call.moved.digest = queue_digest(call.user, size, 0);
+        queue_content(tid, special);
     }
-    1
+    0
 }
 
-/// Opens the books of the queue of the call in flight of thread `tid` at first sight; 1 if it was that. The verifier looks at
-/// it by itself.
+/// Notes with the call in flight of thread `tid` what the caller's memory has of the message: its type or priority, and a digest
+/// of as much as was moved; 0 if that could not be read. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn queue_opened(tid: u32, taken_before: u64) -> i32 {
-    let Some(call) = inflight::get(tid) else {
+pub extern "C" fn queue_content(tid: u32, special: u32) -> i32 {
+    let (Some(call), Ok([_, message, _, argument, ..])) = (inflight::get(tid), special::arguments()) else {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let known = channel::books(unsafe { &(*call).sides[0].key }).is_some();
-    if known { 0 } else { channel::announce(tid, 0, taken_before) }
+    let InFlight { moved, user, .. } = unsafe { &mut *call };
+    if is_posix(special) {
+        moved.detail = priority(special, argument);
+        moved.digest = queue_digest(*user, moved.bytes, 0);
+        return i32::from(moved.digest != 0);
+    }
+    // The type stands before the content: one read for both.
+    let Some(place) = CONTENT.get_ptr_mut(0) else {
+        return 0;
+    };
+    let len = if moved.bytes > digest::BYTES { digest::BYTES } else { moved.bytes } as u32;
+    // SAFETY: this CPU's valid, aligned place, which has room for a type and so many bytes; programs on sys_enter and sys_exit do
+    // not interrupt each other. The helper checks the source.
+    unsafe {
+        (*place).content = [0; digest::WORDS];
+        let status = bpf_probe_read_user(place.cast(), len + size_of::<i64>() as u32, message as *const _);
+        moved.detail = (*place).kind;
+        moved.digest = if status == 0 { digest::of(&(*place).content) } else { 0 };
+    }
+    i32::from(moved.digest != 0)
 }
 
 /// The end of a call that sends or receives. The verifier looks at it by itself.
@@ -174,12 +208,11 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
 /// A call that began before tracing did, and has ended; false if there is nothing to tell of it.
 #[inline(always)]
 fn straddled(tid: u32, special: u32) -> bool {
-    if queue_begun(tid, special, 0) == 0 {
-        return false;
-    }
     let receive = is_receive(special);
-    if queue_opened(tid, u64::from(receive)) == 0 {
-        return true;
+    match queue_begun(tid, special, 0) {
+        NOT_TRACED => return false,
+        NEW if channel::announce(tid, 0, u64::from(receive)) == 1 => {}
+        _ => return true,
     }
     queue_found(tid);
     // What is sent is among what has been found.
@@ -198,6 +231,7 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let InFlight { moved, user, .. } = unsafe { &mut *call };
+    moved.user = *user;
     if is_receive(special) {
         moved.bytes = returned;
         moved.len = returned;
@@ -206,17 +240,12 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
             moved.flags = op_flag::CUT;
         }
     }
-    // Pages of a sender that were not there when the call began are there now.
-    if moved.digest == 0 {
-        moved.detail = queue_detail(special);
-        moved.digest = queue_digest(*user, moved.bytes, 0);
-        if moved.digest == 0 {
-            // Its memory is gone again, as another thread may have it. Which message it was is not certain then.
-            ring::count(Cause::PageAbsent);
-        }
-    }
-    moved.user = *user;
     moved.count = moved.bytes;
+    // Pages of a sender that were not there when the call began are there now. Should its memory be gone again, as another thread
+    // may have it, which message it was is not certain.
+    if moved.digest == 0 && queue_content(tid, special) == 0 {
+        ring::count(Cause::PageAbsent);
+    }
     0
 }
 
@@ -233,9 +262,15 @@ pub extern "C" fn queue_controlled(returned: i64) -> i32 {
     0
 }
 
-/// The beginning of a content.
+/// `struct msgbuf`, include/uapi/linux/msg.h: a System V message in its caller's memory, or rather its beginning.
+#[repr(C)]
+struct Content {
+    kind: i64,
+    content: [u64; digest::WORDS],
+}
+
 #[map]
-static CONTENT: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entries(1, 0);
+static CONTENT: PerCpuArray<Content> = PerCpuArray::with_max_entries(1, 0);
 
 /// Digest of `len` bytes of the caller's memory, or the kernel's; 0 if they could not be read. The verifier looks at it by
 /// itself.
@@ -246,8 +281,9 @@ pub extern "C" fn queue_digest(source: u64, len: u64, kernel: u32) -> u64 {
         return 0;
     };
     // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit do not interrupt each other.
-    let words = unsafe { &mut *place };
+    let words = unsafe { &mut (*place).content };
     *words = [0; digest::WORDS];
+    let place: *mut [u64; digest::WORDS] = words;
     let len = if len > digest::BYTES { digest::BYTES } else { len } as u32;
     // SAFETY: the place has so many bytes; the helpers check the source.
     let status = unsafe {

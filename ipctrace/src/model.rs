@@ -31,6 +31,12 @@ impl Proc {
     pub fn identity(&self) -> (u32, u64) {
         (self.pid, self.start)
     }
+
+    /// What makes it this thread. Where messages can be cut short, which of two threads of a process took which of two
+    /// equal ones makes a difference.
+    pub(crate) fn thread(&self) -> (u32, u64) {
+        (self.tid, self.start)
+    }
 }
 
 /// Why an end of a transfer has no process.

@@ -38,6 +38,18 @@ struct Sent {
     payload: Bytes,
 }
 
+impl Sent {
+    /// Whether another process has sent an equal message through the same socket.
+    fn is_rivalled_by(&self, other: &Sent) -> bool {
+        other.sock == self.sock && other.bytes == self.bytes && other.who.identity() != self.who.identity()
+    }
+
+    /// Whether another process was sending at the same time.
+    fn overlaps(&self, other: &Sent) -> bool {
+        other.who.identity() != self.who.identity() && other.enter <= self.time && other.time >= self.enter
+    }
+}
+
 /// A receive.
 #[derive(Debug)]
 struct Taken {
@@ -53,7 +65,7 @@ struct Taken {
     /// How many were received from the queue before, if the books have it.
     before: Option<u64>,
     payload: Bytes,
-    /// Another process was receiving when the call began or ended.
+    /// Another thread was receiving when the call began or ended.
     overlaps: bool,
     /// When the record came.
     since: u64,
@@ -83,9 +95,11 @@ struct Queue {
     waiting: VecDeque<Taken>,
     /// End of the latest send that was received.
     latest: u64,
+    /// Threads that received.
     receivers: Recent,
+    /// Processes that sent.
     senders: Recent,
-    /// Several processes send, or several receive.
+    /// Several processes send, or several threads receive.
     crowd: bool,
     used: u64,
 }
@@ -192,8 +206,8 @@ impl Messages {
             };
             let queue = self.queue(mechanism, key, context.now);
             queue.naming.meet(0, op.receiver_inode);
-            queue.crowd |= queue.receivers.others(taken.who.identity())
-                || queue.waiting.iter().any(|other| other.who.identity() != taken.who.identity());
+            queue.crowd |= queue.receivers.others(taken.who.thread())
+                || queue.waiting.iter().any(|other| other.who.thread() != taken.who.thread());
             queue.waiting.push_back(taken);
             if !self.waiting.contains(&key) {
                 self.waiting.push(key);
@@ -263,7 +277,7 @@ impl Messages {
         while let Some(taken) = waiting.pop_front() {
             let kept = self.queues.get(&key).map(|queue| &queue.waiting);
             let overlaps =
-                |other: &Taken| other.who.identity() != taken.who.identity() && other.enter <= taken.time;
+                |other: &Taken| other.who.thread() != taken.who.thread() && other.enter <= taken.time;
             let rivalled = waiting.iter().chain(kept.into_iter().flatten()).any(overlaps);
             if !self.receive(key, &taken, rivalled, force, context) {
                 if let Some(queue) = self.queues.get_mut(&key) {
@@ -280,7 +294,7 @@ impl Messages {
 
     /// Writes a receive if its send is known, or will not come. False: it waits.
     ///
-    /// `rivalled`: another process was receiving at the same time.
+    /// `rivalled`: another thread was receiving at the same time.
     fn receive(
         &mut self,
         key: Key,
@@ -302,7 +316,7 @@ impl Messages {
         };
         let found = if early { None } else { find(queue, &self.addressed, taken) };
         let overlapped =
-            rivalled || taken.overlaps || queue.receivers.overlaps(taken.who.identity(), taken.enter);
+            rivalled || taken.overlaps || queue.receivers.overlaps(taken.who.thread(), taken.enter);
         match found {
             // Another call, of a sender or a receiver, may have been under way, and its record is still to come.
             Some(_) if queue.crowd && !force && context.now.saturating_sub(taken.time) < LINGER => {
@@ -318,7 +332,9 @@ impl Messages {
                 self.count -= 1;
                 queue.known += u64::from(found.addressed && sent.enter < queue.opened);
                 // Two receivers at once and another sender's equal message: either may have taken either.
-                let rivals = sends_of_others(queue, &sent);
+                let addressed = self.addressed.get(&sent.sock);
+                let mut others = queue.sent.iter().chain(addressed.into_iter().flatten());
+                let rivals = others.any(|other| sent.is_rivalled_by(other));
                 queue.latest = queue.latest.max(sent.time);
                 queue.naming.meet(sent.sender_inode, 0);
                 // Where records are lost, one that is alike may be among them: then the books must agree on which it is.
@@ -347,7 +363,7 @@ impl Messages {
             }
         }
         if let Some(queue) = self.queues.get_mut(&key) {
-            queue.receivers.note(taken.who.identity(), taken.time);
+            queue.receivers.note(taken.who.thread(), taken.time);
         }
         true
     }
@@ -449,17 +465,20 @@ fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) 
     let here =
         |sent: &Sent| fits(sent) && sent.address.is_some() && sent.address.as_deref() == queue.naming.name();
     let named = by_address.iter().position(here);
+    // Of equal messages that were sent at the same time either may have been first.
+    let alone = |chosen: &Sent| {
+        let sent_here = queue.sent.iter().filter(|sent| fits(sent));
+        let mut rivals = sent_here.chain(by_address.iter().filter(|sent| here(sent)));
+        rivals.all(|other| !chosen.overlaps(other))
+    };
     match (direct, named) {
-        (Some(direct), Some(named)) if by_address[named].time < queue.sent[direct].time => {
-            Some(Found { addressed: true, index: named, exact: alone(by_address, named, here) })
+        (Some(direct), named)
+            if named.is_none_or(|named| queue.sent[direct].time <= by_address[named].time) =>
+        {
+            Some(Found { addressed: false, index: direct, exact: alone(&queue.sent[direct]) })
         }
-        (Some(direct), _) => {
-            Some(Found { addressed: false, index: direct, exact: alone(&queue.sent, direct, fits) })
-        }
-        (None, Some(named)) => {
-            Some(Found { addressed: true, index: named, exact: alone(by_address, named, here) })
-        }
-        (None, None) => {
+        (_, Some(named)) => Some(Found { addressed: true, index: named, exact: alone(&by_address[named]) }),
+        (_, None) => {
             // A name that is written otherwise than the socket was bound, or whose socket is not known by name.
             let index = by_address.iter().position(fits)?;
             let chosen = &by_address[index];
@@ -469,21 +488,6 @@ fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) 
             Some(Found { addressed: true, index, exact: certain })
         }
     }
-}
-
-/// Whether another process has sent an equal message through the same socket, not yet received.
-fn sends_of_others(queue: &Queue, sent: &Sent) -> bool {
-    queue.sent.iter().any(|other| {
-        other.sock == sent.sock && other.bytes == sent.bytes && other.who.identity() != sent.who.identity()
-    })
-}
-
-/// Whether no other process sent an equal message through the same socket at the same time.
-fn alone(sends: &VecDeque<Sent>, index: usize, fits: impl Fn(&Sent) -> bool) -> bool {
-    let chosen = &sends[index];
-    sends.iter().filter(|sent| fits(sent)).all(|sent| {
-        sent.who.identity() == chosen.who.identity() || sent.enter > chosen.time || sent.time < chosen.enter
-    })
 }
 
 /// Writes what was received, and what of the message did not fit and is gone.

@@ -231,10 +231,10 @@ impl Socket {
     /// The receive that is to be joined next, the first from `index` on, if it may be joined now.
     pub(super) fn next(&mut self, index: usize, force: bool, context: &Context<'_>) -> Option<Taken> {
         let first = self.waiting.get(index)?;
-        let process = first.who.identity();
+        let thread = first.who.thread();
         let others = first.overlaps
-            || self.receivers.others(process)
-            || self.waiting.iter().any(|other| other.who.identity() != process);
+            || self.receivers.others(thread)
+            || self.waiting.iter().any(|other| other.who.thread() != thread);
         // One that overlapped it may have taken its datagram first, though its record comes later.
         if others && !force && context.now.saturating_sub(first.time) < LINGER {
             return None;
@@ -248,18 +248,18 @@ impl Socket {
         self.call == (taken.who.tid, taken.enter)
     }
 
-    /// Whether a process other than its own may have been receiving at the same time.
+    /// Whether another thread may have been receiving at the same time.
     pub(super) fn contended(&self, taken: &Taken) -> bool {
-        let process = taken.who.identity();
+        let thread = taken.who.thread();
         taken.overlaps
-            || self.receivers.overlaps(process, taken.enter)
-            || self.waiting.iter().any(|other| other.who.identity() != process && other.enter <= taken.time)
+            || self.receivers.overlaps(thread, taken.enter)
+            || self.waiting.iter().any(|other| other.who.thread() != thread && other.enter <= taken.time)
     }
 
     /// A receive is dealt with.
     pub(super) fn done(&mut self, taken: &Taken) {
         self.call = (taken.who.tid, taken.enter);
-        self.receivers.note(taken.who.identity(), taken.time);
+        self.receivers.note(taken.who.thread(), taken.time);
     }
 
     /// Takes an arrival out.

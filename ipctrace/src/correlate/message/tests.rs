@@ -183,3 +183,60 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
     let events = correlate([sent, Record::Channel(opened, name), first, second]);
     assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
 }
+
+/// The same by another thread of the process.
+fn by_thread(tid: u32, record: Record) -> Record {
+    match record {
+        Record::Op(mut op) => {
+            op.fixed.task.tid = tid;
+            Record::Op(op)
+        }
+        other @ (Record::Channel(..)
+        | Record::Signal(_)
+        | Record::Process(_)
+        | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
+        | Record::Direct(_)
+        | Record::Wake(_)
+        | Record::Datagram(_)) => other,
+    }
+}
+
+#[test]
+fn two_threads_of_a_process_may_each_have_taken_either_of_equal_messages() {
+    // One call takes the beginning of a message, waits for more and ends late; meanwhile another thread takes a whole one.
+    let events = correlate([
+        channel(DGRAM, 1, 0, b""),
+        send(1, 10, 50, (1, 2), 512),
+        send(1, 11, 50, (5, 6), 512),
+        by_thread(22, receive(1, 20, 50, (7, 8), 512, 512)),
+        by_thread(21, receive(1, 20, 50, (3, 20), 64, 512)),
+    ]);
+    assert_eq!(transfers(&events).len(), 3);
+    assert!(transfers(&events).iter().all(|transfer| !transfer.exact));
+}
+
+#[test]
+fn an_equal_message_by_address_is_a_rival() {
+    // Another process receives before both, so that calls are waited for; of two messages one was sent by address.
+    let events = correlate([
+        channel(DGRAM, 1, 0, b"\0name"),
+        send(1, 12, 51, (1, 2), 3),
+        send(1, 10, 50, (1, 2), 5),
+        send_to(b"\0name", 11, 50, (3, 4), 5),
+        receive(1, 22, 51, (5, 6), 3, 3),
+        receive(1, 20, 50, (7, 9), 5, 5),
+        receive(1, 21, 50, (7, 10), 5, 5),
+    ]);
+    let equal = transfers(&events).into_iter().filter(|transfer| transfer.bytes == 5);
+    assert!(equal.map(|transfer| transfer.exact).eq([false, false]));
+    // Sent at the same time, and either may have been first.
+    let events = correlate([
+        channel(DGRAM, 1, 0, b"\0name"),
+        send(1, 10, 50, (1, 5), 5),
+        send_to(b"\0name", 11, 50, (3, 4), 5),
+        receive(1, 20, 50, (6, 7), 5, 5),
+    ]);
+    assert!(!transfers(&events)[0].exact);
+}
