@@ -205,18 +205,19 @@ fn try_entered(tid: u32, special: u32) -> Result<()> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn futex_exited(tid: u32, special: u32, returned: i64) -> i32 {
-    let Some(call) = wake::get(tid) else {
+    let Some(place) = wake::get(tid) else {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-    let call = unsafe { &*call };
+    let call = unsafe { &*place };
     if call.roles & role::WAITS != 0
         && returned >= 0
         && let Err(cause) = woken(call, special, returned as u64)
     {
         ring::count(cause);
     }
-    wake::end(tid);
+    // SAFETY: as above.
+    unsafe { wake::end(place) };
     0
 }
 

@@ -51,7 +51,7 @@ pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
     let tid = task::pid_tgid() as u32;
     run::end_run(tid);
     inflight::forget(tid);
-    wake::end(tid);
+    wake::forget(tid);
     let current = task::current() as u64;
     let shared: u64 = read(current, offset!(task_signal)).unwrap_or(0);
     // do_exit counts down before it comes here.

@@ -36,11 +36,11 @@ pub extern "C" fn semaphore_entered(tid: u32, special: u32) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn semaphore_exited(tid: u32, returned: i64) -> i32 {
-    let Some(call) = wake::get(tid) else {
+    let Some(place) = wake::get(tid) else {
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-    let call = unsafe { &*call };
+    let call = unsafe { &*place };
     if call.roles & role::WAITS != 0
         && returned == 0
         && wake::has_waker(call)
@@ -48,7 +48,8 @@ pub extern "C" fn semaphore_exited(tid: u32, returned: i64) -> i32 {
     {
         ring::count(cause);
     }
-    wake::end(tid);
+    // SAFETY: as above.
+    unsafe { wake::end(place) };
     0
 }
 

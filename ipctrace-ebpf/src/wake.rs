@@ -69,17 +69,32 @@ pub(crate) struct Call {
 
 const _: () = assert!(size_of::<Call>() == waiting::SIZE);
 
-/// Calls that wait or wake, by thread id. User space enters those that began before tracing did.
+/// Calls that wait or wake, by thread id: of a thread that has made one the last, whose roles are 0 once it is over, until the
+/// thread ends. User space enters those that began before tracing did.
 #[map]
 static WAKE_CALLS: HashMap<u32, Call> = HashMap::with_max_entries(32_768, 0);
 
-/// How many there are, those that user space entered in a place of their own (which counts up only: the sum is right).
+/// How many are under way, those that user space entered in a place of their own (which counts up only: the sum is right).
 /// Without any, a wake-up on this host costs two loads.
 #[map]
 static WAKE_COUNT: Array<u64> = Array::with_max_entries(2, 0);
 
 const NOBODY: Task = Task { tgid: 0, tid: 0, start: 0, cgroup: 0, uid: 0, reserved: 0, comm: [0; 16] };
-const BPF_NOEXIST: u64 = 1;
+
+impl Call {
+    /// None.
+    const NONE: Call = Call {
+        roles: 0,
+        mechanism: 0,
+        seen: seen::NOBODY,
+        reserved: [0; 5],
+        enter: 0,
+        woken: 0,
+        places: [Place::NONE; 2],
+        waker_places: [Place::NONE; 2],
+        waker: NOBODY,
+    };
+}
 
 #[inline(always)]
 fn count(amount: u64) {
@@ -103,40 +118,64 @@ fn any() -> bool {
 /// [`Cause::MapFull`] if there are too many.
 #[inline(always)]
 pub(crate) fn begin(tid: u32, mechanism: Mechanism, roles: u8, places: [Place; 2]) -> Result<()> {
-    let call = Call {
-        roles,
-        mechanism: mechanism as u8,
-        seen: seen::NOBODY,
-        reserved: [0; 5],
-        enter: ring::now(),
-        woken: 0,
-        places,
-        waker_places: [Place::NONE; 2],
-        waker: NOBODY,
+    let enter = ring::now();
+    let Some(call) = WAKE_CALLS.get_ptr_mut(tid) else {
+        return begin_first(tid, Call { mechanism: mechanism as u8, roles, enter, places, ..Call::NONE });
     };
-    match WAKE_CALLS.insert(tid, call, BPF_NOEXIST) {
-        Ok(()) => {
+    // SAFETY: a valid pointer into the map; the entry is the current thread's. Others look at it when its roles say so, and write
+    // to it what `seen` makes valid.
+    unsafe {
+        let going_on = (*call).roles != 0;
+        (*call).mechanism = mechanism as u8;
+        core::ptr::write_volatile(&raw mut (*call).seen, seen::NOBODY);
+        (*call).enter = enter;
+        (*call).woken = 0;
+        (*call).places = places;
+        (*call).waker_places = [Place::NONE; 2];
+        core::ptr::write_volatile(&raw mut (*call).roles, roles);
+        // Otherwise it is one whose end was not seen.
+        if !going_on {
             count(1);
-            Ok(())
         }
-        // -EEXIST: one whose end was not seen.
-        Err(-17) => WAKE_CALLS.insert(tid, call, 0).map_err(|_| Cause::MapFull),
-        Err(_) => Err(Cause::MapFull),
     }
+    Ok(())
+}
+
+/// The same of a thread's first.
+#[inline(always)]
+fn begin_first(tid: u32, call: Call) -> Result<()> {
+    WAKE_CALLS.insert(tid, call, 0).map_err(|_| Cause::MapFull)?;
+    count(1);
+    Ok(())
 }
 
 /// The call that this thread is in.
 #[inline(always)]
 pub(crate) fn get(tid: u32) -> Option<*mut Call> {
-    WAKE_CALLS.get_ptr_mut(tid)
+    let call = WAKE_CALLS.get_ptr_mut(tid)?;
+    // SAFETY: a valid pointer into the map, read in one load.
+    if unsafe { core::ptr::read_volatile(&raw const (*call).roles) } == 0 { None } else { Some(call) }
 }
 
-/// The call, or the thread, is over.
+/// The call is over.
+///
+/// # Safety
+/// It must be one that [`get`] gave for the current thread.
 #[inline(always)]
-pub(crate) fn end(tid: u32) {
-    if any() && WAKE_CALLS.remove(tid).is_ok() {
+pub(crate) unsafe fn end(call: *mut Call) {
+    // SAFETY: valid by contract.
+    unsafe { core::ptr::write_volatile(&raw mut (*call).roles, 0) };
+    count(u64::MAX);
+}
+
+/// The thread is over.
+#[inline(always)]
+pub(crate) fn forget(tid: u32) {
+    if get(tid).is_some() {
         count(u64::MAX);
     }
+    // Most threads have made no such call.
+    let _ = WAKE_CALLS.remove(tid);
 }
 
 /// hook: tp_btf/sched_waking `void (struct task_struct *p)` — include/trace/events/sched.h
