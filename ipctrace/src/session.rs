@@ -159,23 +159,24 @@ impl Session {
         }
         let mut state = if more { Pump::More } else { Pump::Idle };
         let Parts { filter, renderer, output, limit, keep, live, .. } = &mut self.parts;
-        for event in self.events.drain(..) {
-            if let Event::Lost(lost) = &event {
+        // By reference: an event is large, and most are only counted.
+        for event in &self.events {
+            if let Event::Lost(lost) = event {
                 *self.lost.entry(lost.cause).or_default() += lost.count;
             }
-            if !filter.event(&event) {
+            if !filter.event(event) {
                 continue;
             }
             if limit.is_some_and(|limit| self.shown >= limit) {
                 state = Pump::Limit;
                 break;
             }
-            self.flows.add(&event);
+            self.flows.add(event);
             self.shown += u64::from(!matches!(event, Event::Lost(_)));
             let told = !*live || matches!(event, Event::Lost(_));
-            let written = if told { renderer.event(&event, output) } else { Ok(()) };
+            let written = if told { renderer.event(event, output) } else { Ok(()) };
             if *keep {
-                self.kept.push(event);
+                self.kept.push(event.clone());
             }
             if let Err(error) = written {
                 ignore_gone(error)?;
@@ -183,6 +184,7 @@ impl Session {
                 break;
             }
         }
+        self.events.clear();
         if limit.is_some_and(|limit| self.shown >= limit) {
             state = Pump::Limit;
         }
