@@ -1,5 +1,6 @@
 //! Sums of events: one flow for each pair of ends on each channel.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use ipctrace_common::Mechanism;
 
-use crate::model::{Channel, End, Event, Flow, Latency, Why};
+use crate::model::{Channel, End, Event, Flow, Latency};
 
 mod coarse;
 mod latencies;
@@ -29,24 +30,85 @@ struct Key {
     receiver: End,
 }
 
-/// What makes an end the same one: the process, whichever of its threads, and its name, for one process with another
-/// program is another end; or the reason why it is unknown.
-fn identity(end: &End) -> Result<(u32, u64, &[u8]), &Why> {
-    match end {
-        End::Known(process) => Ok((process.pid, process.start, &process.comm)),
-        End::Unknown(why) => Err(why),
+/// What makes a flow the same one, wherever it stands: an event is looked up as it is.
+trait Identity {
+    fn mechanism(&self) -> Mechanism;
+    fn channel(&self) -> &Arc<Channel>;
+    /// Sender and receiver.
+    fn ends(&self) -> [&End; 2];
+}
+
+impl Identity for Key {
+    fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    fn ends(&self) -> [&End; 2] {
+        [&self.sender, &self.receiver]
     }
 }
 
-impl Key {
-    fn parts(&self) -> impl Eq + Hash + use<'_> {
-        (self.mechanism, &self.channel.id, identity(&self.sender), identity(&self.receiver))
+impl Identity for Part<'_> {
+    fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    fn channel(&self) -> &Arc<Channel> {
+        self.channel
+    }
+
+    fn ends(&self) -> [&End; 2] {
+        [self.sender, self.receiver]
+    }
+}
+
+/// Whether two ends are the same one: the process, whichever of its threads, and its name, for one process with another
+/// program is another end; or the reason why it is unknown.
+fn same(one: &End, other: &End) -> bool {
+    match (one, other) {
+        (End::Known(one), End::Known(other)) => {
+            Arc::ptr_eq(one, other) || (one.identity() == other.identity() && one.comm == other.comm)
+        }
+        (End::Unknown(one), End::Unknown(other)) => one == other,
+        (End::Known(_), End::Unknown(_)) | (End::Unknown(_), End::Known(_)) => false,
+    }
+}
+
+impl PartialEq for dyn Identity + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, two) = (self.channel(), other.channel());
+        let ends = self.ends().into_iter().zip(other.ends()).all(|(one, other)| same(one, other));
+        ends && self.mechanism() == other.mechanism() && (Arc::ptr_eq(one, two) || one.id == two.id)
+    }
+}
+
+impl Eq for dyn Identity + '_ {}
+
+impl Hash for dyn Identity + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.channel().id.hash(state);
+        for end in self.ends() {
+            match end {
+                End::Known(process) => process.identity().hash(state),
+                End::Unknown(why) => why.hash(state),
+            }
+        }
+    }
+}
+
+impl<'a> Borrow<dyn Identity + 'a> for Key {
+    fn borrow(&self) -> &(dyn Identity + 'a) {
+        self
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Key) -> bool {
-        self.parts() == other.parts()
+        self as &dyn Identity == other as &dyn Identity
     }
 }
 
@@ -54,7 +116,7 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
+        (self as &dyn Identity).hash(state);
     }
 }
 
@@ -70,6 +132,23 @@ struct Sum {
     latencies: Latencies,
     /// As it was when [`Flows::recent`] was last asked.
     mark: Mark,
+}
+
+impl Sum {
+    fn add(&mut self, part: &Part<'_>) {
+        self.messages = self.messages.saturating_add(part.messages);
+        self.bytes = self.bytes.saturating_add(part.bytes);
+        self.first = self.first.min(part.time);
+        if part.time >= self.last {
+            self.last = part.time;
+            if !Arc::ptr_eq(&self.channel, part.channel) {
+                self.channel = Arc::clone(part.channel);
+            }
+        }
+        if let Some(latency) = part.latency {
+            self.latencies.record(latency);
+        }
+    }
 }
 
 /// One event's part in a flow.
@@ -155,42 +234,34 @@ impl Flows {
     }
 
     fn count(&mut self, part: &Part<'_>) {
+        if let Some(sum) = self.sums.get_mut(part as &dyn Identity) {
+            sum.add(part);
+            return;
+        }
+        if self.ageing && self.sums.len() >= self.limit {
+            self.make_room();
+        }
+        let known = self.sums.len();
+        if known >= self.limit {
+            self.left_out += 1;
+            return;
+        }
         let key = Key {
             mechanism: part.mechanism,
             channel: Arc::clone(part.channel),
             sender: part.sender.clone(),
             receiver: part.receiver.clone(),
         };
-        if self.ageing && self.sums.len() >= self.limit && !self.sums.contains_key(&key) {
-            self.make_room();
-        }
-        let known = self.sums.len();
-        let sum = match self.sums.get_mut(&key) {
-            Some(sum) => sum,
-            None if known >= self.limit => {
-                self.left_out += 1;
-                return;
-            }
-            None => self.sums.entry(key).or_insert_with(|| Sum {
-                channel: Arc::clone(part.channel),
-                messages: 0,
-                bytes: 0,
-                first: part.time,
-                last: part.time,
-                latencies: Latencies::new(known),
-                mark: Mark::default(),
-            }),
+        let sum = Sum {
+            channel: Arc::clone(part.channel),
+            messages: 0,
+            bytes: 0,
+            first: part.time,
+            last: part.time,
+            latencies: Latencies::new(known),
+            mark: Mark::default(),
         };
-        sum.messages = sum.messages.saturating_add(part.messages);
-        sum.bytes = sum.bytes.saturating_add(part.bytes);
-        sum.first = sum.first.min(part.time);
-        if part.time >= sum.last {
-            sum.last = part.time;
-            sum.channel = Arc::clone(part.channel);
-        }
-        if let Some(latency) = part.latency {
-            sum.latencies.record(latency);
-        }
+        self.sums.entry(key).or_insert(sum).add(part);
     }
 
     /// Events that are in no flow because there were too many flows.
@@ -229,7 +300,7 @@ fn flow(key: &Key, sum: &Sum, latency: Option<Latency>) -> Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Proc, Transfer};
+    use crate::model::{Proc, Transfer, Why};
 
     fn process(pid: u32, tid: u32, comm: &str) -> End {
         End::Known(Arc::new(Proc {

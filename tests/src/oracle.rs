@@ -11,6 +11,7 @@ mod receive;
 mod send;
 mod shared;
 mod signals;
+pub mod story;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -89,10 +90,10 @@ fn record_of(mechanisms: &[&str], seed: u64, operations: u64, options: &[&str]) 
 /// Plays one seed under a trace of the whole host and compares.
 ///
 /// # Errors
-/// If the workload or the tracer fails, or with the differences.
+/// If the workload or the tracer fails, or with the differences and their shortest story.
 pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
-    let recorded = record(seed, operations, options)?;
-    recorded.compare().with_context(|| format!("seed {seed} with {operations} operations"))
+    story::compare(operations, |operations| record(seed, operations, options))
+        .with_context(|| format!("seed {seed} with {operations} operations"))
 }
 
 /// The same of a workload that uses one mechanism alone.
@@ -100,9 +101,7 @@ pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
 /// # Errors
 /// As [`verify`].
 pub fn verify_alone(mechanism: &str, seed: u64, operations: u64) -> Result<Score> {
-    let recorded = record_of(&[mechanism], seed, operations, &[])?;
-    recorded
-        .compare()
+    story::compare(operations, |operations| record_of(&[mechanism], seed, operations, &[]))
         .with_context(|| format!("seed {seed} with {operations} operations of {mechanism} alone"))
 }
 

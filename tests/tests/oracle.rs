@@ -6,12 +6,14 @@
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
-use ipctrace_tests::oracle::{MECHANISMS, Recorded, Score, record, verify, verify_alone, verify_with_losses};
+use anyhow::{Context, Result, bail, ensure};
+use ipctrace_tests::oracle::{
+    MECHANISMS, Recorded, Score, record, story, verify, verify_alone, verify_with_losses,
+};
 use serde_json::Value;
 
 /// Seeds that found something once.
-const FOUND: &[u64] = &[861_292_622, 162_106_136, 319_854_984, 132_932_229];
+const FOUND: &[u64] = &[861_292_622, 162_106_136, 319_854_984, 132_932_229, 852_273_430];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -101,6 +103,27 @@ fn planted_faults_are_found() -> Result<()> {
     }
     let left: Vec<_> = left.iter().map(|(fault, _)| fault).collect();
     bail!("no trace has a place for the faults: {left:?}");
+}
+
+/// Of a difference the shortest story is told: here one that shows from 250 operations on.
+#[test]
+fn the_shortest_story_is_told() -> Result<()> {
+    const SHOWS: u64 = 250;
+    let mut channels = HashSet::new();
+    let told = story::compare(1000, |operations| {
+        let mut recorded = record(FOUND[0], operations, &["--every"])?;
+        let is_one = |line: &Value| line["type"] == "transfer" && recorded.has(&channel(line));
+        let first = recorded.lines.iter().position(is_one);
+        if let Some(index) = first.filter(|_| operations >= SHOWS) {
+            channels.insert(channel(&recorded.lines.remove(index)));
+        }
+        Ok(recorded)
+    });
+    let Err(told) = told else { bail!("nothing was found amiss though an event was dropped") };
+    let told = format!("{told:#}");
+    ensure!(told.contains("had 250 operations"), "{told}");
+    ensure!(channels.iter().any(|channel| told.contains(channel.as_str())), "{told}");
+    Ok(())
 }
 
 type Plant = fn(&mut Recorded) -> Option<()>;

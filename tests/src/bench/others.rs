@@ -57,7 +57,8 @@ impl Other {
         let file = Scratch::new(".out");
         let path = file.path().to_string_lossy().into_owned();
         let (name, arguments): (_, &[&str]) = match program {
-            Program::Bpftrace => ("bpftrace", &["-e", SCRIPT, "-o", &path]),
+            // Line by line, which it does of its standard output alone: else it is never seen to be ready.
+            Program::Bpftrace => ("bpftrace", &["-B", "line", "-e", SCRIPT]),
             Program::PerfTrace => ("perf", &["trace", "-a", "-o", &path]),
             Program::Strace => ("strace", &["-f", "-qq", "-o", &path]),
             Program::Sysdig => ("sysdig", &["--modern-bpf", "-w", &path]),
@@ -68,7 +69,9 @@ impl Other {
             return Ok(there.is_ok().then_some(Other { child: None, wrapper, _file: file }));
         }
         let mut command = Command::new(name);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let output =
+            if program == Program::Bpftrace { fs::File::create(&path)?.into() } else { Stdio::null() };
+        command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(Stdio::null());
         let Ok(child) = command.spawn() else {
             return Ok(None);
         };

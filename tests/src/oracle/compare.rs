@@ -1,9 +1,9 @@
 //! Holds the trace to what the members counted.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::{self, Display, Formatter, Write};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::account::Line;
@@ -29,6 +29,29 @@ pub struct Score {
     pub signals: u64,
 }
 
+/// How a trace differs from what was done.
+#[derive(Debug, Default)]
+pub(super) struct Differs {
+    text: String,
+    /// Channels concerned.
+    pub(super) channels: BTreeSet<String>,
+}
+
+impl Differs {
+    fn on(&mut self, channel: &str) -> &mut String {
+        self.channels.insert(channel.to_owned());
+        &mut self.text
+    }
+}
+
+impl Display for Differs {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the trace differs from what was done (bytes, messages):\n{}", self.text)
+    }
+}
+
+impl std::error::Error for Differs {}
+
 /// Compares.
 ///
 /// # Errors
@@ -39,10 +62,10 @@ pub fn compare(truth: &[Line], lines: &[Value]) -> Result<Score> {
         end.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty),
         "the tracer lost something: {end:?}"
     );
-    let mut differences = String::new();
+    let mut differences = Differs::default();
     let mut score = tally(truth, lines, true, &mut differences)?;
     signals(truth, lines, &mut score, &mut differences);
-    finish(score, &differences)
+    finish(score, differences)
 }
 
 /// Compares where records were lost, and that was said: much may be unknown then, but no byte may be credited to a process
@@ -56,21 +79,18 @@ pub fn compare_after_loss(truth: &[Line], lines: &[Value]) -> Result<Score> {
         end.and_then(Value::as_object).is_some_and(|lost| !lost.is_empty()),
         "nothing was lost: there is nothing to test"
     );
-    let mut differences = String::new();
+    let mut differences = Differs::default();
     let score = tally(truth, lines, false, &mut differences)?;
-    finish(score, &differences)
+    finish(score, differences)
 }
 
-fn finish(score: Score, differences: &str) -> Result<Score> {
+fn finish(score: Score, differences: Differs) -> Result<Score> {
     ensure!(score.operations > 0, "the workload did nothing: there is nothing to compare");
-    if differences.is_empty() {
-        return Ok(score);
-    }
-    bail!("the trace differs from what was done (bytes, messages):\n{differences}");
+    if differences.text.is_empty() { Ok(score) } else { Err(differences.into()) }
 }
 
 /// Holds the transfers to the truth. `complete`: all of it must be there.
-fn tally(truth: &[Line], lines: &[Value], complete: bool, differences: &mut String) -> Result<Score> {
+fn tally(truth: &[Line], lines: &[Value], complete: bool, differences: &mut Differs) -> Result<Score> {
     let mut score = Score::default();
     let members = Members::of(truth);
     score.members = members.marks.len();
@@ -120,7 +140,7 @@ fn tally(truth: &[Line], lines: &[Value], complete: bool, differences: &mut Stri
         let id = line["channel"]["id"].as_str().unwrap_or_default();
         let Some((mechanism, separate)) = lanes.get(id) else { continue };
         if line["mechanism"] != *mechanism {
-            let _ = writeln!(differences, "  {id} is a {mechanism}: {line}");
+            let _ = writeln!(differences.on(id), "  {id} is a {mechanism}: {line}");
         }
         let row = (id.to_owned(), members.end(line, "sender"), members.end(line, "receiver"));
         let bytes = line["bytes"].as_u64().unwrap_or(0);
@@ -146,15 +166,17 @@ fn tally(truth: &[Line], lines: &[Value], complete: bool, differences: &mut Stri
         }
         let truth = done.get(row).copied().unwrap_or_default();
         if amount.0 > truth.0 || amount.1 > truth.1 {
-            let _ = writeln!(differences, "  {row:?}: called exact {amount:?}, but done {truth:?}");
+            let _ =
+                writeln!(differences.on(&row.0), "  {row:?}: called exact {amount:?}, but done {truth:?}");
         }
     }
     for (name, side) in [("sender", 1), ("receiver", 2)].into_iter().filter(|_| complete) {
         let (done, traced) = (by_side(&done, side), by_side(&all, side));
-        for row in done.keys().chain(traced.keys()).collect::<std::collections::BTreeSet<_>>() {
+        for row in done.keys().chain(traced.keys()).collect::<BTreeSet<_>>() {
             let (done, traced) = (done.get(row), traced.get(row));
             if done != traced {
-                let _ = writeln!(differences, "  {name} {row:?}: done {done:?}, traced {traced:?}");
+                let _ =
+                    writeln!(differences.on(&row.0), "  {name} {row:?}: done {done:?}, traced {traced:?}");
             }
         }
     }
@@ -209,7 +231,7 @@ impl Members {
 }
 
 /// Every signal that was sent has one outcome, and handlers saw as many as were delivered.
-fn signals(truth: &[Line], lines: &[Value], score: &mut Score, differences: &mut String) {
+fn signals(truth: &[Line], lines: &[Value], score: &mut Score, differences: &mut Differs) {
     type Way = (u32, u32, i32);
     let mut expected = BTreeMap::<Way, (u64, u64)>::new();
     for line in truth {
@@ -241,8 +263,10 @@ fn signals(truth: &[Line], lines: &[Value], score: &mut Score, differences: &mut
     for (way, expected) in &expected {
         let traced = traced.get(way).copied().unwrap_or_default();
         if *expected != traced {
-            let _ =
-                writeln!(differences, "  signal {way:?}: (sent, handled) {expected:?}, traced {traced:?}");
+            let _ = writeln!(
+                differences.text,
+                "  signal {way:?}: (sent, handled) {expected:?}, traced {traced:?}"
+            );
         }
     }
 }
