@@ -30,6 +30,38 @@ fn receive(own: u64, pid: u32, from: u64, when: (u64, u64), bytes: u64, length: 
     record(wire::Op { sender_sock: from, receiver_inode: own, message_len: length, ..fixed })
 }
 
+/// The record of an op, changed.
+fn changed(record: Record, change: impl FnOnce(&mut wire::Op)) -> Record {
+    match record {
+        Record::Op(mut op) => {
+            change(&mut op.fixed);
+            Record::Op(op)
+        }
+        other @ (Record::Channel(..)
+        | Record::Signal(_)
+        | Record::Process(_)
+        | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
+        | Record::Direct(_)
+        | Record::Wake(_)
+        | Record::Datagram(_)) => other,
+    }
+}
+
+/// The same with the books of its side.
+fn with_books(record: Record, before: u64) -> Record {
+    changed(record, |op| {
+        op.before = before;
+        op.header.flags |= op_flag::SEQUENCED;
+    })
+}
+
+/// The same by another thread of the process.
+fn by_thread(tid: u32, record: Record) -> Record {
+    changed(record, |op| op.task.tid = tid)
+}
+
 #[test]
 fn each_message_goes_to_who_took_it() {
     let events = correlate([
@@ -116,22 +148,7 @@ fn messages_from_before_the_start_have_no_sender() {
     correlator.tick(300 * MS, &mut out);
     assert_eq!(shorts(&out), [(Err(Why::BeforeStart), Ok(20), 5)]);
     // With the books it is known at once, although an equal message is under way.
-    let books = |before| match receive(2, 20, 50, (5, 6), 5, 5) {
-        Record::Op(mut op) => {
-            op.fixed.before = before;
-            op.fixed.header.flags |= op_flag::SEQUENCED;
-            Record::Op(op)
-        }
-        other @ (Record::Channel(..)
-        | Record::Signal(_)
-        | Record::Process(_)
-        | Record::Handoff(_)
-        | Record::Share(..)
-        | Record::Touch(_)
-        | Record::Direct(_)
-        | Record::Wake(_)
-        | Record::Datagram(_)) => other,
-    };
+    let books = |before| with_books(receive(2, 20, 50, (5, 6), 5, 5), before);
     let events = correlate([channel(DGRAM, 2, 1, b""), send(2, 10, 50, (3, 4), 5), books(0), books(1)]);
     assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
 }
@@ -159,48 +176,14 @@ fn memory_is_bounded() {
 #[test]
 fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_start() {
     // Two messages wait when the socket is first seen: one from before, and one whose send was seen.
-    let receives =
-        [(0, (20, 21)), (1, (22, 23))].map(|(before, when)| match receive(1, 20, 50, when, 5, 5) {
-            Record::Op(mut op) => {
-                op.fixed.before = before;
-                op.fixed.header.flags |= op_flag::SEQUENCED;
-                Record::Op(op)
-            }
-            other @ (Record::Channel(..)
-            | Record::Signal(_)
-            | Record::Process(_)
-            | Record::Handoff(_)
-            | Record::Share(..)
-            | Record::Touch(_)
-            | Record::Direct(_)
-            | Record::Wake(_)
-            | Record::Datagram(_)) => other,
-        });
+    let receives = [(0, (20, 21)), (1, (22, 23))]
+        .map(|(before, when)| with_books(receive(1, 20, 50, when, 5, 5), before));
     let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
     opened.header.time = 15;
     let [first, second] = receives;
     let sent = send_to(b"\0name", 10, 50, (3, 4), 5);
     let events = correlate([sent, Record::Channel(opened, name), first, second]);
     assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
-}
-
-/// The same by another thread of the process.
-fn by_thread(tid: u32, record: Record) -> Record {
-    match record {
-        Record::Op(mut op) => {
-            op.fixed.task.tid = tid;
-            Record::Op(op)
-        }
-        other @ (Record::Channel(..)
-        | Record::Signal(_)
-        | Record::Process(_)
-        | Record::Handoff(_)
-        | Record::Share(..)
-        | Record::Touch(_)
-        | Record::Direct(_)
-        | Record::Wake(_)
-        | Record::Datagram(_)) => other,
-    }
 }
 
 #[test]
