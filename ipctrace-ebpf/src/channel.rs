@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
 use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
-use ipctrace_common::{Cause, Mechanism, Shape};
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::emit::has_messages;
@@ -58,8 +58,7 @@ const SEVERAL: u64 = 1 << 32;
 /// Whether it matters which thread of a process it was: of two messages one may be cut short, and its rest is gone.
 #[inline(always)]
 fn by_thread(side: &Side) -> bool {
-    const MESSAGES: u32 = Mechanism::of_shape(Shape::Message);
-    side.receive != 0 && MESSAGES >> (side.mechanism & 31) & 1 != 0
+    side.receive != 0 && has_messages(side.mechanism)
 }
 
 /// The call on this side begins. Pipes need no such account: positions tell more.

@@ -79,8 +79,6 @@ static WAKE_CALLS: HashMap<u32, Call> = HashMap::with_max_entries(32_768, 0);
 #[map]
 static WAKE_COUNT: Array<u64> = Array::with_max_entries(2, 0);
 
-const NOBODY: Task = Task { tgid: 0, tid: 0, start: 0, cgroup: 0, uid: 0, reserved: 0, comm: [0; 16] };
-
 impl Call {
     /// None.
     const NONE: Call = Call {
@@ -92,7 +90,7 @@ impl Call {
         woken: 0,
         places: [Place::NONE; 2],
         waker_places: [Place::NONE; 2],
-        waker: NOBODY,
+        waker: task::NOBODY,
     };
 }
 
@@ -120,7 +118,10 @@ fn any() -> bool {
 pub(crate) fn begin(tid: u32, mechanism: Mechanism, roles: u8, places: [Place; 2]) -> Result<()> {
     let enter = ring::now();
     let Some(call) = WAKE_CALLS.get_ptr_mut(tid) else {
-        return begin_first(tid, Call { mechanism: mechanism as u8, roles, enter, places, ..Call::NONE });
+        let first = Call { mechanism: mechanism as u8, roles, enter, places, ..Call::NONE };
+        WAKE_CALLS.insert(tid, first, 0).map_err(|_| Cause::MapFull)?;
+        count(1);
+        return Ok(());
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's. Others look at it when its roles say so, and write
     // to it what `seen` makes valid.
@@ -133,19 +134,11 @@ pub(crate) fn begin(tid: u32, mechanism: Mechanism, roles: u8, places: [Place; 2
         (*call).places = places;
         (*call).waker_places = [Place::NONE; 2];
         core::ptr::write_volatile(&raw mut (*call).roles, roles);
-        // Otherwise it is one whose end was not seen.
         if !going_on {
+            // Else it takes the place of one whose end was not seen.
             count(1);
         }
     }
-    Ok(())
-}
-
-/// The same of a thread's first.
-#[inline(always)]
-fn begin_first(tid: u32, call: Call) -> Result<()> {
-    WAKE_CALLS.insert(tid, call, 0).map_err(|_| Cause::MapFull)?;
-    count(1);
     Ok(())
 }
 
@@ -315,7 +308,7 @@ pub(crate) fn tell(call: &Call, ended: &Ended, known: bool) {
     unsafe {
         ring::begin(&raw mut (*record).header, Kind::Wake, call.mechanism, flags, ring::now());
         task::describe_current(&raw mut (*record).task);
-        (*record).waker = if known { call.waker } else { NOBODY };
+        (*record).waker = if known { call.waker } else { task::NOBODY };
         (*record).key = ended.key;
         (*record).inode = ended.inode;
         (*record).detail = ended.detail;

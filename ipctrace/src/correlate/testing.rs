@@ -60,6 +60,25 @@ pub(super) fn record(fixed: wire::Op) -> Record {
     Record::Op(Box::new(decode::Op { fixed, address: Bytes::new(), payload: Bytes::new() }))
 }
 
+/// The record, changed if it is that of an op.
+pub(super) fn changed(record: Record, change: impl FnOnce(&mut wire::Op)) -> Record {
+    match record {
+        Record::Op(mut op) => {
+            change(&mut op.fixed);
+            Record::Op(op)
+        }
+        other @ (Record::Channel(..)
+        | Record::Signal(_)
+        | Record::Process(_)
+        | Record::Handoff(_)
+        | Record::Share(..)
+        | Record::Touch(_)
+        | Record::Direct(_)
+        | Record::Wake(_)
+        | Record::Datagram(_)) => other,
+    }
+}
+
 /// A send or receive on a stream, with its side's books before it.
 pub(super) fn stream(id: u64, pid: u32, receive: bool, when: (u64, u64), before: u64, bytes: u64) -> Record {
     let flags = op_flag::SEQUENCED | if receive { op_flag::RECEIVE } else { 0 };

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Key, op_flag};
 
-use crate::correlate::testing::{channel, correlate, op, record, shorts, transfers};
+use crate::correlate::testing::{changed, channel, correlate, op, record, shorts, transfers};
 use crate::correlate::{Correlator, Limits};
 use crate::decode::{self, Record};
 use crate::model::{Event, Why};
@@ -30,26 +30,7 @@ fn receive(own: u64, pid: u32, from: u64, when: (u64, u64), bytes: u64, length: 
     record(wire::Op { sender_sock: from, receiver_inode: own, message_len: length, ..fixed })
 }
 
-/// The record of an op, changed.
-fn changed(record: Record, change: impl FnOnce(&mut wire::Op)) -> Record {
-    match record {
-        Record::Op(mut op) => {
-            change(&mut op.fixed);
-            Record::Op(op)
-        }
-        other @ (Record::Channel(..)
-        | Record::Signal(_)
-        | Record::Process(_)
-        | Record::Handoff(_)
-        | Record::Share(..)
-        | Record::Touch(_)
-        | Record::Direct(_)
-        | Record::Wake(_)
-        | Record::Datagram(_)) => other,
-    }
-}
-
-/// The same with the books of its side.
+/// The record of an op with the books of its side.
 fn with_books(record: Record, before: u64) -> Record {
     changed(record, |op| {
         op.before = before;

@@ -2,7 +2,9 @@ use bytes::Bytes;
 use ipctrace_common::wire::{self, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
-use crate::correlate::testing::{channel, correlate, key, op, record, short, shorts, stream, transfers};
+use crate::correlate::testing::{
+    changed, channel, correlate, key, op, record, short, shorts, stream, transfers,
+};
 use crate::correlate::{Correlator, Limits};
 use crate::decode::Record;
 use crate::model::{Event, Why};
@@ -115,20 +117,11 @@ fn a_send_whose_record_is_lost_at_the_end_lets_its_receive_go() {
 
 #[test]
 fn a_socket_at_an_address_used_again_is_another() {
-    let with = |record: Record, sender_inode: u64, receiver_inode: u64| match record {
-        Record::Op(mut op) => {
-            (op.fixed.sender_inode, op.fixed.receiver_inode) = (sender_inode, receiver_inode);
-            Record::Op(op)
+    let with = |record: Record, sender_inode: u64, receiver_inode: u64| {
+        if let Record::Channel(channel, name) = record {
+            return Record::Channel(wire::Channel { receiver_inode, ..channel }, name);
         }
-        Record::Channel(channel, name) => Record::Channel(wire::Channel { receiver_inode, ..channel }, name),
-        Record::Signal(_)
-        | Record::Process(_)
-        | Record::Handoff(_)
-        | Record::Share(..)
-        | Record::Touch(_)
-        | Record::Direct(_)
-        | Record::Wake(_)
-        | Record::Datagram(_) => record,
+        changed(record, |op| (op.sender_inode, op.receiver_inode) = (sender_inode, receiver_inode))
     };
     let events = correlate([
         with(unix(0), 0, 0),
