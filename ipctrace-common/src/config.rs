@@ -442,6 +442,9 @@ impl Config {
     };
 }
 
+/// Size of a channel's books in the programs, into which user space does not look.
+pub const BOOKS_SIZE: usize = 128;
+
 /// On each CPU, how many programs on functions can be telling of a channel with a long name at the same time.
 pub const CHANNEL_DESKS: u32 = 3;
 

@@ -54,10 +54,8 @@ pub struct Header {
     pub mechanism: u8,
     /// The record's own flags ([`op_flag`], [`signal_phase`], …).
     pub flags: u16,
-    /// CPU on which the record was made.
-    pub cpu: u32,
-    /// Number of the record among those of its CPU, lost ones included: a gap is a loss.
-    pub sequence: u64,
+    /// Explicit padding.
+    pub reserved: u32,
     /// When the record was made: `bpf_ktime_get_boot_ns`, ns since boot, suspend included.
     pub time: u64,
 }
@@ -584,19 +582,19 @@ pub struct Wake {
 }
 
 const _: () = {
-    assert!(size_of::<Datagram>() == 160);
-    assert!(size_of::<Share>() == 160);
-    assert!(size_of::<Touch>() == 88);
-    assert!(size_of::<Header>() == 24);
+    assert!(size_of::<Datagram>() == 152);
+    assert!(size_of::<Share>() == 152);
+    assert!(size_of::<Touch>() == 80);
+    assert!(size_of::<Header>() == 16);
     assert!(size_of::<Task>() == 48);
-    assert!(size_of::<Op>() == 200);
+    assert!(size_of::<Op>() == 192);
     assert!(size_of::<Ends>() == 40);
-    assert!(size_of::<Channel>() == 128);
-    assert!(size_of::<Signal>() == 176);
-    assert!(size_of::<Process>() == 128);
-    assert!(size_of::<Handoff>() == 200);
-    assert!(size_of::<Direct>() == 128);
-    assert!(size_of::<Wake>() == 168);
+    assert!(size_of::<Channel>() == 120);
+    assert!(size_of::<Signal>() == 168);
+    assert!(size_of::<Process>() == 120);
+    assert!(size_of::<Handoff>() == 192);
+    assert!(size_of::<Direct>() == 120);
+    assert!(size_of::<Wake>() == 160);
 };
 
 /// Longest name in a [`Channel`]: a path.

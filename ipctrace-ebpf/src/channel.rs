@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use ipctrace_common::config::CHANNEL_DESKS;
+use ipctrace_common::config::{BOOKS_SIZE, CHANNEL_DESKS};
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
@@ -15,22 +15,49 @@ use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::{inet, own, pipe, posix_mq, ring, task, udp_taken};
 
-/// The books of one channel: bytes of a stream, calls on a counter, messages otherwise.
+/// The books of one channel, sending and receiving: see [`Side::receive`].
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Books {
-    /// Put in since the channel was first seen.
-    pub(crate) sent: u64,
-    /// Taken out since then.
-    pub(crate) taken: u64,
-    /// What was in it then.
+pub(crate) struct Books([Account; 2]);
+
+/// One side of them. All that a call looks at is in one cache line (behind the key, which is where the value of a hash table of the
+/// kernel's begins at a multiple of 64 bytes), which is the other side's on no other processor: what does not change stands in both.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Account {
+    /// Put in, or taken out, since the channel was first seen: bytes of a stream, calls on a counter, messages otherwise.
+    pub(crate) moved: u64,
+    /// Who is in a call now.
+    present: Present,
+    /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
+    inode: u64,
+    /// What was in the channel when it was first seen.
     pub(crate) queued: u64,
     /// TCP: sequence number of the first byte that the books count.
     pub(crate) sequence: u64,
-    /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
-    pub(crate) inode: u64,
-    /// Who is in a call now, sending and receiving.
-    pub(crate) present: [Present; 2],
+    /// Explicit padding.
+    reserved: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Account>() == 64 && size_of::<Books>() == BOOKS_SIZE);
+
+impl Books {
+    /// What they begin with.
+    #[inline(always)]
+    const fn begin(queued: u64, sequence: u64, inode: u64) -> Books {
+        let present = Present { calls: 0, who: 0 };
+        Books([Account { moved: 0, present, inode, queued, sequence, reserved: [0; 2] }; 2])
+    }
+}
+
+/// The account of one side.
+///
+/// # Safety
+/// `books` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn account(books: *mut Books, receive: bool) -> *mut Account {
+    // SAFETY: by contract; the index is 0 or 1.
+    unsafe { (&raw mut (*books).0).cast::<Account>().add(usize::from(receive)) }
 }
 
 /// Who is in a call on one side of a channel.
@@ -99,7 +126,7 @@ pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
 fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
     // SAFETY: a valid pointer into the map; the index is 0 or 1. Of two calls that come first at once one finds the other.
     unsafe {
-        let present = &raw mut (*books).present[usize::from(side.receive & 1)];
+        let present = &raw mut (*account(books, side.receive != 0)).present;
         let mut who = core::ptr::read_volatile(&raw const (*present).who);
         if who == 0 {
             who = exchange(&raw mut (*present).who, 0, u64::from(tgid));
@@ -129,8 +156,8 @@ pub(crate) fn receivers(side: &Side) -> (u64, u64) {
         // SAFETY: a valid pointer into the map; each field is read in one access.
         Some(books) => unsafe {
             (
-                under_way(core::ptr::read_volatile(&raw const (*books).present[1].calls)),
-                core::ptr::read_volatile(&raw const (*books).taken),
+                under_way(core::ptr::read_volatile(&raw const (*account(books, true)).present.calls)),
+                core::ptr::read_volatile(&raw const (*account(books, true)).moved),
             )
         },
         None => (0, 0),
@@ -168,7 +195,7 @@ pub(crate) fn leave(side: &mut Side) {
 fn leave_from(books: *mut Books, side: &mut Side) {
     // SAFETY: as in `arrive_at`.
     unsafe {
-        let present = &raw mut (*books).present[usize::from(side.receive & 1)];
+        let present = &raw mut (*account(books, side.receive != 0)).present;
         let before = add(&raw mut (*present).calls, u64::MAX);
         // The books may have been opened anew meanwhile: what did not arrive there does not leave.
         if under_way(before) == 0 {
@@ -245,7 +272,7 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
 #[inline(always)]
 pub(crate) fn began_with_content(side: &Side) -> bool {
     // SAFETY: a valid pointer into the map; the field is written before it is there.
-    books(&side.key).is_some_and(|books| unsafe { (*books).queued } != 0)
+    books(&side.key).is_some_and(|books| unsafe { (*account(books, side.receive != 0)).queued } != 0)
 }
 
 /// Closes the books of a channel that is gone: what is found at its address next is another.
@@ -316,11 +343,14 @@ pub(crate) fn is_known(side: &Side) -> bool {
 fn known(side: &Side) -> Option<*mut Books> {
     let books = books(&side.key)?;
     // SAFETY: a valid pointer into the map; the field is read and written in one access each.
-    let known = unsafe { core::ptr::read_volatile(&raw const (*books).inode) };
+    let known = unsafe { core::ptr::read_volatile(&raw const (*account(books, side.receive != 0)).inode) };
     let inode = receiver_inode(side);
     if known == 0 && inode != 0 {
         // SAFETY: as above. The socket has been accepted meanwhile.
-        unsafe { core::ptr::write_volatile(&raw mut (*books).inode, inode) };
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*account(books, false)).inode, inode);
+            core::ptr::write_volatile(&raw mut (*account(books, true)).inode, inode);
+        }
         return Some(books);
     }
     // Only a stream's peer has no inode because it is not accepted yet; a receiver of messages has been closed.
@@ -401,10 +431,7 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come to the first,
     // do not interrupt each other on one CPU; another has who took it.
     let record = unsafe { &mut *desk };
-    // Of the rest nothing is ever written: it is zero.
-    record.books.queued = queued;
-    record.books.inode = inode;
-    record.books.sequence = sequence;
+    record.books = Books::begin(queued, sequence, inode);
     if !open_books(side, &record.books)? {
         return Ok(false);
     }
@@ -501,9 +528,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
     }
     let queued = own::queued(side).saturating_add(taken_before);
     let inode = receiver_inode(side);
-    const NOBODY: Present = Present { calls: 0, who: 0 };
-    let books = Books { sent: 0, taken: 0, queued, sequence: 0, inode, present: [NOBODY; 2] };
-    if !open_books(side, &books)? {
+    if !open_books(side, &Books::begin(queued, 0, inode))? {
         return Ok(false);
     }
     let Some(mut entry) = ring::reserve::<Brief>() else {
@@ -563,7 +588,7 @@ pub extern "C" fn enter_alone(id: u64, space: u64, receive: u32, amount: u64) ->
     let before = match books(&Key { id, space }) {
         // SAFETY: a valid pointer into the map's value, which only the one whose key is in `ENTERING` writes.
         Some(books) => unsafe {
-            let place = if receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent };
+            let place = &raw mut (*account(books, receive != 0)).moved;
             let before = core::ptr::read_volatile(place);
             core::ptr::write_volatile(place, before.wrapping_add(amount));
             before
@@ -590,9 +615,7 @@ pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
         side.present = 0;
     }
     // SAFETY: a valid pointer into the map's value.
-    Some(unsafe {
-        add(if side.receive != 0 { &raw mut (*books).taken } else { &raw mut (*books).sent }, amount)
-    })
+    Some(unsafe { add(&raw mut (*account(books, side.receive != 0)).moved, amount) })
 }
 
 /// The name that a unix socket is bound to, without its address family.

@@ -14,6 +14,8 @@ use ipctrace_common::wire::{Key, op_flag};
 use crate::kernel::Result;
 #[cfg(not(feature = "plain"))]
 use crate::kernel::exchange;
+#[cfg(not(feature = "plain"))]
+use crate::ring::MMAPABLE;
 
 /// One end of a channel that a call works on, as it was when the call began.
 #[derive(Clone, Copy)]
@@ -232,8 +234,9 @@ impl Side {
     }
 }
 
-/// Where a thread's calls are described. Zeros are a place of nobody, of whose call nothing is known.
-#[repr(C)]
+/// Where a thread's calls are described. Zeros are a place of nobody, of whose call nothing is known. Of whole cache lines: threads
+/// with ids next to each other, such as those at both ends of a channel, run on different processors.
+#[repr(C, align(64))]
 struct Place {
     /// The thread whose place it is; 0 if it is free. Taken by atomic exchange.
     owner: u64,
@@ -258,9 +261,11 @@ static BLANK: Array<Place> = Array::with_max_entries(1, 0);
 /// Calls by thread. A thread has a home, which is its id modulo [`PLACES`]; where that is taken it goes to another place,
 /// and [`ELSEWHERE`] says which. An array, because that is found in a tenth of the time of a hash table's entry, and there
 /// are several look-ups for each call. A thread keeps its place until it ends.
+///
+/// What may be mapped begins at a page, and so each place at a cache line.
 #[cfg(not(feature = "plain"))]
 #[map]
-static IN_FLIGHT: Array<Place> = Array::with_max_entries(PLACES, 0);
+static IN_FLIGHT: Array<Place> = Array::with_max_entries(PLACES, MMAPABLE);
 
 /// Places of the threads that are not at home. There are none as long as ids are below [`PLACES`].
 #[cfg(not(feature = "plain"))]

@@ -70,13 +70,13 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Finds them. To be called where the verifier comes by once: see `task::task_leader`.
+    /// Finds those of the current task. To be called where the verifier comes by once: see `task::task_leader`.
     #[inline(always)]
-    pub(crate) fn of_current() -> Slots {
+    pub(crate) fn of(task: *const u8) -> Slots {
         // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
         // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
         unsafe {
-            let files: *const u8 = load(task::current(), offset!(task_files));
+            let files: *const u8 = load(task, offset!(task_files));
             let table: *const u8 = load(files, offset!(files_fdt));
             Slots { first: load(table, offset!(fdt_fd)), limit: load(table, offset!(fdt_max_fds)) }
         }
@@ -101,6 +101,9 @@ impl Slots {
         let (operations, private, inode);
         if config::loads() != 0 {
             operations = read(file, offset!(file_op))?;
+            if is_strange(operations) {
+                return Ok(Found::NOTHING);
+            }
             private = read(file, offset!(file_private_data))?;
             inode = read(file, offset!(file_inode))?;
         } else {
@@ -111,9 +114,9 @@ impl Slots {
                 copy(desk, file, offset!(file_op))?;
                 *desk
             };
-        }
-        if is_strange(operations) {
-            return Ok(Found::NOTHING);
+            if is_strange(operations) {
+                return Ok(Found::NOTHING);
+            }
         }
         Ok(Found { fd, file, inode, operations, private, mode: read(inode, offset!(inode_mode))? })
     }

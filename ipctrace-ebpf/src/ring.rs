@@ -1,7 +1,6 @@
 //! The ring to user space, and the count of what did not get there.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
@@ -24,12 +23,12 @@ static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(CAUSES, 0);
 #[map]
 static LOST: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 
-/// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1 << 10;
-
-/// How many records each CPU made, lost ones included.
+/// Not 0 while the collector waits to be woken by the next record, whatever there is. Else it looks by itself.
 #[map]
-static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static RESTING: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
+/// `BPF_F_MMAPABLE`.
+pub(crate) const MMAPABLE: u32 = 1 << 10;
 
 /// User space looks at the ring at short intervals by itself; it is woken early once this much waits for it, so that a
 /// record does not cost a wake-up.
@@ -77,7 +76,7 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Writes the header of a record that is about to be put on the ring, and so gives it its number.
+/// Writes the header of a record that is about to be put on the ring.
 ///
 /// # Safety
 /// `place` must be valid for a write.
@@ -88,36 +87,50 @@ pub(crate) unsafe fn begin(place: *mut Header, kind: Kind, mechanism: u8, flags:
         (*place).kind = kind as u8;
         (*place).mechanism = mechanism;
         (*place).flags = flags;
-        (*place).cpu = bpf_get_smp_processor_id();
-        (*place).sequence = number();
+        (*place).reserved = 0;
         (*place).time = time;
     }
 }
 
-/// The next record number of this CPU.
-#[inline(always)]
-fn number() -> u64 {
-    match SEQUENCE.get_ptr_mut(0) {
-        // SAFETY: as in `count`.
-        Some(counter) => unsafe { add(counter, 1) },
-        None => 0,
+/// Room for a record on the ring.
+pub(crate) struct Room<T: 'static> {
+    entry: RingBufEntry<T>,
+    /// How it is to be handed over.
+    flags: u64,
+}
+
+impl<T> Room<T> {
+    /// Where the record goes.
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.entry.as_mut_ptr()
     }
 }
 
-/// Room for a record, or a counted loss (which takes a number, so that the gap shows).
+/// Room for a record, or a counted loss.
 #[inline(always)]
-pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
-    let entry = EVENTS.reserve::<T>(0);
-    if entry.is_none() {
-        lose();
-    }
-    entry
+pub(crate) fn reserve<T: 'static>() -> Option<Room<T>> {
+    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        count(Cause::RingFull);
+        return None;
+    };
+    // By the address alone it can be seen whether another [`WAKE_AT`] bytes of the ring begin in this record, without asking the ring.
+    // The way through memory makes a number of it, with which programs may reckon.
+    let place = entry.as_mut_ptr().cast::<u64>();
+    // SAFETY: room for a record, each of which is longer than that.
+    let address = unsafe {
+        core::ptr::write_volatile(place, place as u64);
+        core::ptr::read_volatile(place)
+    };
+    let len = size_of::<T>() as u64 + RECORD_HEADER;
+    let wakes = is_resting() || address.wrapping_add(len) & (WAKE_AT - 1) < len;
+    Some(Room { entry, flags: u64::from(if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }) })
 }
 
 /// Hands a record over.
 #[inline(always)]
-pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
-    entry.submit(wake_up(size_of::<T>() as u64 + RECORD_HEADER));
+pub(crate) fn submit<T>(room: Room<T>) {
+    room.entry.submit(room.flags);
 }
 
 /// Puts a record of so many calls that stands elsewhere on the ring.
@@ -144,26 +157,34 @@ pub(crate) unsafe fn output_with<T, const MOST: usize>(record: *const T, len: us
 #[inline(always)]
 fn put(record: &[u8], flags: u64, calls: u64) {
     if EVENTS.output::<[u8]>(record, flags).is_err() {
-        // Its header took a number already.
         count_all(Cause::RingFull, calls);
     }
 }
 
-/// Counts a record for which there was no room.
-#[inline(always)]
-fn lose() {
-    let _ = number();
-    count(Cause::RingFull);
-}
-
-/// Whether to wake user space: each time that so much more waits for it. A wake-up costs more than the record, and who
+/// Whether to wake user space, for a record that is not made in the ring itself: each time that so much more waits for it. A wake-up costs more than the record, and who
 /// is awake reads until there is nothing more.
 #[inline(always)]
 fn wake_up(len: u64) -> u64 {
     let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-    if waiting & (WAKE_AT - 1) < len && waiting >= WAKE_AT {
+    if is_resting() || (waiting & (WAKE_AT - 1) < len && waiting >= WAKE_AT) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)
     }
+}
+
+/// Whether the collector waits for the very next record. If so, that is over.
+#[inline(always)]
+fn is_resting() -> bool {
+    let Some(resting) = RESTING.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a valid, aligned pointer into the map; everybody writes the same.
+    unsafe {
+        if core::ptr::read_volatile(resting) == 0 {
+            return false;
+        }
+        core::ptr::write_volatile(resting, 0);
+    }
+    true
 }

@@ -6,18 +6,34 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
-use ipctrace_common::run::{RUNS as COUNT, Run};
+use ipctrace_common::run::{RUNS as COUNT, Run, Standing};
 use ipctrace_common::wire::{self, op_flag};
 
 use crate::inflight::InFlight;
 use crate::kernel::swap;
 use crate::{config, emit, ring};
 
-/// `BPF_F_MMAPABLE`: the collector looks at the runs without a system call.
-const MMAPABLE: u32 = 1 << 10;
-
+/// The collector looks at them without a system call.
 #[map]
-static RUNS: Array<Run> = Array::with_max_entries(COUNT, MMAPABLE);
+static RUNS: Array<Run> = Array::with_max_entries(COUNT, ring::MMAPABLE);
+
+/// See [`Standing`].
+#[map]
+static STANDING: Array<Standing> = Array::with_max_entries(1, ring::MMAPABLE);
+
+/// Says that a thread's run may stand.
+#[inline(always)]
+fn stands(tid: u32) {
+    if let Some(standing) = STANDING.get_ptr_mut(0) {
+        // SAFETY: a valid pointer into the map, and a place within it; everybody but the collector writes the same.
+        unsafe {
+            let place = standing.cast::<u8>().add((tid & (COUNT - 1)) as usize);
+            if core::ptr::read_volatile(place) == 0 {
+                core::ptr::write_volatile(place, 1);
+            }
+        }
+    }
+}
 
 /// Flags of a call that can be part of a run; any other makes it stand alone.
 const PLAIN: u16 = op_flag::RECEIVE | op_flag::POSITIONS | op_flag::SEQUENCED;
@@ -108,6 +124,7 @@ fn joined(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, run: &mut 
         run.owner = u64::from(tid);
         // SAFETY: room for a record, of which every field is written.
         unsafe { emit::fill(&raw mut *op, call, index, ended) };
+        stands(tid);
     }
     fits
 }

@@ -167,11 +167,17 @@ pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
     let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
     if side.mechanism == Mechanism::Tcp as u8 {
         // SAFETY: as below.
-        let (sent, sequence) = unsafe { ((*books).sent, (*books).sequence) };
+        let (sent, sequence) = unsafe {
+            let sending = channel::account(books, false);
+            ((*sending).moved, (*sending).sequence)
+        };
         let moved = inet::sequence(side.object, false)?.wrapping_sub(sequence as u32);
         return Ok(u64::from(moved).saturating_sub(sent));
     }
     // SAFETY: a valid pointer into the map; each field is read in one load.
-    let (sent, taken, queued) = unsafe { ((*books).sent, (*books).taken, (*books).queued) };
+    let (sent, taken, queued) = unsafe {
+        let (sending, receiving) = (channel::account(books, false), channel::account(books, true));
+        ((*sending).moved, (*receiving).moved, (*sending).queued)
+    };
     Ok((taken + own::queued(side)).saturating_sub(queued + sent))
 }

@@ -53,12 +53,13 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     if class == 0 || unsafe { futex::is_private(ctx.arg(0), class) } {
         return 0;
     }
-    let ids = task::pid_tgid();
+    let task = task::current();
+    let ids = task::ids_of(task);
     if task::is_tracer(ids) {
         return 0;
     }
     if class >= SPECIAL {
-        if is_compat() {
+        if is_compat(task) {
             ring::failed!(&ctx, Cause::CompatCall);
         } else {
             // SAFETY: `regs` is the tracepoint's first argument.
@@ -69,7 +70,7 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     let Some(class) = Class::from_wire(class) else {
         return 0;
     };
-    if let Err(cause) = try_enter(ctx.arg::<*const u8>(0), class, ids as u32) {
+    if let Err(cause) = try_enter(ctx.arg::<*const u8>(0), class, task, ids) {
         ring::failed!(&ctx, cause);
     }
     0
@@ -79,8 +80,8 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
 ///
 /// A function of its own, for its stack is not to be that of the special calls as well.
 #[inline(never)]
-fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
-    if is_compat() {
+fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result<()> {
+    if is_compat(task) {
         return Err(Cause::CompatCall);
     }
     // SAFETY: `regs` is the tracepoint's first argument.
@@ -89,7 +90,8 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     if unsafe { takes_nothing(regs, class) } {
         return Ok(());
     }
-    let slots = Slots::of_current();
+    let tid = ids as u32;
+    let slots = Slots::of(task);
     // What is decided here goes through memory, so that the verifier does not follow each class by itself from here on.
     let (first, second) = match class {
         Class::Read | Class::Readv | Class::Recvmsg | Class::Recvfrom | Class::Recvmmsg => {
@@ -153,20 +155,19 @@ fn try_enter(regs: *const u8, class: Class, tid: u32) -> Result<()> {
     call.index = 0;
     call.taken = Taken::NOTHING;
     call.active = inflight::ACTIVE;
-    let tgid = (task::pid_tgid() >> 32) as u32;
-    channel::begin(tid, call, 0, tgid);
-    channel::begin(tid, call, 1, tgid);
+    channel::begin(tid, call, 0, (ids >> 32) as u32);
+    channel::begin(tid, call, 1, (ids >> 32) as u32);
     udp_taken::look(&mut call.sides[0]);
     Ok(())
 }
 
 /// Whether this is a 32-bit call, whose numbers and arguments differ: `in_ia32_syscall`, arch/x86.
 #[inline(always)]
-fn is_compat() -> bool {
+fn is_compat(task: *const u8) -> bool {
     // SAFETY: points into an initialised static.
     let mask = unsafe { core::ptr::read_volatile(&raw const (*registers()).compat) };
     // SAFETY: the current task, a constant offset of this kernel.
-    mask != 0 && unsafe { load::<u32>(task::current(), offset!(task_thread_info_status)) } & mask != 0
+    mask != 0 && unsafe { load::<u32>(task, offset!(task_thread_info_status)) } & mask != 0
 }
 
 /// A pipe's write end takes from the caller's memory, its read end gives: vmsplice(2).
@@ -189,12 +190,13 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     if class == 0 || unsafe { futex::is_private(regs, class) } {
         return 0;
     }
-    let ids = task::pid_tgid();
+    let task = task::current();
+    let ids = task::ids_of(task);
     let returned: i64 = ctx.arg(1);
     let tid = ids as u32;
     if class >= SPECIAL {
         // By an eventfd of the tracer's own the programs learn what one looks like.
-        if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat() {
+        if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat(task) {
             // SAFETY: `regs` is the tracepoint's first argument.
             unsafe { special::exit(regs, tid, class, returned) };
         }

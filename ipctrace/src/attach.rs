@@ -13,6 +13,7 @@ use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, ProgramFd, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use ipctrace_common::config::BOOKS_SIZE;
 use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::hook::Point;
 use ipctrace_common::wire::Key;
@@ -51,11 +52,13 @@ pub struct Attached {
     /// Records come here.
     pub ring: Ring,
     losses: PerCpuArray<MapData, u64>,
-    /// See [`Flag`].
+    /// Raised by the programs when they have lost something.
     lost: Flag,
+    /// Raised by us while we wait for the very next record.
+    resting: Flag,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
-    channels: KernelMap<MapData, KernelKey, [u64; 9]>,
+    channels: KernelMap<MapData, KernelKey, [u8; BOOKS_SIZE]>,
     /// Mechanisms that are on.
     mechanisms: u32,
     reported: HashMap<Cause, u64>,
@@ -67,7 +70,7 @@ pub struct Attached {
     pub failed: Vec<(Hook, String)>,
 }
 
-/// A word by which the programs say that they have lost something, in memory that is looked at without a system call.
+/// A word that programs and collector share, in memory: neither needs a system call for it.
 struct Flag {
     memory: MmapRaw,
     /// Programs that are loaded later find the map by its descriptor.
@@ -75,21 +78,30 @@ struct Flag {
 }
 
 impl Flag {
-    fn map(map: aya::maps::Map) -> Result<Flag> {
-        let aya::maps::Map::Array(map) = map else {
-            anyhow::bail!("the map LOST is no array");
+    fn map(ebpf: &mut Ebpf, name: &str) -> Result<Flag> {
+        let aya::maps::Map::Array(map) = take(ebpf, name)? else {
+            anyhow::bail!("the map {name} is no array");
         };
         let memory = MmapOptions::new()
             .len(size_of::<u64>())
             .map_raw(&map.fd().as_fd())
-            .context("mapping the flag of losses into memory")?;
+            .with_context(|| format!("mapping {name} into memory"))?;
         Ok(Flag { memory, _map: map })
     }
 
-    /// Whether it was raised since it was last asked for.
-    fn take(&self) -> bool {
+    fn word(&self) -> &AtomicU64 {
         // SAFETY: the first word of a live mapping, aligned; programs write it meanwhile, hence the atomic.
-        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }.swap(0, Ordering::AcqRel) != 0
+        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }
+    }
+
+    fn raise(&self) {
+        self.word().store(1, Ordering::SeqCst);
+    }
+
+    /// Whether it was up; it is not any more.
+    fn take(&self) -> bool {
+        // Most often it is not, and then the programs' copy of it is left alone.
+        self.word().load(Ordering::Relaxed) != 0 && self.word().swap(0, Ordering::AcqRel) != 0
     }
 }
 
@@ -124,12 +136,15 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     };
     let ring = Ring::map(ring, ring_bytes)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
-    let lost = Flag::map(take(&mut ebpf, "LOST")?)?;
+    let lost = Flag::map(&mut ebpf, "LOST")?;
+    let resting = Flag::map(&mut ebpf, "RESTING")?;
     let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
-    let aya::maps::Map::Array(runs) = take(&mut ebpf, "RUNS")? else {
-        anyhow::bail!("the map RUNS is no array");
+    let (aya::maps::Map::Array(runs), aya::maps::Map::Array(standing)) =
+        (take(&mut ebpf, "RUNS")?, take(&mut ebpf, "STANDING")?)
+    else {
+        anyhow::bail!("the map RUNS or STANDING is no array");
     };
-    let runs = Runs::map(runs)?;
+    let runs = Runs::map(runs, standing)?;
     let log = if plan.config.verbose == 0 {
         None
     } else {
@@ -166,6 +181,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         ring,
         losses,
         lost,
+        resting,
         runs,
         channels,
         mechanisms: plan.config.mechanisms,
@@ -356,6 +372,17 @@ impl Attached {
                 self.skipped.insert(name.to_owned(), count);
             }
         }
+    }
+
+    /// Asks to be woken by the very next record. False if there is something to see to already.
+    pub fn rest(&self) -> bool {
+        self.resting.raise();
+        // One that came before the programs could see the flag is here by now.
+        let rests = self.ring.is_empty() && !self.runs.any();
+        if !rests {
+            self.resting.take();
+        }
+        rests
     }
 
     /// What the kernel lost since the last call, by cause.

@@ -100,6 +100,18 @@ impl Ring {
         drained
     }
 
+    /// Whether there is no record, finished or not.
+    pub fn is_empty(&self) -> bool {
+        // SAFETY: as in `take`.
+        let (consumer, producer) = unsafe {
+            (
+                AtomicU64::from_ptr(self.consumer.as_mut_ptr().cast()),
+                AtomicU64::from_ptr(self.producer.as_mut_ptr().cast()),
+            )
+        };
+        consumer.load(Ordering::SeqCst) == producer.load(Ordering::SeqCst)
+    }
+
     fn data(&self) -> *mut u8 {
         // SAFETY: the mapping is a page longer than the data.
         unsafe { self.producer.as_mut_ptr().add(self.page) }

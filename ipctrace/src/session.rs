@@ -20,6 +20,8 @@ use crate::tracer::{self, Tracer};
 
 /// How long a record may lie in the ring before it is looked at, while there is little in it.
 const GLANCE: Duration = Duration::from_millis(20);
+/// The same where none has come for a while: the first one wakes us. For what is to be done when time has passed.
+const REST: Duration = Duration::from_millis(100);
 
 /// Flows in a live table: enough for a busy host, in little memory. Then the oldest go.
 const LIVE: usize = 12_288;
@@ -110,14 +112,13 @@ impl Session {
     /// If the kernel's counters cannot be read.
     pub async fn follow<T>(&mut self, until: impl Future<Output = T>) -> Result<Ended<T>> {
         tokio::pin!(until);
-        let mut glance = tokio::time::interval(GLANCE);
-        glance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let pause = if self.parts.tracer.rests() { REST } else { GLANCE };
             tokio::select! {
                 biased;
                 done = &mut until => return Ok(Ended::Done(done)),
                 ready = self.readable.readable() => ready.context("waiting for the ring buffer")?.clear_ready(),
-                _ = glance.tick() => {}
+                () = tokio::time::sleep(pause) => {}
             }
             loop {
                 match self.pump()? {

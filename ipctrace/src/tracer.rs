@@ -60,6 +60,10 @@ pub struct Tracer {
     gathered: u64,
     /// When the kernel was asked for runs of programs that it skipped.
     asked: u64,
+    /// Records have come since then.
+    busy: bool,
+    /// None has come lately.
+    quiet: bool,
 }
 
 /// What happens to a record.
@@ -121,6 +125,8 @@ impl Tracer {
             evicted: 0,
             gathered: 0,
             asked: 0,
+            busy: true,
+            quiet: false,
         })
     }
 
@@ -147,8 +153,10 @@ impl Tracer {
         }
         // What happens after that waits for the next round, which takes the runs that have come to stand meanwhile.
         let until = self.swept + SWEEP;
-        let Tracer { attached, intake, runs, .. } = self;
+        let Tracer { attached, intake, runs, quiet, .. } = self;
+        *quiet = runs.is_empty();
         let drained = attached.ring.take(BATCH, |record| {
+            *quiet = false;
             let time = Header::read_from_prefix(record).map_or(0, |(header, _)| header.time);
             intake.runs(runs, time, events);
             intake.record(record, events);
@@ -157,6 +165,7 @@ impl Tracer {
         if drained {
             intake.runs(runs, begun, events);
         }
+        self.busy |= !self.quiet;
         // Nothing has been missed for long while it may still be in the ring.
         let seen = if drained { begun } else { intake.correlator.now().min(begun) };
         if seen.saturating_sub(self.ticked) >= TICK.as_nanos() as u64 {
@@ -164,6 +173,11 @@ impl Tracer {
             self.tick(seen, false, events)?;
         }
         Ok(!drained)
+    }
+
+    /// Whether there is nothing to do until the next record, by which we are woken then.
+    pub fn rests(&self) -> bool {
+        self.quiet && self.attached.rest()
     }
 
     /// Tells of what the kernel lost.
@@ -182,8 +196,9 @@ impl Tracer {
     }
 
     fn tick(&mut self, now: u64, last: bool, events: &mut Vec<Event>) -> Result<()> {
-        if last || now.saturating_sub(self.asked) >= ASK.as_nanos() as u64 {
-            self.asked = now;
+        // A program that is skipped has another of its kind running.
+        if last || (self.busy && now.saturating_sub(self.asked) >= ASK.as_nanos() as u64) {
+            (self.asked, self.busy) = (now, false);
             self.intake.correlator.lost(now, Cause::Recursion, self.attached.misses(), events);
         }
         let evicted = self.intake.correlator.evicted();
