@@ -37,6 +37,7 @@ mod simulation;
 #[cfg(test)]
 mod testing;
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -161,8 +162,12 @@ impl Correlator {
     }
 
     /// One record, in the order of the ring. Events are appended to `out`.
-    pub fn push(&mut self, record: Record, out: &mut Vec<Event>) {
-        let time = match &record {
+    pub fn push(&mut self, record: impl Borrow<Record>, out: &mut Vec<Event>) {
+        self.take(record.borrow(), out);
+    }
+
+    fn take(&mut self, record: &Record, out: &mut Vec<Event>) {
+        let time = match record {
             Record::Channel(channel, _) => channel.header.time,
             Record::Op(op) => op.fixed.header.time,
             Record::Signal(signal) => signal.header.time,
@@ -176,20 +181,20 @@ impl Correlator {
         };
         self.now = self.now.max(time);
         let understood = match record {
-            Record::Channel(channel, name) => self.channel(&channel, &name, out),
-            Record::Op(op) => self.op(*op, out),
-            Record::Signal(signal) => self.signal(&signal, out),
-            Record::Process(process) => self.process(&process, out),
-            Record::Handoff(handoff) => self.handoff(*handoff, out),
-            Record::Datagram(datagram) => self.datagram(&datagram, out),
-            Record::Share(share, name) => self.share(&share, &name, out),
+            Record::Channel(channel, name) => self.channel(channel, name, out),
+            Record::Op(op) => self.op(op, out),
+            Record::Signal(signal) => self.signal(signal, out),
+            Record::Process(process) => self.process(process, out),
+            Record::Handoff(handoff) => self.handoff(**handoff, out),
+            Record::Datagram(datagram) => self.datagram(datagram, out),
+            Record::Share(share, name) => self.share(share, name, out),
             Record::Touch(touch) => {
                 let who = self.procs.intern(&touch.task, self.limits.processes);
-                self.shared.touch(&touch, &who, &mut context!(self, out));
+                self.shared.touch(touch, &who, &mut context!(self, out));
                 Some(())
             }
-            Record::Direct(direct) => self.direct(&direct, out),
-            Record::Wake(wake) => self.wake(&wake, out),
+            Record::Direct(direct) => self.direct(direct, out),
+            Record::Wake(wake) => self.wake(wake, out),
         };
         if understood.is_none() {
             out.push(Event::Lost(Lost { time, cause: Cause::Malformed, count: 1 }));
@@ -263,7 +268,7 @@ impl Correlator {
         }
     }
 
-    fn op(&mut self, op: decode::Op, out: &mut Vec<Event>) -> Option<()> {
+    fn op(&mut self, op: &decode::Op, out: &mut Vec<Event>) -> Option<()> {
         let fixed = &op.fixed;
         let mechanism = Mechanism::from_wire(fixed.header.mechanism)?;
         if fixed.bytes.max(fixed.message_len) > LARGEST || fixed.before > BOOKS {
@@ -271,9 +276,9 @@ impl Correlator {
         }
         let who = self.procs.intern(&fixed.task, self.limits.processes);
         if mechanism == Mechanism::Tcp {
-            let (fixed, call) = (*fixed, Call::new(op, who));
+            let call = Call::new(op, who);
             let Correlator { connections, streams, .. } = self;
-            connections.call(&fixed, call, streams, &mut context!(self, out));
+            connections.call(fixed, call, streams, &mut context!(self, out));
             return Some(());
         }
         if mechanism == Mechanism::Udp {

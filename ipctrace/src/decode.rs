@@ -65,6 +65,14 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed`] if the bytes are shorter than the record they claim to be, or of no known kind.
 pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
+    decode_reusing(bytes, &mut None)
+}
+
+/// As [`decode`]; the most frequent kind takes the memory of one that is done with, if there is any.
+///
+/// # Errors
+/// As there.
+pub fn decode_reusing(bytes: &[u8], spare: &mut Option<Box<Op>>) -> Result<Record, Malformed> {
     let kind = *bytes.first().ok_or(Malformed::Short { found: 0, needed: size_of::<wire::Header>() })?;
     Ok(match Kind::from_wire(kind).ok_or(Malformed::Kind(kind))? {
         Kind::Channel => {
@@ -76,7 +84,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
             let (fixed, rest) = fixed::<wire::Op>(bytes)?;
             let (address, rest) = tail(rest, fixed.address_len)?;
             let (payload, _) = tail(rest, fixed.payload_len)?;
-            Record::Op(Box::new(Op { fixed, address, payload }))
+            let op = Op { fixed, address, payload };
+            Record::Op(match spare.take() {
+                Some(mut place) => {
+                    *place = op;
+                    place
+                }
+                None => Box::new(op),
+            })
         }
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),

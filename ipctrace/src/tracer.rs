@@ -71,6 +71,8 @@ struct Intake {
     correlator: Correlator,
     feedback: Feedback,
     forks: Vec<Fork>,
+    /// Room for the next record.
+    spare: Option<Box<decode::Op>>,
 }
 
 impl Intake {
@@ -82,11 +84,14 @@ impl Intake {
     }
 
     fn record(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
-        match decode::decode(bytes) {
+        match decode::decode_reusing(bytes, &mut self.spare) {
             Ok(record) => {
                 self.forks.extend(fork(&record));
                 if !self.feedback.hides(&record) {
-                    self.correlator.push(record, events);
+                    self.correlator.push(&record, events);
+                }
+                if let Record::Op(op) = record {
+                    self.spare = Some(op);
                 }
             }
             Err(error) => {
@@ -113,7 +118,7 @@ impl Tracer {
         let mut correlator = Correlator::new(Limits::default());
         let own = |kind| own_namespace(kind).unwrap_or(0);
         correlator.at_home(Home { ipc: own("ipc"), net: own("net") });
-        let intake = Intake { correlator, feedback, forks: Vec::new() };
+        let intake = Intake { correlator, feedback, forks: Vec::new(), spare: None };
         give_back();
         hurry();
         Ok(Tracer {

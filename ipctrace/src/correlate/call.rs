@@ -40,7 +40,7 @@ pub(super) struct Call {
 
 impl Call {
     /// The call that a record tells of.
-    pub(super) fn new(record: decode::Op, process: Arc<Proc>) -> Call {
+    pub(super) fn new(record: &decode::Op, process: Arc<Proc>) -> Call {
         let decode::Op { fixed: op, payload, .. } = record;
         let has = |flag: u16| op.header.flags & flag != 0;
         let straddles = has(op_flag::STRADDLES_START);
@@ -57,7 +57,7 @@ impl Call {
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             overlaps: has(op_flag::OVERLAPS),
             messages: u64::from(op.messages.max(1)),
-            payload,
+            payload: payload.clone(),
             arrival: 0,
         }
     }

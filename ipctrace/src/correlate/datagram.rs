@@ -240,7 +240,7 @@ impl Datagrams {
     /// One call.
     pub(super) fn push(
         &mut self,
-        record: decode::Op,
+        record: &decode::Op,
         who: Arc<Proc>,
         locals: &mut Locals,
         context: &mut Context<'_>,
@@ -250,7 +250,7 @@ impl Datagrams {
         if has(op_flag::RECEIVE) {
             let before = has(op_flag::SEQUENCED).then_some(op.before);
             let key = op.key;
-            let taken = Taken::new(&record, who, context.now);
+            let taken = Taken::new(record, who, context.now);
             let gap = self.socket(key, op.receiver_inode, context).receive(taken, before);
             if gap && context.loss.is_some() {
                 self.doubt_all(key);

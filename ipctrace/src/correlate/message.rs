@@ -174,7 +174,7 @@ impl Messages {
     pub(super) fn push(
         &mut self,
         mechanism: Mechanism,
-        record: decode::Op,
+        record: &decode::Op,
         who: Arc<Proc>,
         context: &mut Context<'_>,
     ) {

@@ -232,7 +232,7 @@ impl Queues {
     pub(super) fn push(
         &mut self,
         mechanism: Mechanism,
-        record: decode::Op,
+        record: &decode::Op,
         who: Arc<Proc>,
         context: &mut Context<'_>,
     ) {
@@ -264,7 +264,7 @@ impl Queues {
                 digest: op.digest,
                 seen,
                 number,
-                payload: record.payload,
+                payload: record.payload.clone(),
                 since: context.now,
             };
             queue.take(taken, context);
@@ -278,7 +278,7 @@ impl Queues {
                 detail,
                 digest: op.digest,
                 number,
-                payload: record.payload,
+                payload: record.payload.clone(),
             };
             queue.put(sent, context);
         }

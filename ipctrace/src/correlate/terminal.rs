@@ -113,7 +113,7 @@ impl Terminal {
     }
 
     /// One call.
-    pub(super) fn call(&mut self, op: decode::Op, process: Arc<Proc>, context: &mut Context<'_>) {
+    pub(super) fn call(&mut self, op: &decode::Op, process: Arc<Proc>, context: &mut Context<'_>) {
         let decode::Op { fixed: op, payload, .. } = op;
         let flags = op.header.flags;
         self.naming.meet(0, op.receiver_inode);
@@ -125,7 +125,7 @@ impl Terminal {
             bytes: op.bytes,
             detail: (flags & op_flag::DETAIL != 0).then_some(op.detail.cast_unsigned()),
             messages: u64::from(op.messages.max(1)),
-            payload,
+            payload: payload.clone(),
         };
         let before = (flags & op_flag::SEQUENCED != 0).then_some(op.before);
         let side = if flags & op_flag::RECEIVE != 0 { &mut self.reads } else { &mut self.writes };

@@ -3,7 +3,8 @@
 //! Where receives or sends were lost, as many wait as there is room for; each that comes looks at those of its own kind alone.
 //! Of a few it looks at all, which takes less than to know where those of its kind are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map, btree_set};
+use std::iter::Peekable;
 
 use foldhash::{HashMap, HashMapExt};
 
@@ -69,6 +70,36 @@ struct Index {
     places: BTreeSet<Place>,
     /// The same by when their calls began.
     begins: BTreeSet<(u64, Place)>,
+}
+
+/// Entries of a [`Store`], in order.
+pub(super) enum Walk<'a, T> {
+    /// All from some place on.
+    All(btree_map::Range<'a, Place, T>),
+    /// Those in any of these indices.
+    Kinds([Option<Peekable<btree_set::Range<'a, Place>>>; 3], &'a BTreeMap<Place, T>),
+    /// Those at these places.
+    Places(btree_set::IntoIter<Place>, &'a BTreeMap<Place, T>),
+}
+
+impl<'a, T> Iterator for Walk<'a, T> {
+    type Item = (Place, &'a T);
+
+    fn next(&mut self) -> Option<(Place, &'a T)> {
+        let (place, entries) = match self {
+            Walk::All(range) => return range.next().map(|(place, entry)| (*place, entry)),
+            Walk::Places(places, entries) => (places.next()?, entries),
+            Walk::Kinds(indices, entries) => {
+                let firsts = indices.iter_mut().flatten().filter_map(|index| index.peek().copied());
+                let place = *firsts.min()?;
+                for index in indices.iter_mut().flatten() {
+                    index.next_if(|next| **next == place);
+                }
+                (place, entries)
+            }
+        };
+        entries.get(&place).map(|entry| (place, entry))
+    }
 }
 
 /// How many are looked at one by one.
@@ -140,43 +171,32 @@ impl<T: Stored> Store<T> {
     }
 
     /// Those of some kinds from a time on, in order. One that is of two of them comes once.
-    pub(super) fn among<'a>(
-        &'a self,
-        among: Among,
-        from: u64,
-    ) -> Box<dyn Iterator<Item = (Place, &'a T)> + 'a> {
+    pub(super) fn among(&self, among: Among, from: u64) -> Walk<'_, T> {
         let (Among::Kinds(wanted), Some(kinds)) = (among, &self.kinds) else {
-            return Box::new(self.entries.range((from, 0)..).map(|(place, entry)| (*place, entry)));
+            return Walk::All(self.entries.range((from, 0)..));
         };
-        let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
-        let mut sets: Vec<_> = indices.map(|index| index.places.range((from, 0)..).peekable()).collect();
-        Box::new(std::iter::from_fn(move || {
-            let place = sets.iter_mut().filter_map(|set| set.peek().copied()).min().copied()?;
-            for set in &mut sets {
-                set.next_if(|next| **next == place);
-            }
-            self.entries.get(&place).map(|entry| (place, entry))
-        }))
+        let places = wanted.map(|kind| {
+            let index = kinds.get(&kind?)?;
+            Some(index.places.range((from, 0)..).peekable())
+        });
+        Walk::Kinds(places, &self.entries)
     }
 
     /// Those of some kinds whose calls had begun by then, in order.
-    pub(super) fn begun<'a>(
-        &'a self,
-        among: Among,
-        by: u64,
-    ) -> Box<dyn Iterator<Item = (Place, &'a T)> + 'a> {
+    pub(super) fn begun(&self, among: Among, by: u64) -> impl Iterator<Item = (Place, &T)> {
         let first = self.among(among, 0).next();
-        if let (Among::Kinds(wanted), Some(kinds), Some((_, first))) = (among, &self.kinds, first)
+        let walk = if let (Among::Kinds(wanted), Some(kinds), Some((_, first))) = (among, &self.kinds, first)
             && first.begin() > by
         {
             // Those few that were under way, or none: not to be looked for among all that came later.
             let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
             let begun = indices.flat_map(|index| index.begins.range(..=(by, (u64::MAX, u64::MAX))));
             let places: BTreeSet<Place> = begun.map(|(_, place)| *place).collect();
-            let found = move |place| self.entries.get(&place).map(|entry| (place, entry));
-            return Box::new(places.into_iter().filter_map(found));
-        }
-        Box::new(self.among(among, 0).filter(move |(_, entry)| entry.begin() <= by))
+            Walk::Places(places.into_iter(), &self.entries)
+        } else {
+            self.among(among, 0)
+        };
+        walk.filter(move |(_, entry)| entry.begin() <= by)
     }
 
     /// Forgets the older half.
