@@ -280,13 +280,13 @@ pub struct Report {
 /// Which hooks mechanisms are traced by that can be traced by more than one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hooks {
-    /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls, as pipes and
-    /// FIFOs always
+    /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls, as pipes,
+    /// FIFOs and sockets always
     #[default]
     Auto,
     /// On system calls
     Syscall,
-    /// On the objects' own functions, or not at all
+    /// On the objects' own functions: of mechanisms named with -m all, or it is an error; else of those that can be
     Object,
 }
 

@@ -9,6 +9,7 @@ pub mod trace;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use ipctrace_common::Hook;
 use jiff::tz::TimeZone;
 
 use crate::attach::{self, Attached, ObjectHookFailed};
@@ -40,7 +41,8 @@ pub struct Wish {
     pub children_only: bool,
     /// Keep the events for the caller.
     pub keep: bool,
-    /// With [`args::Hooks::Object`], the mechanisms that must be traced at their objects; none are all that are traced.
+    /// With [`args::Hooks::Object`], the mechanisms that must be traced at their objects; none are those that were chosen, or, if
+    /// all were, those for which there are such hooks.
     pub at_objects: Option<u32>,
     /// What of the trace is shown.
     pub view: View,
@@ -71,7 +73,9 @@ pub fn begin(wish: Wish) -> Result<Session> {
         .copied()
         .filter(|mechanism| selection.mechanisms.contains(*mechanism))
         .collect();
-    let choice = choice(reporting.hooks, at_objects);
+    let all = mechanisms.len() == ipctrace_common::Mechanism::ALL.len();
+    let named = if all { Hook::objects() } else { u32::MAX };
+    let choice = choice(reporting.hooks, at_objects.unwrap_or(named));
     let decide = |facts: &Facts| {
         let mut plan = Plan::chosen(facts, &mechanisms, own, reporting.payload, choice)?;
         if reporting.every {
@@ -128,12 +132,12 @@ pub fn begin(wish: Wish) -> Result<Session> {
     Session::begin(parts, &hello(&facts, &plan))
 }
 
-/// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms, all unless some are named.
-pub fn choice(hooks: args::Hooks, at_objects: Option<u32>) -> Choice {
+/// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms.
+pub fn choice(hooks: args::Hooks, at_objects: u32) -> Choice {
     match hooks {
         args::Hooks::Auto => Choice::Auto,
         args::Hooks::Syscall => Choice::Syscall,
-        args::Hooks::Object => Choice::Object(at_objects.unwrap_or(u32::MAX)),
+        args::Hooks::Object => Choice::Object(at_objects),
     }
 }
 

@@ -58,6 +58,7 @@ impl Trace {
             .args(["trace", "-f", "json", "-o"])
             .arg(file.path())
             .args(options)
+            .args(hooks(options))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -101,6 +102,12 @@ impl Trace {
         ensure!(output.status.success(), "ipctrace ended with {}: {}", output.status, said(&output));
         lines(&fs::read_to_string(file.path())?)
     }
+}
+
+/// With the environment variable `IPCTRACE_HOOKS`, the kind of hooks for traces that are not of certain mechanisms alone.
+fn hooks(options: &[&str]) -> Vec<String> {
+    let kind = std::env::var("IPCTRACE_HOOKS").ok().filter(|_| !options.contains(&"-m"));
+    kind.map(|kind| format!("--hooks={kind}")).into_iter().collect()
 }
 
 /// What a process said on stderr.
