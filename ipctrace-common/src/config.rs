@@ -295,6 +295,18 @@ offsets! {
     iter_iovec = "iov_iter.iov or iov_iter.__iov";
     /// How many they are.
     iter_count = "iov_iter.nr_segs";
+    /// How many bytes there are, or how many there is room for.
+    iter_bytes = "iov_iter.count";
+    /// Address that a message is for, or room for that of its sender.
+    msghdr_name = "msghdr.msg_name";
+    /// Its length.
+    msghdr_namelen = "msghdr.msg_namelen";
+    /// Where the bytes of a message are.
+    msghdr_iter = "msghdr.msg_iter";
+    /// What goes along with a message; of one that is received, where the next of that is put.
+    msghdr_control = "msghdr.msg_control";
+    /// Its length.
+    msghdr_controllen = "msghdr.msg_controllen";
     /// Device number of a special file.
     inode_rdev = "inode.i_rdev";
     /// Terminal of an open file.
@@ -410,6 +422,9 @@ pub struct Config {
     pub iter_iovec: u32,
     /// 1 if the kernel says how much it adds to an event counter, and it is not always 1 (before Linux 6.8).
     pub eventfd_signal_counts: u32,
+    /// How many arguments functions have by which internet sockets are received from: 4; 5 with room for the length of an address,
+    /// until Linux 7.0; 6 with one before the flags, until Linux 5.18.
+    pub inet_receive: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
     /// 1 if the kernel lets programs read its memory by plain loads (Linux 6.17): see [`CAST`].
@@ -436,6 +451,7 @@ impl Config {
         iter_ubuf: Config::NO_KIND,
         iter_iovec: Config::NO_KIND,
         eventfd_signal_counts: 0,
+        inet_receive: 0,
         uring: Uring::OFF,
         loads: 0,
         run: 0,

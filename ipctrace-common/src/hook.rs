@@ -51,13 +51,12 @@ macro_rules! hooks {
 
 /// Mechanisms that are traced at system calls. Signals are too where a thread waits for one (`sigwait`).
 const BY_SYSCALL: u32 = PIPES
-    | Mechanism::UnixStream.bit()
-    | Mechanism::UnixDgram.bit()
-    | Mechanism::UnixSeqpacket.bit()
+    | UNIX_STREAM
+    | DATAGRAM
     | Mechanism::Eventfd.bit()
     | Mechanism::Pty.bit()
     | Mechanism::ProcessVm.bit()
-    | Mechanism::Tcp.bit()
+    | TCP
     | UDP
     | Mechanism::PosixMq.bit()
     | Mechanism::SysvMsg.bit()
@@ -76,7 +75,23 @@ const PIPES: u32 = Mechanism::PIPES;
 
 /// A function by which files are read or written.
 const READS_OR_WRITES: &[&str] = &["ssize_t (struct kiocb *, struct iov_iter *)"];
-const DATAGRAM: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+/// A function by which sockets of the unix family are sent through.
+const UNIX_SENDS: &[&str] = &["int (struct socket *, struct msghdr *, size_t)"];
+/// A function by which they are received from.
+const UNIX_RECEIVES: &[&str] = &["int (struct socket *, struct msghdr *, size_t, int)"];
+const UNIX_STREAM: u32 = Mechanism::UnixStream.bit();
+const UNIX_DGRAM: u32 = Mechanism::UnixDgram.bit();
+const UNIX_SEQPACKET: u32 = Mechanism::UnixSeqpacket.bit();
+/// A function by which sockets of the internet families are sent through.
+const INET_SENDS: &[&str] = &["int (struct sock *, struct msghdr *, size_t)"];
+/// A function by which they are received from, which lost arguments in the course of time: [`crate::Config::inet_receive`].
+const INET_RECEIVES: &[&str] = &[
+    "int (struct sock *, struct msghdr *, size_t, int)",
+    "int (struct sock *, struct msghdr *, size_t, int, int *)",
+    "int (struct sock *, struct msghdr *, size_t, int, int, int *)",
+];
+const TCP: u32 = Mechanism::Tcp.bit();
+const DATAGRAM: u32 = UNIX_DGRAM | UNIX_SEQPACKET;
 
 hooks! {
     /// The end of processes.
@@ -132,6 +147,37 @@ hooks! {
     /// The end of a write to a pipe, on newer kernels.
     AnonPipeWriteExit, "anon_pipe_write_exit", Point::Exit(READS_OR_WRITES), "anon_pipe_write", PIPES,
         "what writes to pipes and FIFOs returned, on newer kernels";
+    /// The end of a send through a unix stream socket.
+    UnixStreamSendExit, "unix_stream_send_exit", Point::Exit(UNIX_SENDS), "unix_stream_sendmsg", UNIX_STREAM,
+        "what sends through unix stream sockets returned";
+    /// The end of a receive from one.
+    UnixStreamReceiveExit, "unix_stream_receive_exit", Point::Exit(UNIX_RECEIVES), "unix_stream_recvmsg", UNIX_STREAM,
+        "what receives from unix stream sockets returned";
+    /// The end of a send through a unix datagram socket.
+    UnixDgramSendExit, "unix_dgram_send_exit", Point::Exit(UNIX_SENDS), "unix_dgram_sendmsg", UNIX_DGRAM,
+        "what sends through unix datagram sockets returned";
+    /// The end of a receive from one.
+    UnixDgramReceiveExit, "unix_dgram_receive_exit", Point::Exit(UNIX_RECEIVES), "unix_dgram_recvmsg", UNIX_DGRAM,
+        "what receives from unix datagram sockets returned";
+    /// The end of a send through a unix socket of sequenced packets.
+    UnixSeqpacketSendExit, "unix_seqpacket_send_exit", Point::Exit(UNIX_SENDS), "unix_seqpacket_sendmsg", UNIX_SEQPACKET,
+        "what sends through unix sockets of sequenced packets returned";
+    /// The end of a receive from one.
+    UnixSeqpacketReceiveExit, "unix_seqpacket_receive_exit", Point::Exit(UNIX_RECEIVES), "unix_seqpacket_recvmsg",
+        UNIX_SEQPACKET, "what receives from unix sockets of sequenced packets returned";
+    /// The end of a send through a TCP connection.
+    TcpSendExit, "tcp_send_exit", Point::Exit(INET_SENDS), "tcp_sendmsg", TCP, "what sends through TCP connections returned";
+    /// The end of a receive from one.
+    TcpReceiveExit, "tcp_receive_exit", Point::Exit(INET_RECEIVES), "tcp_recvmsg", TCP,
+        "what receives from TCP connections returned";
+    /// The end of a send through a UDP socket.
+    UdpSendExit, "udp_send_exit", Point::Exit(INET_SENDS), "udp_sendmsg", UDP, "what sends through UDP sockets returned";
+    /// The end of a send through a UDP socket of IPv6.
+    Udp6SendExit, "udp6_send_exit", Point::Exit(INET_SENDS), "udpv6_sendmsg", UDP, "what sends through UDP sockets of IPv6 returned";
+    /// The end of a receive from a UDP socket.
+    UdpReceiveExit, "udp_receive_exit", Point::Exit(INET_RECEIVES), "udp_recvmsg", UDP, "what receives from UDP sockets returned";
+    /// The end of a receive from a UDP socket of IPv6.
+    Udp6ReceiveExit, "udp6_receive_exit", Point::Exit(INET_RECEIVES), "udpv6_recvmsg", UDP, "what receives from UDP sockets of IPv6 returned";
     /// What system calls returned.
     SysExit, "sys_exit", Point::Tracepoint, "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
@@ -184,6 +230,37 @@ hooks! {
     /// The begin of a write to a pipe, on newer kernels.
     AnonPipeWriteEntry, "anon_pipe_write_entry", Point::Entry(READS_OR_WRITES), "anon_pipe_write", PIPES,
         "writes to pipes and FIFOs, on newer kernels";
+    /// The begin of a send through a unix stream socket.
+    UnixStreamSendEntry, "unix_stream_send_entry", Point::Entry(UNIX_SENDS), "unix_stream_sendmsg", UNIX_STREAM,
+        "sends through unix stream sockets";
+    /// The begin of a receive from one.
+    UnixStreamReceiveEntry, "unix_stream_receive_entry", Point::Entry(UNIX_RECEIVES), "unix_stream_recvmsg", UNIX_STREAM,
+        "receives from unix stream sockets";
+    /// The begin of a send through a unix datagram socket.
+    UnixDgramSendEntry, "unix_dgram_send_entry", Point::Entry(UNIX_SENDS), "unix_dgram_sendmsg", UNIX_DGRAM,
+        "sends through unix datagram sockets";
+    /// The begin of a receive from one.
+    UnixDgramReceiveEntry, "unix_dgram_receive_entry", Point::Entry(UNIX_RECEIVES), "unix_dgram_recvmsg", UNIX_DGRAM,
+        "receives from unix datagram sockets";
+    /// The begin of a send through a unix socket of sequenced packets.
+    UnixSeqpacketSendEntry, "unix_seqpacket_send_entry", Point::Entry(UNIX_SENDS), "unix_seqpacket_sendmsg", UNIX_SEQPACKET,
+        "sends through unix sockets of sequenced packets";
+    /// The begin of a receive from one.
+    UnixSeqpacketReceiveEntry, "unix_seqpacket_receive_entry", Point::Entry(UNIX_RECEIVES), "unix_seqpacket_recvmsg",
+        UNIX_SEQPACKET, "receives from unix sockets of sequenced packets";
+    /// The begin of a send through a TCP connection.
+    TcpSendEntry, "tcp_send_entry", Point::Entry(INET_SENDS), "tcp_sendmsg", TCP, "sends through TCP connections";
+    /// The begin of a receive from one.
+    TcpReceiveEntry, "tcp_receive_entry", Point::Entry(INET_RECEIVES), "tcp_recvmsg", TCP,
+        "receives from TCP connections";
+    /// The begin of a send through a UDP socket.
+    UdpSendEntry, "udp_send_entry", Point::Entry(INET_SENDS), "udp_sendmsg", UDP, "sends through UDP sockets";
+    /// The begin of a send through a UDP socket of IPv6.
+    Udp6SendEntry, "udp6_send_entry", Point::Entry(INET_SENDS), "udpv6_sendmsg", UDP, "sends through UDP sockets of IPv6";
+    /// The begin of a receive from a UDP socket.
+    UdpReceiveEntry, "udp_receive_entry", Point::Entry(INET_RECEIVES), "udp_recvmsg", UDP, "receives from UDP sockets";
+    /// The begin of a receive from a UDP socket of IPv6.
+    Udp6ReceiveEntry, "udp6_receive_entry", Point::Entry(INET_RECEIVES), "udpv6_recvmsg", UDP, "receives from UDP sockets of IPv6";
     /// What system calls are about to work on.
     SysEnter, "sys_enter", Point::Tracepoint, "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
     /// First touches of pages.
@@ -237,16 +314,26 @@ impl Hook {
                 | Hook::UringSubmitSqe
                 | Hook::UringComplete
                 | Hook::UringOverflow
-                | Hook::ContentionEnd
         );
-        if moves { PIPES } else { 0 }
+        if moves {
+            PIPES | Mechanism::SOCKETS
+        } else if matches!(self, Hook::ContentionEnd) {
+            PIPES
+        } else if matches!(self, Hook::ConsumeSkb) {
+            // Which of the messages it was the functions do not say.
+            DATAGRAM
+        } else if matches!(self, Hook::SkbCopied | Hook::SkDataReady | Hook::NetDevQueue) {
+            UDP
+        } else {
+            0
+        }
     }
 
     /// The mechanisms that are traced at their objects only where that is asked for, by [`Mechanism::bit`]. Through them go so many
     /// calls, one right after the other, that those whose programs the kernel skips, as it does while another task is in the
     /// middle of the same program on that CPU, are too many on kernels which can be preempted there.
     pub const fn objects_if_asked_for() -> u32 {
-        PIPES
+        PIPES | Mechanism::SOCKETS
     }
 
     /// Whether all that it tells is between which others a call came: where it is missing nothing is lost, but less is certain.

@@ -112,6 +112,13 @@ impl Mechanism {
     /// The set of pipes and FIFOs, which are one kind of object, by [`Mechanism::bit`].
     pub const PIPES: u32 = Mechanism::Pipe.bit() | Mechanism::Fifo.bit();
 
+    /// The set of sockets of all kinds.
+    pub const SOCKETS: u32 = Mechanism::UnixStream.bit()
+        | Mechanism::UnixDgram.bit()
+        | Mechanism::UnixSeqpacket.bit()
+        | Mechanism::Tcp.bit()
+        | Mechanism::Udp.bit();
+
     /// The set of all mechanisms of one shape, by [`Mechanism::bit`].
     pub const fn of_shape(shape: Shape) -> u32 {
         let mut set = 0;

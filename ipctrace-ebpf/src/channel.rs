@@ -121,6 +121,18 @@ pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
     }
 }
 
+/// Whether there are books for this very channel; if so, the call on this side begins.
+#[inline(always)]
+pub(crate) fn arrive_if_known(side: &mut Side, tgid: u32) -> bool {
+    match known(side) {
+        Some(books) => {
+            arrive_at(books, side, tgid);
+            true
+        }
+        None => false,
+    }
+}
+
 /// The same, with the books at hand.
 #[inline(always)]
 fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
@@ -413,15 +425,21 @@ fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     announce_at(0, side, taken_before, flags)
 }
 
+/// TCP: the sequence number that the books begin with.
+#[inline(always)]
+fn sequence(side: &Side, taken_before: u64) -> Result<u64> {
+    if side.mechanism != Mechanism::Tcp as u8 {
+        return Ok(0);
+    }
+    let now = inet::sequence(side.object, side.receive != 0)?;
+    Ok(u64::from(now.wrapping_sub(taken_before as u32)))
+}
+
 /// The same, at that place of [`CHANNEL_DESK`].
 #[inline(always)]
 fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     let queued = own::queued(side).saturating_add(taken_before);
-    let sequence = if side.mechanism == Mechanism::Tcp as u8 {
-        u64::from(inet::sequence(side.object, side.receive != 0)?.wrapping_sub(taken_before as u32))
-    } else {
-        0
-    };
+    let sequence = sequence(side, taken_before)?;
     let inode = receiver_inode(side);
     if is_known(side) {
         // Another CPU was first, and tells of it.
@@ -527,8 +545,9 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         return Ok(false);
     }
     let queued = own::queued(side).saturating_add(taken_before);
+    let sequence = sequence(side, taken_before)?;
     let inode = receiver_inode(side);
-    if !open_books(side, &Books::begin(queued, 0, inode))? {
+    if !open_books(side, &Books::begin(queued, sequence, inode))? {
         return Ok(false);
     }
     let Some(mut entry) = ring::reserve::<Brief>() else {
@@ -543,7 +562,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         task::describe_current(&raw mut (*record).fixed.task);
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
-        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, 0);
+        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, sequence);
         (*record).fixed.receiver_inode = inode;
         (*record).fixed.reserved = 0;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;

@@ -36,6 +36,7 @@ setting! {
     iter_ubuf: u32 = CONFIG.iter_ubuf;
     iter_iovec: u32 = CONFIG.iter_iovec;
     eventfd_signal_counts: u32 = CONFIG.eventfd_signal_counts;
+    inet_receive: u32 = CONFIG.inet_receive;
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;

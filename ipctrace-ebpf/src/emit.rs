@@ -215,7 +215,7 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
     // system calls only, so that none interrupts another that is writing; the other place has who has entered the desk.
     let record = unsafe { &mut *desk };
     // SAFETY: as above.
-    let index = (index & 1) as usize;
+    let (index, at_object) = ((index & 1) as usize, index & AT_OBJECT != 0);
     let ended = ended(call, index);
     // SAFETY: as above.
     unsafe { fill(&raw mut record.fixed, call, index, &ended) };
@@ -223,7 +223,7 @@ pub extern "C" fn emit_long(tid: u32, index: u32) -> i32 {
     let mut len = 0usize;
     if moved.address != 0 {
         let wanted = (moved.address_len as usize).min(ADDRESS_MAX);
-        if payload::copy(&mut record.tail, 0, moved.address, wanted).is_ok() {
+        if payload::address(&mut record.tail, moved.address, wanted, at_object).is_ok() {
             record.fixed.header.flags |= op_flag::ADDRESS;
             record.fixed.address_len = wanted as u32;
             len = wanted;

@@ -5,7 +5,7 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::offset;
 use crate::inflight::{self, Side};
-use crate::kernel::{Result, read, read_user};
+use crate::kernel::{Result, read, read_either, read_user};
 use crate::object::{self, Direction};
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::{message, own, pid, pipe, ring, special, task};
@@ -15,19 +15,21 @@ const SCM_RIGHTS: u32 = 1;
 /// Size of `struct cmsghdr`.
 const HEADER: u64 = 16;
 
-/// Tells of the descriptors in a message that was sent or received, from the caller's control buffer.
-///
-/// # Errors
-/// If the buffer could not be read.
-#[inline(always)]
-fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
+/// Tells of the descriptors in a message that was sent or received, from the caller's control buffer or the kernel's copy of it. The
+/// verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn passed(tid: u32, control: u64, control_len: u64) -> i32 {
     if control == 0 || control_len < HEADER {
-        return Ok(());
+        return 0;
     }
     let mut walk =
         Walk { tid, control, control_len, at: opaque(0), array: 0, left: opaque(0), failed: false };
     repeat(&mut walk);
-    if walk.failed { Err(Cause::ReadFailed) } else { Ok(()) }
+    if walk.failed {
+        ring::count(Cause::ReadFailed);
+    }
+    0
 }
 
 /// Tells of the descriptors that go along with a message, whose header is `header` in the caller's memory. The verifier looks
@@ -35,12 +37,13 @@ fn passed(tid: u32, control: u64, control_len: u64) -> Result<()> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn passed_along(tid: u32, header: u64) -> i32 {
-    let outcome = read_user::<[u64; 2]>(header, message::CONTROL)
-        .and_then(|[control, control_len]| passed(tid, control, control_len));
-    if let Err(cause) = outcome {
-        ring::count(cause);
+    match read_user::<[u64; 2]>(header, message::CONTROL) {
+        Ok([control, control_len]) => passed(tid, control, control_len),
+        Err(cause) => {
+            ring::count(cause);
+            0
+        }
     }
-    0
 }
 
 /// Goes through the control messages and the descriptors in them, one each turn.
@@ -65,7 +68,7 @@ impl Repeat for Walk {
     #[inline(always)]
     fn turn(&mut self, _index: u32) -> bool {
         if self.left > 0 {
-            let Ok(fd) = read_user::<i32>(self.array, 0) else {
+            let Ok(fd) = read_either::<i32>(self.array, 0) else {
                 self.failed = true;
                 return true;
             };
@@ -78,7 +81,7 @@ impl Repeat for Walk {
             return true;
         }
         let place = self.control + self.at;
-        let (Ok(len), Ok([level, kind])) = (read_user::<u64>(place, 0), read_user::<[u32; 2]>(place, 8))
+        let (Ok(len), Ok([level, kind])) = (read_either::<u64>(place, 0), read_either::<[u32; 2]>(place, 8))
         else {
             self.failed = true;
             return true;

@@ -143,7 +143,17 @@ pub(crate) unsafe fn mapped(place: *mut [u8; 16], address: u64, offset: usize) -
 #[inline(always)]
 pub(crate) fn name(sock: u64, place: &mut [u8; NAME_MAX + 256]) -> usize {
     // SAFETY: there is room for it.
-    match unsafe { ends(sock, place.as_mut_ptr().cast()) } {
+    unsafe { short_name(sock, place.as_mut_ptr()) }
+}
+
+/// The same, at a place that need not be aligned.
+///
+/// # Safety
+/// It must be valid for a write of [`Ends`].
+#[inline(always)]
+pub(crate) unsafe fn short_name(sock: u64, place: *mut u8) -> usize {
+    // SAFETY: valid by contract.
+    match unsafe { ends(sock, place.cast()) } {
         Ok(()) => size_of::<Ends>(),
         Err(_) => 0,
     }
@@ -180,10 +190,30 @@ pub(crate) fn queued(side: &Side) -> u64 {
 /// What is left to do where there is nothing to tell of a side: perhaps there is now.
 #[inline(always)]
 pub(crate) fn late(tid: u32, call: &InFlight, index: usize) {
-    let side = &call.sides[index];
-    if side.mechanism == Mechanism::Tcp as u8 && side.key.id == 0 && call.moved.bytes != 0 {
+    if is_connected_meanwhile(call, index) {
         connected_meanwhile(tid, index as u32);
     }
+}
+
+/// Whether a call moved something through a socket that was not connected when it began.
+#[inline(always)]
+pub(crate) fn is_connected_meanwhile(call: &InFlight, index: usize) -> bool {
+    let side = &call.sides[index];
+    side.mechanism == Mechanism::Tcp as u8 && side.key.id == 0 && call.moved.bytes != 0
+}
+
+/// Makes a side that was not connected when its call began that of the connection that there is now.
+///
+/// # Errors
+/// If there is none.
+#[inline(always)]
+pub(crate) fn connect(side: &mut Side) -> Result<()> {
+    let space = inet_space(side.object);
+    if space == 0 || space & ALONE != 0 {
+        return Err(Cause::ReadFailed);
+    }
+    side.key = key(side.object, space, side.receive != 0);
+    Ok(())
 }
 
 /// Tells of a call on a socket that was not connected when it began (a connection that was being made, `MSG_FASTOPEN`):
@@ -197,13 +227,10 @@ pub extern "C" fn connected_meanwhile(tid: u32, index: u32) -> i32 {
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
     let index = (index & 1) as usize;
-    let side = &mut call.sides[index];
-    let space = inet_space(side.object);
-    if space == 0 || space & ALONE != 0 {
-        ring::count(Cause::ReadFailed);
+    if let Err(cause) = connect(&mut call.sides[index]) {
+        ring::count(cause);
         return 0;
     }
-    side.key = key(side.object, space, side.receive != 0);
     channel::open(tid, call, index, call.moved.bytes);
     emit::slowly(tid, call, index);
     0

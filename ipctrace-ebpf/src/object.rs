@@ -6,6 +6,7 @@ use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, mechanisms, objects, offset};
+use crate::emit::has_messages;
 use crate::inflight::{Last, Side};
 use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
@@ -254,13 +255,20 @@ pub(crate) fn resolve(fd: u32, direction: Direction, side: &mut Side) -> Result<
     describe_found(find(fd)?, direction, side)
 }
 
-/// What is told of at its object is none of a request; but for a pipe of one that `moves` from file to file, which does not come to
-/// the pipe's functions.
+/// What is told of at its object is none of a request or a system call; but for a pipe or a connection of one that `moves` from file
+/// to file, which does not come to their functions.
 #[inline(always)]
 pub(crate) fn pass_over(side: &mut Side, moves: bool) {
-    if is_at_object(side.mechanism) && !(moves && pipe::is_pipe(side.mechanism)) {
+    let connected = is_socket(side.mechanism) && !has_messages(side.mechanism);
+    if is_at_object(side.mechanism) && !(moves && (connected || pipe::is_pipe(side.mechanism))) {
         side.mechanism = 0;
     }
+}
+
+/// Whether a mechanism, by number, is a kind of socket.
+#[inline(always)]
+pub(crate) fn is_socket(mechanism: u8) -> bool {
+    Mechanism::SOCKETS >> (mechanism & 31) & 1 != 0
 }
 
 /// Describes the channel that an open file is.
@@ -303,9 +311,15 @@ pub(crate) fn describe_found(found: Found, direction: Direction, side: &mut Side
 fn socket(socket: u64, inode: u64, side: &mut Side) -> Result<()> {
     side.last.file = 0;
     let sock: u64 = read(socket, offset!(socket_sk))?;
-    if sock == 0 {
-        return Ok(());
-    }
+    if sock == 0 { Ok(()) } else { protocol(sock, inode, side) }
+}
+
+/// Describes the channel that a socket of that protocol state is.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn protocol(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     match read::<u16>(sock, offset!(sock_family))? {
         AF_UNIX => unix::describe(sock, inode, side),
         AF_INET | AF_INET6 => inet::describe(sock, inode, side),

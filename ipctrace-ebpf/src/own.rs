@@ -147,6 +147,9 @@ pub(crate) unsafe fn short_name(side: &Side, place: *mut u8) -> usize {
     } else if side.mechanism == Mechanism::SysvMsg as u8 {
         // SAFETY: as above.
         unsafe { sysv_msg::name(side.object, place) }
+    } else if side.mechanism == Mechanism::Tcp as u8 || side.mechanism == Mechanism::Udp as u8 {
+        // SAFETY: as above; they are shorter.
+        unsafe { inet::short_name(side.object, place) }
     } else {
         0
     }

@@ -1,6 +1,6 @@
 //! Copies from the caller's memory: socket addresses, and the start of messages if the user asked for it.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use ipctrace_common::Cause;
 use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::syscall::Class;
@@ -36,6 +36,22 @@ pub(crate) fn copy(place: &mut Tail, at: usize, source: u64, len: usize) -> Resu
     let status =
         unsafe { bpf_probe_read_user(place.as_mut_ptr().add(at).cast(), len as u32, source as *const _) };
     if status == 0 { Ok(()) } else { Err(Cause::PageAbsent) }
+}
+
+/// Copies a socket address of `len` bytes to the begin of `place`: the caller's, or the kernel's copy of it.
+///
+/// # Errors
+/// If that memory is not there.
+#[inline(always)]
+pub(crate) fn address(place: &mut Tail, source: u64, len: usize, is_copy: bool) -> Result<()> {
+    if !is_copy {
+        return copy(place, 0, source, len);
+    }
+    let len = core::hint::black_box(len);
+    let len = if len > ADDRESS_MAX { ADDRESS_MAX } else { len };
+    // SAFETY: the place is longer than ADDRESS_MAX; the helper checks the source.
+    let status = unsafe { bpf_probe_read_kernel(place.as_mut_ptr().cast(), len as u32, source as *const _) };
+    if status == 0 { Ok(()) } else { Err(Cause::ReadFailed) }
 }
 
 /// Copies the start of the message behind `place[at..]` and gives how many bytes there are now.

@@ -4,17 +4,15 @@
 
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
+use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
-use ipctrace_common::{Config, Mechanism};
 
 use crate::config::{self, offset};
 use crate::inflight::{self, InFlight, Moved};
+use crate::iter::{self, is_memory_of_process};
 use crate::kernel::{Result, argument, read};
 use crate::{channel, emit, object, pipe, ring, straddle, task};
-
-/// `ITER_IOVEC` of the kernels that add to it which way the call goes, in the lowest bit (before Linux 5.14).
-const WITH_DIRECTION: u32 = 4;
 
 /// hook: fentry/pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
 #[fentry(function = "pipe_read")]
@@ -164,20 +162,6 @@ pub extern "C" fn pipe_object_was_of(tid: u32, fd: u32) -> i32 {
     i32::from(file != 0 && object::file(fd) == Ok(file))
 }
 
-/// What sort of memory an `iov_iter` leads to.
-#[inline(always)]
-fn kind(iter: u64) -> u32 {
-    let kind = read::<u8>(iter, offset!(iter_kind)).map_or(Config::NO_KIND, u32::from);
-    if config::iter_iovec() == WITH_DIRECTION { kind & !1 } else { kind }
-}
-
-/// Whether that is memory of a process, as of all calls that are no splice or the like.
-#[inline(always)]
-fn is_memory_of_process(iter: u64) -> bool {
-    let kind = kind(iter);
-    kind != Config::NO_KIND && (kind == config::iter_ubuf() || kind == config::iter_iovec())
-}
-
 /// Describes a call that began at `enter` (0: not seen) and puts it in flight; gives what is to be done next. The verifier looks
 /// at it by itself.
 #[unsafe(no_mangle)]
@@ -226,21 +210,11 @@ fn try_begun(tid: u32, iocb: u64, iter: u64, receive: bool, enter: u64) -> Resul
         next::OPEN
     };
     side.last.announced = 1;
-    let passed: u64 = read(iter, offset!(iter_offset))?;
-    let kind = kind(iter);
-    let (mut class, mut user, mut count) = (if receive { Class::Read } else { Class::Write }, 0, 0);
-    if enter == 0 || kind == Config::NO_KIND || config::payload() == 0 {
-        // It has been moved on, or is of no use.
-    } else if kind == config::iter_ubuf() {
-        user = read::<u64>(iter, offset!(iter_ubuf))? + passed;
-    } else if kind == config::iter_iovec() && passed == 0 {
-        class = if receive { Class::Readv } else { Class::Writev };
-        user = read(iter, offset!(iter_iovec))?;
-        count = read(iter, offset!(iter_count))?;
-    }
-    call.start(class, enter, 0);
-    call.user = user;
-    call.count = count;
+    let memory = iter::memory(iter, receive, false)?;
+    call.start(memory.class, enter, 0);
+    // At its end it has been moved on.
+    call.user = if enter == 0 { 0 } else { memory.user };
+    call.count = memory.count;
     Ok(next)
 }
 
@@ -257,10 +231,7 @@ pub extern "C" fn pipe_object_ended(tid: u32, returned: u64, known: u64) -> i32 
     call.active = inflight::ENDING;
     let mut bytes = returned;
     if known != u64::MAX && call.sides[0].receive == 0 {
-        // What a write has put in by the time that its pipe is first seen is among what is told to be in it.
-        if known == 0 || straddle::any() || channel::began_with_content(&call.sides[0]) {
-            bytes = straddle::since_first_seen(&call.sides[0]).unwrap_or(0).min(returned);
-        }
+        bytes = straddle::put_in(&call.sides[0], returned, known != 0);
         if bytes == 0 {
             return 0;
         }

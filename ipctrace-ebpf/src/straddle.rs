@@ -161,6 +161,17 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
     Ok(())
 }
 
+/// How many of the bytes that a call has put into a stream, which was not seen to begin and returned so many, are not among what is
+/// told to have been in it when it was first seen. `known`: that was before the call ended.
+#[inline(always)]
+pub(crate) fn put_in(side: &Side, returned: u64, known: bool) -> u64 {
+    if !known || any() || channel::began_with_content(side) {
+        since_first_seen(side).unwrap_or(0).min(returned)
+    } else {
+        returned
+    }
+}
+
 /// Bytes put into a stream since it was first seen that no other record explains.
 #[inline(always)]
 pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {

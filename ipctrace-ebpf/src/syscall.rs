@@ -14,11 +14,12 @@ use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
 use crate::{
-    channel, futex, handoff, inet, own, pipe_object, ring, signal, special, straddle, task, udp_taken,
+    channel, futex, handoff, inet, own, pipe_object, ring, signal, socket_object, special, straddle, task,
+    udp_taken,
 };
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
-const TAKES_NOTHING: u64 = 0x2 | 0x2000;
+pub(crate) const TAKES_NOTHING: u64 = 0x2 | 0x2000;
 /// `FMODE_WRITE`, include/linux/fs.h.
 const FMODE_WRITE: u32 = 0x2;
 
@@ -118,9 +119,7 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     if !found.may_be_channel() && !other.may_be_channel() && class != Class::Sigwait {
         return Ok(());
     }
-    if found.is_pipe_at_object()
-        && !matches!(class, Class::Splice | Class::Tee | Class::Vmsplice | Class::Sendfile)
-    {
+    if found.is_pipe_at_object() && !is_move(class) {
         return Ok(());
     }
     let place = inflight::place(tid)?;
@@ -140,6 +139,9 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     call.sides[1].mechanism = 0;
     if let Some(direction) = first {
         object::describe_found(found, direction, &mut call.sides[0])?;
+        if !is_move(class) {
+            object::pass_over(&mut call.sides[0], false);
+        }
     }
     if let Some((_, direction)) = second {
         object::describe_found(other, direction, &mut call.sides[1])?;
@@ -159,6 +161,12 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     channel::begin(tid, call, 1, (ids >> 32) as u32);
     udp_taken::look(&mut call.sides[0]);
     Ok(())
+}
+
+/// Whether such a call moves from file to file, or pages, which does not come to the functions of pipes and connections.
+#[inline(always)]
+pub(crate) fn is_move(class: Class) -> bool {
+    matches!(class, Class::Splice | Class::Tee | Class::Vmsplice | Class::Sendfile)
 }
 
 /// Whether this is a 32-bit call, whose numbers and arguments differ: `in_ia32_syscall`, arch/x86.
@@ -218,7 +226,12 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let call = unsafe { &mut *call };
     // SAFETY: `regs` is the tracepoint's first argument.
     let fd = || unsafe { argument(regs, 0) } as u32;
-    if pipe_object::is_told_of_here(call) && pipe_object::pipe_object_was_of(tid, fd()) == 0 {
+    // SAFETY: as above.
+    let looks = || Class::from_wire(class).is_some_and(|class| unsafe { takes_nothing(regs, class) });
+    if (pipe_object::is_told_of_here(call) && pipe_object::pipe_object_was_of(tid, fd()) == 0)
+        || (socket_object::is_told_of_here(call)
+            && (looks() || socket_object::socket_object_was_of(tid, fd(), u32::from(class)) == 0))
+    {
         // Left over from something else.
         call.active = 0;
         return 0;

@@ -15,7 +15,7 @@ use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::config::offset;
 use crate::inet::mapped;
-use crate::kernel::{Result, argument, copy, load, read};
+use crate::kernel::{Result, add, argument, copy, load, read};
 use crate::repeat::{Repeat, repeat};
 use crate::{inflight, ring, task, unix};
 
@@ -100,13 +100,29 @@ pub(crate) fn address(ctx: &BtfTracePointContext) -> u64 {
 #[map]
 static BEGINNING: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entries(2, 0);
 
+/// Not 0 while a task has that place: programs on functions look at what is in a queue, too, and another task's may come in between.
+#[map]
+static BEGINNING_IN_USE: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
 /// Digest of `len` bytes, at most [`digest::BYTES`], in the kernel's memory; 0 if they could not be read.
 #[inline(always)]
 fn digest_of(source: u64, len: u64, what: u32) -> u64 {
     let on_its_way = what == u32::from(datagram::SENT) || what == u32::from(datagram::ARRIVED);
-    let Some(place) = BEGINNING.get_ptr_mut(u32::from(on_its_way)) else {
+    let (Some(place), Some(in_use)) =
+        (BEGINNING.get_ptr_mut(u32::from(on_its_way)), BEGINNING_IN_USE.get_ptr_mut(u32::from(on_its_way)))
+    else {
         return 0;
     };
+    // SAFETY: this CPU's valid, aligned place; a task stays on its CPU as long as the program runs.
+    let digest = if unsafe { add(in_use, 1) } == 0 { digest_at(place, source, len) } else { 0 };
+    // SAFETY: as above.
+    unsafe { add(in_use, u64::MAX) };
+    digest
+}
+
+/// The same, by way of that place.
+#[inline(always)]
+fn digest_at(place: *mut [u64; digest::WORDS], source: u64, len: u64) -> u64 {
     // SAFETY: this CPU's valid, aligned place, used as is said there.
     let words = unsafe {
         *place = [0; digest::WORDS];

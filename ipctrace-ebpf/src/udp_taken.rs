@@ -10,7 +10,7 @@ use ipctrace_common::{Mechanism, digest};
 
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side, Taken};
-use crate::kernel::{Result, read, read_user};
+use crate::kernel::{Result, add, read, read_either, read_user};
 use crate::message::MsgHdr;
 use crate::repeat::opaque;
 use crate::{channel, emit, ring, syscall, task, udp, uring, uring_socket};
@@ -29,6 +29,10 @@ static BUFFERS: LruHashMap<u64, Taken> = LruHashMap::with_max_entries(1024, 0);
 /// are masked.
 #[map]
 static RECEIVED: PerCpuArray<[u64; digest::WORDS * 3]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Not 0 while a task has that place: of two programs on functions one may come in between the other.
+#[map]
+static RECEIVED_IN_USE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether that side of a call receives from a UDP socket.
 #[inline(always)]
@@ -155,7 +159,7 @@ fn complete(call: &mut InFlight) {
         return;
     }
     if moved.address != 0
-        && let Ok(source) = source(moved.address)
+        && let Ok(source) = source(|offset| read_user(moved.address, offset))
         && source != 0
     {
         moved.detail = source;
@@ -198,16 +202,45 @@ fn complete(call: &mut InFlight) {
     }
 }
 
-/// See [`Op::detail`]; 0 if it is no address.
+/// The same of a call that is told of at its object: what is its caller's was copied to the kernel, and how much room there was is in
+/// `address_len`.
 #[inline(always)]
-fn source(address: u64) -> Result<i64> {
-    let [family, port]: [u16; 2] = read_user(address, 0)?;
+pub(crate) fn complete_at_object(call: &mut InFlight) {
+    let InFlight { class, moved, enter, address_len, .. } = call;
+    let (bytes, room) = (moved.bytes, if *enter == 0 { 0 } else { *address_len });
+    if bytes >= room {
+        moved.flags |= op_flag::CUT;
+    }
+    if moved.address != 0
+        && let Ok(source) = source(|offset| read(moved.address, offset))
+        && source != 0
+    {
+        moved.detail = source;
+        moved.flags |= op_flag::DETAIL;
+    }
+    let Some(in_use) = RECEIVED_IN_USE.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's valid, aligned place; a task stays on its CPU as long as the program runs.
+    if unsafe { add(in_use, 1) } == 0 && moved.user != 0 && bytes <= room {
+        let count = if *class == Class::Readv as u8 { moved.count } else { 0 };
+        moved.digest = received_digest(moved.user, count, bytes);
+    }
+    // SAFETY: as above.
+    unsafe { add(in_use, u64::MAX) };
+}
+
+/// See [`Op::detail`]; 0 if it is no address. `part` reads what stands so many bytes into it.
+#[inline(always)]
+fn source(part: impl Fn(usize) -> Result<u32>) -> Result<i64> {
+    let [low, high, first, second] = part(0)?.to_ne_bytes();
+    let (family, port) = (u16::from_ne_bytes([low, high]), u16::from_be_bytes([first, second]));
     let last = match family {
-        AF_INET => read_user::<u32>(address, 4)?,
-        AF_INET6 => read_user(address, 20)?,
+        AF_INET => part(4)?,
+        AF_INET6 => part(20)?,
         _ => return Ok(0),
     };
-    Ok(i64::from(u16::from_be(port)) << 32 | i64::from(u32::from_be(last)))
+    Ok(i64::from(port) << 32 | i64::from(u32::from_be(last)))
 }
 
 /// Room in the first parts of a caller's iovec. The verifier looks at it by itself.
@@ -236,8 +269,8 @@ pub extern "C" fn received_digest(vector: u64, count: u64, bytes: u64) -> u64 {
         return 0;
     };
     let wanted = if bytes > digest::BYTES { digest::BYTES } else { bytes };
-    // SAFETY: this CPU's valid, aligned place; only programs at the end of a call come here, which do not interrupt each
-    // other.
+    // SAFETY: this CPU's valid, aligned place; only programs at the end of a system call come here, which do not interrupt each
+    // other, or who has `RECEIVED_IN_USE`: where there are both, all receives from UDP sockets are told of at these.
     unsafe { *words = [0; digest::WORDS * 3] };
     let mut done = opaque(0);
     for index in 0..SEGMENTS {
@@ -247,7 +280,7 @@ pub extern "C" fn received_digest(vector: u64, count: u64, bytes: u64) -> u64 {
         let (base, len) = if count == 0 {
             (vector, wanted)
         } else {
-            match read_user::<[u64; 2]>(vector, index as usize * 16) {
+            match read_either::<[u64; 2]>(vector, index as usize * 16) {
                 Ok([base, len]) => (base, len),
                 Err(_) => return 0,
             }

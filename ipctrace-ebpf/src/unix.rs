@@ -42,12 +42,13 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
 #[inline(always)]
 pub(crate) fn inode_of(sock: u64) -> Result<u64> {
     let socket: u64 = read(sock, offset!(sock_socket))?;
-    if socket == 0 {
-        return Ok(0);
-    }
-    // SOCK_INODE, include/net/sock.h.
-    let inode = socket - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64;
-    read(inode, offset!(inode_ino))
+    if socket == 0 { Ok(0) } else { read(beside(socket), offset!(inode_ino)) }
+}
+
+/// The inode of a `struct socket`: `SOCK_INODE`, include/net/sock.h.
+#[inline(always)]
+pub(crate) fn beside(socket: u64) -> u64 {
+    socket - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64
 }
 
 /// Whether a buffer belongs to a unix socket.

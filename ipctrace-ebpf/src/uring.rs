@@ -8,10 +8,10 @@
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
+use ipctrace_common::Cause;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::uring::Places;
 use ipctrace_common::wire::{Task, op_flag};
-use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, place};
 use crate::inflight::{self, Side, Taken};
@@ -201,7 +201,9 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
     if call.file != 0 {
         call.sides[0].fd = if flags & FIXED_FILE != 0 { -1 } else { fd };
         object::describe(call.file, direction, &mut call.sides[0])?;
-        object::pass_over(&mut call.sides[0], matches!(work, Work::Move(_)));
+        // What is spliced to a socket comes to its functions where there is a hook for it, as it does since Linux 6.5.
+        let moves = matches!(work, Work::Move(_)) && !at_socket(&call.sides[0]);
+        object::pass_over(&mut call.sides[0], moves);
     }
     if let Work::Move(class) = work
         && class != Class::Tee
@@ -214,6 +216,7 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
         if source != 0 {
             call.sides[1].fd = if fixed { -1 } else { fd };
             object::describe(source, Direction::Receive, &mut call.sides[1])?;
+            object::pass_over(&mut call.sides[1], true);
         }
     }
     thread.latest = ring::now();
@@ -287,12 +290,7 @@ fn settled(thread: &mut Thread, ctx: u64) {
 /// Whether what goes through this side is told at the socket.
 #[inline(always)]
 pub(crate) fn at_socket(side: &Side) -> bool {
-    const SOCKETS: u32 = Mechanism::UnixStream.bit()
-        | Mechanism::UnixDgram.bit()
-        | Mechanism::UnixSeqpacket.bit()
-        | Mechanism::Tcp.bit()
-        | Mechanism::Udp.bit();
-    config::uring_by_socket() != 0 && SOCKETS >> (side.mechanism & 31) & 1 != 0
+    config::uring_by_socket() != 0 && object::is_socket(side.mechanism)
 }
 
 /// Opens the books of a channel before the request moves anything.

@@ -14,8 +14,6 @@ use crate::kernel::{Result, load, read};
 use crate::object::{self, Direction};
 use crate::{channel, emit, ring, straddle, syscall, task, udp_taken, unix, uring};
 
-/// MSG_PEEK | MSG_ERRQUEUE: nothing is taken.
-const TAKES_NOTHING: u32 = 0x2 | 0x2000;
 /// `inode` of what was taken where `sock` is no socket but the buffer of a UDP datagram.
 const BUFFER: u64 = u64::MAX;
 
@@ -37,7 +35,7 @@ pub fn sock_receive(ctx: BtfTracePointContext) -> i32 {
         udp_taken::received(task::pid_tgid() as u32);
     }
     if uring::is_user()
-        && ctx.arg::<u32>(2) & TAKES_NOTHING == 0
+        && u64::from(ctx.arg::<u32>(2)) & syscall::TAKES_NOTHING == 0
         && let Err(cause) = try_moved(ctx.arg::<*const u8>(0) as u64, ctx.arg(1), Direction::Receive)
     {
         ring::failed!(&ctx, cause);
@@ -82,6 +80,7 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     call.sides[0].fd = -1;
     call.sides[1].mechanism = 0;
     object::describe(file, direction, &mut call.sides[0])?;
+    object::pass_over(&mut call.sides[0], false);
     if call.sides[0].mechanism == 0 {
         return Ok(());
     }

@@ -84,14 +84,21 @@ fn plain(error: &io::Error) -> String {
 
 /// What programs on functions look into that those on system calls do not, by which mechanism it is for.
 const NEEDED: &[(&str, u32)] = &[
-    ("kiocb.ki_filp", Mechanism::Eventfd.bit() | PIPES),
-    ("iov_iter.type or iov_iter.iter_type", Mechanism::Eventfd.bit() | PIPES),
-    ("iov_iter.iov_offset", Mechanism::Eventfd.bit() | PIPES),
-    ("iov_iter.iov or iov_iter.__iov", Mechanism::Eventfd.bit() | PIPES),
-    ("iov_iter.nr_segs", PIPES),
+    ("kiocb.ki_filp", FILES),
+    ("iov_iter.type or iov_iter.iter_type", FILES | SOCKETS),
+    ("iov_iter.iov_offset", FILES | SOCKETS),
+    ("iov_iter.iov or iov_iter.__iov", FILES | SOCKETS),
+    ("iov_iter.nr_segs", Mechanism::PIPES | SOCKETS),
+    ("iov_iter.count", SOCKETS),
+    ("msghdr.msg_name", SOCKETS),
+    ("msghdr.msg_namelen", SOCKETS),
+    ("msghdr.msg_iter", SOCKETS),
+    ("msghdr.msg_control", SOCKETS),
+    ("msghdr.msg_controllen", SOCKETS),
 ];
 
-const PIPES: u32 = Mechanism::PIPES;
+const FILES: u32 = Mechanism::Eventfd.bit() | Mechanism::PIPES;
+const SOCKETS: u32 = Mechanism::SOCKETS;
 
 /// Whether a mechanism can be traced at its objects, with these offsets.
 ///
@@ -133,7 +140,7 @@ mod tests {
         let mut facts = Facts::default();
         let offsets: BTreeMap<_, _> = NEEDED.iter().map(|(path, _)| (*path, 0)).collect();
         let decide = |facts: &Facts, mechanism| decide(facts, &offsets, mechanism);
-        assert!(decide(&facts, Mechanism::Tcp).is_err_and(|why| why == "no object hooks for tcp yet"));
+        assert!(decide(&facts, Mechanism::Pty).is_err_and(|why| why == "no object hooks for pty yet"));
         for hook in Hook::ALL.iter().filter(|hook| hook.is_on_object()) {
             facts.hooks.insert(*hook, Ok(0));
         }

@@ -16,6 +16,9 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// latency may be wrong by.
 const RUN: u32 = 50_000;
 
+/// Arguments of [`Hook::TcpReceiveEntry`] and its like in the first of their forms.
+const LEAST_RECEIVE: u32 = 4;
+
 /// Why nothing can be traced, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -65,6 +68,7 @@ const OWN: &[(&str, u32)] = &[
     // For programs on functions.
     ("kiocb.", 0),
     ("iov_iter.", 0),
+    ("msghdr.", 0),
     ("file.f_op", EVENTFD),
     ("eventfd_ctx.", EVENTFD),
     ("inode.i_rdev", PTY),
@@ -188,10 +192,11 @@ impl Plan {
                     let there = !hook.may_be_absent() || facts.objects.hooks.contains_key(hook);
                     return there && hook.needed_by() & at_objects != 0;
                 }
-                if hook.at_objects_too() & at_objects != 0 && facts.tracepoints.contains(hook) {
+                let for_takes = *hook == Hook::ConsumeSkb && takes_tell(facts);
+                let at_objects_too = hook.at_objects_too() | if for_takes { Mechanism::Udp.bit() } else { 0 };
+                if at_objects_too & at_objects != 0 && facts.tracepoints.contains(hook) {
                     return true;
                 }
-                let for_takes = *hook == Hook::ConsumeSkb && takes_tell(facts);
                 // What all have a use for is about processes, or about calls and requests on the way to an object.
                 let of_processes = matches!(hook, Hook::ProcessFork | Hook::ProcessExec | Hook::ProcessExit);
                 let served = hook.serves() | if for_takes { Mechanism::Udp.bit() } else { 0 };
@@ -217,6 +222,11 @@ impl Plan {
             eventfd_signal_counts: u32::from(
                 matches!(facts.objects.hooks.get(&Hook::EventfdSignal), Some(Ok(form)) if *form != 0),
             ),
+            // The functions of all protocols have one type.
+            inet_receive: [Hook::TcpReceiveEntry, Hook::UdpReceiveEntry, Hook::Udp6ReceiveEntry]
+                .iter()
+                .find_map(|hook| facts.objects.hooks.get(hook)?.as_ref().ok())
+                .map_or(0, |form| LEAST_RECEIVE + *form as u32),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             loads: u32::from(cast.is_some()),
             // Keeping a run needs an exchange that is one operation.
@@ -233,11 +243,12 @@ impl Plan {
     /// The set of mechanisms that cannot be traced without this hook on this kernel.
     pub fn needed_by(&self, hook: Hook) -> u32 {
         let takes = hook == Hook::ConsumeSkb && self.config.udp_by_taking != 0;
-        let needed = hook.needed_by() | if takes { Mechanism::Udp.bit() } else { 0 };
+        let takes = if takes { Mechanism::Udp.bit() } else { 0 };
+        let needed = hook.needed_by() | takes;
         if hook.is_on_object() {
             needed & self.config.objects
         } else {
-            needed & !(self.config.objects & !hook.at_objects_too())
+            needed & !(self.config.objects & !(hook.at_objects_too() | takes))
         }
     }
 
@@ -479,6 +490,25 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_at_their_objects_if_asked_for() {
+        let socket = Mechanism::UnixDgram;
+        assert!(!plan(&open()).expect("everything is there").is_at_object(socket));
+        let only = Plan::chosen(&open(), &[socket], 1, 0, Choice::Object(socket.bit())).expect("possible");
+        // Which message was taken, and calls from before.
+        for hook in [Hook::UnixDgramReceiveExit, Hook::ConsumeSkb, Hook::SysExit] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+            assert_ne!(only.needed_by(hook) & socket.bit(), 0, "{hook:?}");
+        }
+        for hook in [Hook::UnixStreamSendEntry, Hook::SockReceive, Hook::ContentionEnd] {
+            assert!(!only.hooks.contains(&hook), "{hook:?}");
+        }
+        let mut none = open();
+        none.offsets.remove("msghdr.msg_control");
+        let refused = Plan::chosen(&none, &[socket], 1, 0, Choice::Object(socket.bit()));
+        assert!(refused.is_err_and(|why| why.to_string().contains("no msghdr.msg_control")));
+    }
+
+    #[test]
     fn one_of_two_functions_is_enough() {
         let mut facts = open();
         let gone = |facts: &mut Facts, name: &str| {
@@ -500,8 +530,8 @@ mod tests {
         let refused = |facts: &Facts, wanted: &[Mechanism]| {
             Plan::chosen(facts, wanted, 1, 0, Choice::Object(u32::MAX)).expect_err("refused").to_string()
         };
-        let why = refused(&open(), &[Mechanism::PosixMq, Mechanism::Tcp, Mechanism::Udp]);
-        assert!(why.starts_with("no object hooks for tcp, udp yet: "), "{why}");
+        let why = refused(&open(), &[Mechanism::PosixMq, Mechanism::Futex, Mechanism::Pty]);
+        assert!(why.starts_with("no object hooks for futex, pty yet: "), "{why}");
         let why = refused(&facts(), &[Mechanism::PosixMq, Mechanism::SysvMsg]);
         assert!(why.starts_with("this kernel refuses fentry: not here: "), "{why}");
         let some = Choice::Object(Mechanism::PosixMq.bit());

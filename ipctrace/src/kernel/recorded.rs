@@ -171,6 +171,12 @@ mod tests {
             assert_eq!(plan.config.objects, all.config.objects & !Hook::objects_if_asked_for(), "{series}");
             let old = matches!(series, "5.10" | "6.1");
             assert_eq!(plan.config.eventfd_signal_counts, u32::from(old), "{series}");
+            let arguments = match series {
+                "5.10" => 6,
+                "6.1" | "6.12" | "6.18" => 5,
+                _ => 4,
+            };
+            assert_eq!(plan.config.inet_receive, arguments, "{series}");
         }
     }
 

@@ -112,11 +112,7 @@ const SYS_FUTEX_WAIT: c_long = 455;
 const SYS_FUTEX_REQUEUE: c_long = 456;
 
 const PIPES: u32 = Mechanism::PIPES;
-const SOCKETS: u32 = Mechanism::UnixStream.bit()
-    | Mechanism::UnixDgram.bit()
-    | Mechanism::UnixSeqpacket.bit()
-    | Mechanism::Tcp.bit()
-    | Mechanism::Udp.bit();
+const SOCKETS: u32 = Mechanism::SOCKETS;
 const BYTES: u32 = PIPES | SOCKETS;
 const FILES: u32 = BYTES | EVENTFD | PTY;
 
