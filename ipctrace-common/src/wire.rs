@@ -54,8 +54,8 @@ pub struct Header {
     pub mechanism: u8,
     /// The record's own flags ([`op_flag`], [`signal_phase`], …).
     pub flags: u16,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// For the programs: not 0 if the record is to wake the collector.
+    pub wakes: u32,
     /// When the record was made: `bpf_ktime_get_boot_ns`, ns since boot, suspend included.
     pub time: u64,
 }

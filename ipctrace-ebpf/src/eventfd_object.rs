@@ -104,7 +104,7 @@ fn try_signal(counter: u64, units: u64) -> Result<()> {
     let record = entry.as_mut_ptr();
     // SAFETY: room for a record; every byte is written.
     unsafe {
-        core::ptr::write_bytes(record, 0, 1);
+        ring::clear(record);
         let flags =
             op_flag::DETAIL | op_flag::BY_KERNEL | if before.is_some() { op_flag::SEQUENCED } else { 0 };
         let now = ring::now();

@@ -378,7 +378,7 @@ impl Walk {
         let record = entry.as_mut_ptr();
         // SAFETY: room for a record; every byte is written.
         unsafe {
-            core::ptr::write_bytes(record, 0, 1);
+            ring::clear(record);
             ring::begin(&raw mut (*record).header, Kind::Op, self.mechanism, flags, ring::now());
             (*record).key = self.key;
             (*record).sender_sock = number;

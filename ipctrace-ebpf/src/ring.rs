@@ -87,29 +87,13 @@ pub(crate) unsafe fn begin(place: *mut Header, kind: Kind, mechanism: u8, flags:
         (*place).kind = kind as u8;
         (*place).mechanism = mechanism;
         (*place).flags = flags;
-        (*place).reserved = 0;
         (*place).time = time;
     }
 }
 
-/// Room for a record on the ring.
-pub(crate) struct Room<T: 'static> {
-    entry: RingBufEntry<T>,
-    /// How it is to be handed over.
-    flags: u64,
-}
-
-impl<T> Room<T> {
-    /// Where the record goes.
-    #[inline(always)]
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
-        self.entry.as_mut_ptr()
-    }
-}
-
-/// Room for a record, or a counted loss.
+/// Room for a record, which begins with a [`Header`], or a counted loss.
 #[inline(always)]
-pub(crate) fn reserve<T: 'static>() -> Option<Room<T>> {
+pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         count(Cause::RingFull);
         return None;
@@ -124,13 +108,31 @@ pub(crate) fn reserve<T: 'static>() -> Option<Room<T>> {
     };
     let len = size_of::<T>() as u64 + RECORD_HEADER;
     let wakes = is_resting() || address.wrapping_add(len) & (WAKE_AT - 1) < len;
-    Some(Room { entry, flags: u64::from(if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }) })
+    // Kept where there is room: the stack is small.
+    // SAFETY: room for a record, which begins with a header.
+    unsafe { (*place.cast::<Header>()).wakes = u32::from(wakes) };
+    Some(entry)
+}
+
+/// Clears all that follows the header.
+///
+/// # Safety
+/// `record` must be valid for a write, and begin with a [`Header`].
+#[inline(always)]
+pub(crate) unsafe fn clear<T>(record: *mut T) {
+    // SAFETY: by contract.
+    unsafe {
+        let rest = record.cast::<Header>().add(1).cast::<u64>();
+        core::ptr::write_bytes(rest, 0, (size_of::<T>() - size_of::<Header>()) / size_of::<u64>());
+    }
 }
 
 /// Hands a record over.
 #[inline(always)]
-pub(crate) fn submit<T>(room: Room<T>) {
-    room.entry.submit(room.flags);
+pub(crate) fn submit<T>(mut entry: RingBufEntry<T>) {
+    // SAFETY: a record, which begins with a header.
+    let wakes = unsafe { (*entry.as_mut_ptr().cast::<Header>()).wakes } != 0;
+    entry.submit(u64::from(if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
 }
 
 /// Puts a record of so many calls that stands elsewhere on the ring.

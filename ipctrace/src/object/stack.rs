@@ -109,7 +109,9 @@ fn functions(object: &[u8]) -> BTreeMap<String, Function> {
                 CALL | LOAD_64
                     if instruction.source == PSEUDO_CALL && instruction.code == CALL
                         || instruction.source == PSEUDO_FUNC && instruction.code == LOAD_64
-                        || instruction.code == LOAD_64 && callee(at, &instruction).is_some() =>
+                        || instruction.code == LOAD_64
+                            && relocations.contains_key(&at)
+                            && callee(at, &instruction).is_some() =>
                 {
                     let callee = callee(at, &instruction).expect("a call leads to a function");
                     function.calls.insert(callee.name().expect("a name").to_owned());
@@ -125,18 +127,22 @@ fn functions(object: &[u8]) -> BTreeMap<String, Function> {
     functions
 }
 
-/// The chain of calls from `name` that takes most of the stack, with what each takes, and the longest one's length.
-fn deepest(functions: &BTreeMap<String, Function>, name: &str) -> (u32, usize, Vec<String>) {
+/// A chain of calls, the outermost first, with what each takes of the stack.
+type Chain = Vec<String>;
+
+/// Of the chains of calls from `name` the one that takes most of the stack, and how much, and the longest one.
+fn deepest(functions: &BTreeMap<String, Function>, name: &str) -> ((u32, Chain), Chain) {
     let function = &functions[name];
-    let (below, frames, mut chain) = function.calls.iter().map(|callee| deepest(functions, callee)).fold(
-        (0, 0, Vec::new()),
-        |(most, longest, worst), (bytes, frames, chain)| {
-            let longest = longest.max(frames);
-            if bytes > most { (bytes, longest, chain) } else { (most, longest, worst) }
-        },
-    );
-    chain.insert(0, format!("{name} {}", function.frame));
-    (below + function.frame.max(1).next_multiple_of(32), frames + 1, chain)
+    let (mut worst, mut longest) = ((0, Vec::new()), Vec::new());
+    for (most, long) in function.calls.iter().map(|callee| deepest(functions, callee)) {
+        worst = if most.0 > worst.0 { most } else { worst };
+        longest = if long.len() > longest.len() { long } else { longest };
+    }
+    let this = format!("{name} {}", function.frame);
+    worst.0 += function.frame.max(1).next_multiple_of(32);
+    worst.1.insert(0, this.clone());
+    longest.insert(0, this);
+    (worst, longest)
 }
 
 fn check(object: &[u8]) {
@@ -145,10 +151,10 @@ fn check(object: &[u8]) {
     let programs: Vec<_> = functions.keys().filter(|name| !called.contains(name)).collect();
     assert!(programs.len() > 10, "{programs:?}");
     for program in programs {
-        let (bytes, frames, chain) = deepest(&functions, program);
-        println!("{program:<28} {bytes:>4} bytes in {frames} frames: {}", chain.join(" -> "));
+        let ((bytes, chain), longest) = deepest(&functions, program);
+        println!("{program:<28} {bytes:>4} bytes, {} frames: {}", longest.len(), chain.join(" -> "));
         assert!(bytes <= STACK, "{program} takes {bytes} bytes of stack: {chain:?}");
-        assert!(frames <= FRAMES, "{program} calls {frames} deep: {chain:?}");
+        assert!(longest.len() <= FRAMES, "{program} calls {} deep: {longest:?}", longest.len());
     }
 }
 
