@@ -50,15 +50,19 @@ impl Books {
     }
 }
 
-/// The account of one side.
+/// The account of one side, by [`Side::receive`]. Without a comparison: the verifier would follow two ways from here on.
 ///
 /// # Safety
 /// `books` must be valid.
 #[inline(always)]
-pub(crate) unsafe fn account(books: *mut Books, receive: bool) -> *mut Account {
+pub(crate) unsafe fn account(books: *mut Books, receive: u8) -> *mut Account {
     // SAFETY: by contract; the index is 0 or 1.
-    unsafe { (&raw mut (*books).0).cast::<Account>().add(usize::from(receive)) }
+    unsafe { (&raw mut (*books).0).cast::<Account>().add(usize::from(receive & 1)) }
 }
+
+/// See [`Side::receive`].
+pub(crate) const SENDING: u8 = 0;
+pub(crate) const RECEIVING: u8 = 1;
 
 /// Who is in a call on one side of a channel.
 #[repr(C)]
@@ -138,7 +142,7 @@ pub(crate) fn arrive_if_known(side: &mut Side, tgid: u32) -> bool {
 fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
     // SAFETY: a valid pointer into the map; the index is 0 or 1. Of two calls that come first at once one finds the other.
     unsafe {
-        let present = &raw mut (*account(books, side.receive != 0)).present;
+        let present = &raw mut (*account(books, side.receive)).present;
         let mut who = core::ptr::read_volatile(&raw const (*present).who);
         if who == 0 {
             who = exchange(&raw mut (*present).who, 0, u64::from(tgid));
@@ -168,8 +172,8 @@ pub(crate) fn receivers(side: &Side) -> (u64, u64) {
         // SAFETY: a valid pointer into the map; each field is read in one access.
         Some(books) => unsafe {
             (
-                under_way(core::ptr::read_volatile(&raw const (*account(books, true)).present.calls)),
-                core::ptr::read_volatile(&raw const (*account(books, true)).moved),
+                under_way(core::ptr::read_volatile(&raw const (*account(books, RECEIVING)).present.calls)),
+                core::ptr::read_volatile(&raw const (*account(books, RECEIVING)).moved),
             )
         },
         None => (0, 0),
@@ -207,7 +211,7 @@ pub(crate) fn leave(side: &mut Side) {
 fn leave_from(books: *mut Books, side: &mut Side) {
     // SAFETY: as in `arrive_at`.
     unsafe {
-        let present = &raw mut (*account(books, side.receive != 0)).present;
+        let present = &raw mut (*account(books, side.receive)).present;
         let before = add(&raw mut (*present).calls, u64::MAX);
         // The books may have been opened anew meanwhile: what did not arrive there does not leave.
         if under_way(before) == 0 {
@@ -284,7 +288,7 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
 #[inline(always)]
 pub(crate) fn began_with_content(side: &Side) -> bool {
     // SAFETY: a valid pointer into the map; the field is written before it is there.
-    books(&side.key).is_some_and(|books| unsafe { (*account(books, side.receive != 0)).queued } != 0)
+    books(&side.key).is_some_and(|books| unsafe { (*account(books, side.receive)).queued } != 0)
 }
 
 /// Closes the books of a channel that is gone: what is found at its address next is another.
@@ -355,13 +359,13 @@ pub(crate) fn is_known(side: &Side) -> bool {
 fn known(side: &Side) -> Option<*mut Books> {
     let books = books(&side.key)?;
     // SAFETY: a valid pointer into the map; the field is read and written in one access each.
-    let known = unsafe { core::ptr::read_volatile(&raw const (*account(books, side.receive != 0)).inode) };
+    let known = unsafe { core::ptr::read_volatile(&raw const (*account(books, side.receive)).inode) };
     let inode = receiver_inode(side);
     if known == 0 && inode != 0 {
         // SAFETY: as above. The socket has been accepted meanwhile.
         unsafe {
-            core::ptr::write_volatile(&raw mut (*account(books, false)).inode, inode);
-            core::ptr::write_volatile(&raw mut (*account(books, true)).inode, inode);
+            core::ptr::write_volatile(&raw mut (*account(books, SENDING)).inode, inode);
+            core::ptr::write_volatile(&raw mut (*account(books, RECEIVING)).inode, inode);
         }
         return Some(books);
     }
@@ -607,7 +611,7 @@ pub extern "C" fn enter_alone(id: u64, space: u64, receive: u32, amount: u64) ->
     let before = match books(&Key { id, space }) {
         // SAFETY: a valid pointer into the map's value, which only the one whose key is in `ENTERING` writes.
         Some(books) => unsafe {
-            let place = &raw mut (*account(books, receive != 0)).moved;
+            let place = &raw mut (*account(books, receive as u8)).moved;
             let before = core::ptr::read_volatile(place);
             core::ptr::write_volatile(place, before.wrapping_add(amount));
             before
@@ -634,7 +638,7 @@ pub(crate) fn enter(side: &mut Side, amount: u64, leaves: bool) -> Option<u64> {
         side.present = 0;
     }
     // SAFETY: a valid pointer into the map's value.
-    Some(unsafe { add(&raw mut (*account(books, side.receive != 0)).moved, amount) })
+    Some(unsafe { add(&raw mut (*account(books, side.receive)).moved, amount) })
 }
 
 /// The name that a unix socket is bound to, without its address family.

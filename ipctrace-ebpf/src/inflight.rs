@@ -11,6 +11,7 @@ use ipctrace_common::Cause;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::{Key, op_flag};
 
+use crate::iter::Memory;
 use crate::kernel::Result;
 #[cfg(not(feature = "plain"))]
 use crate::kernel::exchange;
@@ -219,6 +220,28 @@ impl InFlight {
         self.taken = Taken::NOTHING;
         self.moved = Moved::of(bytes);
         self.active = ACTIVE;
+    }
+
+    /// The same of a call at the functions of an object, whose bytes are there at its begin.
+    #[inline(always)]
+    pub(crate) fn start_in(&mut self, memory: &Memory, enter: u64) {
+        self.start(memory.class, enter, 0);
+        // At its end it has been moved on.
+        self.user = if enter == 0 { 0 } else { memory.user };
+        self.count = memory.count;
+    }
+
+    /// The one side of a call at the functions of an object, which named no descriptor; it is no channel yet.
+    #[inline(always)]
+    pub(crate) fn only(&mut self, receive: bool, enter: u64) -> &mut Side {
+        self.sides[1].mechanism = 0;
+        self.sides[1].present = 0;
+        let side = &mut self.sides[0];
+        side.mechanism = 0;
+        side.fd = -1;
+        side.present = 0;
+        side.used(receive, enter);
+        side
     }
 }
 

@@ -2,12 +2,13 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
+use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, mechanisms, objects, offset};
 use crate::emit::has_messages;
-use crate::inflight::{Last, Side};
+use crate::inflight::{InFlight, Last, Side};
 use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
@@ -159,6 +160,14 @@ pub(crate) fn is_on(mechanism: Mechanism) -> bool {
 #[inline(always)]
 pub(crate) fn is_at_object(mechanism: u8) -> bool {
     objects() >> (mechanism & 31) & 1 != 0
+}
+
+/// Whether a call in flight was put there by a program on a function, of whatever object: system calls on those are of other classes.
+#[inline(always)]
+pub(crate) fn is_of_object(call: &InFlight) -> bool {
+    const CLASSES: u32 =
+        1 << Class::Read as u8 | 1 << Class::Readv as u8 | 1 << Class::Write as u8 | 1 << Class::Writev as u8;
+    is_at_object(call.sides[0].mechanism) && CLASSES >> (call.class & 31) & 1 != 0
 }
 
 /// An open file, as far as it takes to see whether it can be a channel.

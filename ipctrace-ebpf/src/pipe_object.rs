@@ -5,7 +5,6 @@
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, offset};
@@ -139,13 +138,10 @@ fn is_in_flight(tid: u32) -> bool {
 /// Whether a call in flight was put there by a program of this module: system calls on pipes are of other classes then.
 #[inline(always)]
 pub(crate) fn is_told_of_here(call: &InFlight) -> bool {
-    const CLASSES: u32 =
-        1 << Class::Read as u8 | 1 << Class::Readv as u8 | 1 << Class::Write as u8 | 1 << Class::Writev as u8;
     // What the verifier knows comes first: where no pipe is traced here it looks no further.
     config::objects() & Mechanism::PIPES != 0
         && pipe::is_pipe(call.sides[0].mechanism)
-        && object::is_at_object(call.sides[0].mechanism)
-        && CLASSES >> (call.class & 31) & 1 != 0
+        && object::is_of_object(call)
 }
 
 /// The end of a system call on descriptor `fd` with a call of this module in flight: the program at the end of the function
@@ -187,13 +183,7 @@ fn try_begun(tid: u32, iocb: u64, iter: u64, receive: bool, enter: u64) -> Resul
     call.active = 0;
     let file: u64 = read(iocb, offset!(kiocb_file))?;
     let (inode, pipe) = (read(file, offset!(file_inode))?, read(file, offset!(file_private_data))?);
-    call.sides[1].mechanism = 0;
-    call.sides[1].present = 0;
-    let side = &mut call.sides[0];
-    side.mechanism = 0;
-    side.fd = -1;
-    side.present = 0;
-    side.used(receive, enter);
+    let side = call.only(receive, enter);
     pipe::describe(file, inode, pipe, side)?;
     if side.mechanism == 0 {
         return Ok(next::NOTHING);
@@ -211,10 +201,7 @@ fn try_begun(tid: u32, iocb: u64, iter: u64, receive: bool, enter: u64) -> Resul
     };
     side.last.announced = 1;
     let memory = iter::memory(iter, receive, false)?;
-    call.start(memory.class, enter, 0);
-    // At its end it has been moved on.
-    call.user = if enter == 0 { 0 } else { memory.user };
-    call.count = memory.count;
+    call.start_in(&memory, enter);
     Ok(next)
 }
 

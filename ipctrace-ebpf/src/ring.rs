@@ -130,9 +130,11 @@ pub(crate) unsafe fn clear<T>(record: *mut T) {
 /// Hands a record over.
 #[inline(always)]
 pub(crate) fn submit<T>(mut entry: RingBufEntry<T>) {
+    // Without a comparison: the verifier would follow two ways from here on.
+    const _: () = assert!(BPF_RB_NO_WAKEUP == 1 && BPF_RB_FORCE_WAKEUP == 2);
     // SAFETY: a record, which begins with a header.
-    let wakes = unsafe { (*entry.as_mut_ptr().cast::<Header>()).wakes } != 0;
-    entry.submit(u64::from(if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    let wakes = unsafe { (*entry.as_mut_ptr().cast::<Header>()).wakes } & 1;
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP + wakes));
 }
 
 /// Puts a record of so many calls that stands elsewhere on the ring.

@@ -14,7 +14,7 @@ use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Moved};
 use crate::iter;
 use crate::kernel::{Result, argument, read};
-use crate::object::{is_at_object, is_socket};
+use crate::object::{is_at_object, is_of_object, is_socket};
 use crate::syscall::TAKES_NOTHING;
 use crate::{channel, handoff, inet, object, own, ring, straddle, syscall, task, udp_taken, unix};
 
@@ -326,14 +326,6 @@ fn taken(tid: u32, returned: i32) -> u64 {
     }
 }
 
-/// Whether a call in flight was put there by a program on a function, of whatever object: system calls on those are of other classes.
-#[inline(always)]
-fn is_of_object(call: &InFlight) -> bool {
-    const CLASSES: u32 =
-        1 << Class::Read as u8 | 1 << Class::Readv as u8 | 1 << Class::Write as u8 | 1 << Class::Writev as u8;
-    is_at_object(call.sides[0].mechanism) && CLASSES >> (call.class & 31) & 1 != 0
-}
-
 /// Whether a call in flight was put there by a program of this module.
 #[inline(always)]
 pub(crate) fn is_told_of_here(call: &InFlight) -> bool {
@@ -402,14 +394,8 @@ fn try_begun(tid: u32, sock: u64, message: u64, receive: bool, enter: u64) -> Re
     if socket == 0 {
         return Ok(next::NOTHING);
     }
-    call.sides[1].mechanism = 0;
-    call.sides[1].present = 0;
-    let side = &mut call.sides[0];
-    side.mechanism = 0;
-    side.fd = -1;
-    side.present = 0;
+    let side = call.only(receive, enter);
     side.last.file = 0;
-    side.used(receive, enter);
     object::protocol(sock, unix::beside(socket), side)?;
     if !is_at_object(side.mechanism) {
         side.mechanism = 0;
@@ -429,10 +415,7 @@ fn try_begun(tid: u32, sock: u64, message: u64, receive: bool, enter: u64) -> Re
     let iter = message + offset!(msghdr_iter) as u64;
     let digested = udp_taken::receives(&call.sides[0]);
     let memory = iter::memory(iter, receive, digested)?;
-    call.start(memory.class, enter, 0);
-    // At its end it has been moved on.
-    call.user = if enter == 0 { 0 } else { memory.user };
-    call.count = memory.count;
+    call.start_in(&memory, enter);
     if !receive {
         call.address = read(message, offset!(msghdr_name))?;
         call.address_len = u64::from(read::<u32>(message, offset!(msghdr_namelen))?);

@@ -179,7 +179,7 @@ pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
     if side.mechanism == Mechanism::Tcp as u8 {
         // SAFETY: as below.
         let (sent, sequence) = unsafe {
-            let sending = channel::account(books, false);
+            let sending = channel::account(books, channel::SENDING);
             ((*sending).moved, (*sending).sequence)
         };
         let moved = inet::sequence(side.object, false)?.wrapping_sub(sequence as u32);
@@ -187,7 +187,8 @@ pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
     }
     // SAFETY: a valid pointer into the map; each field is read in one load.
     let (sent, taken, queued) = unsafe {
-        let (sending, receiving) = (channel::account(books, false), channel::account(books, true));
+        let (sending, receiving) =
+            (channel::account(books, channel::SENDING), channel::account(books, channel::RECEIVING));
         ((*sending).moved, (*receiving).moved, (*sending).queued)
     };
     Ok((taken + own::queued(side)).saturating_sub(queued + sent))
