@@ -176,6 +176,9 @@ pub mod op_flag {
     pub const GETFD: u16 = 1 << 9;
     /// Queues and UDP: the message filled the receiver's buffer and may have been longer; what did not fit is gone.
     pub const CUT: u16 = 1 << 12;
+    /// Queues: the content was not looked at, for one process sends, one receives, and all messages have this priority or type. The
+    /// record may stand for several ([`super::Op::messages`]), each as long as `message_len` says.
+    pub const ALIKE: u16 = 1 << 11;
     /// Event counters: nobody's call, but what the kernel added by itself.
     pub const BY_KERNEL: u16 = 1 << 14;
     /// Queues: nobody's call, but a message that was in the queue when it was first seen.
@@ -247,7 +250,7 @@ pub struct Op {
     /// the kernel shows nothing better; 0 if none was taken.
     /// Terminals: how many bytes are expected to be echoed.
     pub digest: u64,
-    /// Calls that this record stands for (`sendmmsg` on a stream: its messages).
+    /// Calls that this record stands for (`sendmmsg` on a stream: its messages; [`op_flag::ALIKE`]: messages).
     pub messages: u32,
     /// Length of the socket address that follows.
     pub address_len: u32,

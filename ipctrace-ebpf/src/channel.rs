@@ -13,7 +13,7 @@ use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, exchange, read};
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{inet, own, pipe, posix_mq, ring, task, udp_taken};
+use crate::{alike, inet, own, pipe, posix_mq, ring, task, udp_taken};
 
 /// The books of one channel, sending and receiving: see [`Side::receive`].
 #[repr(C)]
@@ -27,16 +27,18 @@ pub(crate) struct Books([Account; 2]);
 pub(crate) struct Account {
     /// Put in, or taken out, since the channel was first seen: bytes of a stream, calls on a counter, messages otherwise.
     pub(crate) moved: u64,
-    /// Who is in a call now.
-    present: Present,
+    /// Who is in a call now. Of queues only the process is noted.
+    pub(crate) present: Present,
     /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
     inode: u64,
     /// What was in the channel when it was first seen.
     pub(crate) queued: u64,
     /// TCP: sequence number of the first byte that the books count.
     pub(crate) sequence: u64,
-    /// Explicit padding.
-    reserved: [u64; 2],
+    /// Queues: what has been sent, see [`crate::alike`].
+    pub(crate) alike: u64,
+    /// Queues: when what was in it at first sight had been told of; 0 if it has not been.
+    pub(crate) ready: u64,
 }
 
 const _: () = assert!(size_of::<Account>() == 64 && size_of::<Books>() == BOOKS_SIZE);
@@ -44,9 +46,10 @@ const _: () = assert!(size_of::<Account>() == 64 && size_of::<Books>() == BOOKS_
 impl Books {
     /// What they begin with.
     #[inline(always)]
-    const fn begin(queued: u64, sequence: u64, inode: u64) -> Books {
+    fn begin(queued: u64, sequence: u64, inode: u64) -> Books {
         let present = Present { calls: 0, who: 0 };
-        Books([Account { moved: 0, present, inode, queued, sequence, reserved: [0; 2] }; 2])
+        let alike = if queued == 0 { 0 } else { alike::MIXED };
+        Books([Account { moved: 0, present, inode, queued, sequence, alike, ready: 0 }; 2])
     }
 }
 
@@ -71,7 +74,7 @@ pub(crate) struct Present {
     /// How many calls are under way, and in the upper half how many have begun.
     calls: u64,
     /// The first process that made one, and [`SEVERAL`].
-    who: u64,
+    pub(crate) who: u64,
 }
 
 /// What the begin of a call adds to [`Present::calls`].

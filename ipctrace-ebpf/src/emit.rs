@@ -6,10 +6,11 @@ use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
+use crate::channel::{self, Books};
 use crate::inflight::{self, InFlight};
 use crate::kernel::add;
 use crate::run::{self, Ended};
-use crate::{channel, config, inet, own, payload, pipe, ring, task};
+use crate::{config, inet, own, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -65,20 +66,43 @@ fn long(tid: u32, call: &mut InFlight, index: usize) {
 fn short(tid: u32, call: &mut InFlight, index: usize) {
     let ended = ended(call, index);
     if config::run() != 0 && ended.flags & op_flag::POSITIONS != 0 {
-        if run::join(tid, call, index, &ended) {
+        let joined = run::join(tid, call, index, &ended);
+        call.ended = ended.time;
+        if joined {
             return;
         }
     } else if call.run != 0 {
         call.run = 0;
         run::end_run(tid);
     }
+    call.ended = ended.time;
+    put(call, index, &ended);
+}
+
+/// Puts the record of a call on the ring.
+#[inline(always)]
+fn put(call: &InFlight, index: usize, ended: &Ended) {
     let Some(mut entry) = ring::reserve::<wire::Op>() else {
         // The books go on: the next record shows how much is missing.
         return;
     };
     // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
-    unsafe { fill(entry.as_mut_ptr(), call, index, &ended) };
+    unsafe { fill(entry.as_mut_ptr(), call, index, ended) };
     ring::submit(entry);
+}
+
+/// As [`op`], of a message of a queue with these books whose messages are alike.
+#[inline(always)]
+pub(crate) fn alike(tid: u32, call: &mut InFlight, books: *mut Books) {
+    let side = &call.sides[0];
+    // SAFETY: a valid pointer into the map's value.
+    let before = unsafe { add(&raw mut (*channel::account(books, side.receive)).moved, 1) };
+    let flags = side.flags | op_flag::SEQUENCED | op_flag::ALIKE;
+    let ended = Ended { before, position: 0, flags, time: ring::now() };
+    call.ended = ended.time;
+    if !run::add(tid, call, 0, &ended, true) {
+        put(call, 0, &ended);
+    }
 }
 
 /// As [`op`], of a call that is not the current thread's own system call: `task` did it. `position` is where the object stood
@@ -114,12 +138,7 @@ pub extern "C" fn emit_plain(tid: u32, index: u32) -> i32 {
     let call = unsafe { &mut *call };
     let index = (index & 1) as usize;
     let ended = ended(call, index);
-    // Otherwise as in `op`.
-    if let Some(mut entry) = ring::reserve::<wire::Op>() {
-        // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
-        unsafe { fill(entry.as_mut_ptr(), call, index, &ended) };
-        ring::submit(entry);
-    }
+    put(call, index, &ended);
     0
 }
 

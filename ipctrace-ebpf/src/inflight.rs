@@ -180,7 +180,7 @@ pub(crate) fn was_told(tid: u32) -> bool {
 pub(crate) struct InFlight {
     /// When.
     pub(crate) enter: u64,
-    /// When the one before it ended, if that was on a pipe.
+    /// When the one before it ended, if that could be part of a run.
     pub(crate) ended: u64,
     /// [`ipctrace_common::syscall::Class`].
     pub(crate) class: u8,
@@ -188,8 +188,8 @@ pub(crate) struct InFlight {
     pub(crate) active: u8,
     /// 1 if the thread may have a run that is not told of yet: [`crate::run`].
     pub(crate) run: u8,
-    /// Explicit padding.
-    pub(crate) reserved: u8,
+    /// 1 if its message need not be told from others: [`crate::alike`].
+    pub(crate) alike: u8,
     /// Messages of `recvmmsg` reported so far.
     pub(crate) index: u32,
     /// Buffer, iovec, msghdr or mmsghdr array of the caller.

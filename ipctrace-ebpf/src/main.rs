@@ -8,6 +8,7 @@
 #![feature(core_intrinsics)]
 #![expect(unreachable_pub, reason = "the attribute macros of aya-ebpf want programs to be pub")]
 
+mod alike;
 mod channel;
 mod config;
 mod emit;

@@ -10,12 +10,13 @@ use ipctrace_common::syscall::{Class, Special};
 use ipctrace_common::wire::{self, Key, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, digest};
 
+use crate::channel::{self, Books};
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::is_at_object;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{channel, emit, messages, own, posix_mq, queue_object, ring, special, sysv_msg};
+use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, special, sysv_msg, task};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
@@ -64,23 +65,27 @@ pub extern "C" fn queue_detail(special: u32) -> i64 {
     if is_posix(special) { priority(special, argument) } else { read_user(message, 0).unwrap_or(0) }
 }
 
-/// What is known of the queue of a call: it is not to be traced; it has books; it is seen for the first time.
+/// What is known of the queue of a call: it is not to be traced; it has books, and all is known of the call that is known at its begin;
+/// it is seen for the first time.
 const NOT_TRACED: i32 = 0;
 const KNOWN: i32 = 1;
 const NEW: i32 = 2;
 
-/// Writes to the thread's place which queue the call works on, and where its message is.
+/// Writes to the thread's place which queue the call works on, and where its message is, and puts it in flight.
 #[inline(always)]
-fn describe(tid: u32, special: u32) -> Result<i32> {
-    let [queue, message, _, _, flags, _] = special::arguments()?;
+fn describe(tid: u32, special: u32, enter: u64) -> Result<i32> {
+    let [queue, message, size, _, flags, _] = special::arguments()?;
     if special == Special::Msgrcv as u32 && flags & MSG_COPY != 0 {
         return Ok(NOT_TRACED);
     }
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *place };
-    call.sides = [Side::NONE, Side::NONE];
+    call.sides[1].mechanism = 0;
+    call.sides[1].present = 0;
+    call.sides[1].last.file = 0;
     let side = &mut call.sides[0];
+    *side = Side::NONE;
     if is_posix(special) {
         posix_mq::describe(queue as u32, side)?;
         call.user = message;
@@ -91,11 +96,18 @@ fn describe(tid: u32, special: u32) -> Result<i32> {
     if side.mechanism == 0 {
         return Ok(NOT_TRACED);
     }
-    if channel::books(&side.key).is_some() {
+    let receive = is_receive(special);
+    side.used(receive, enter);
+    // The message is in one buffer, as with read and write.
+    call.start(if receive { Class::Read } else { Class::Write }, enter, size);
+    call.count = size;
+    call.alike = 0;
+    if let Some(books) = channel::books(&call.sides[0].key) {
+        prepare(tid, special, call, books);
         return Ok(KNOWN);
     }
     if !is_posix(special) {
-        side.object = sysv_msg::sysv_msg_object(queue as u32);
+        call.sides[0].object = sysv_msg::sysv_msg_object(queue as u32);
     }
     Ok(NEW)
 }
@@ -107,10 +119,30 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
     if is_at_object(mechanism(special) as u8) {
         return 0;
     }
-    if queue_begun(tid, special, ring::now()) == NEW && channel::announce(tid, 0, 0) == 1 {
-        queue_found(tid);
+    match queue_begun(tid, special, ring::now()) {
+        NOT_TRACED => return 0,
+        NEW => {
+            if channel::announce(tid, 0, 0) == 1 {
+                opened(tid);
+            }
+            queue_prepared(tid, special);
+        }
+        _ => {}
     }
     0
+}
+
+/// Tells of what is in a queue whose books have been opened.
+#[inline(always)]
+fn opened(tid: u32) {
+    queue_found(tid);
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        if let Some(books) = channel::books(unsafe { &(*call).sides[0].key }) {
+            // SAFETY: a valid pointer into the map.
+            unsafe { alike::ready(books, ring::now()) };
+        }
+    }
 }
 
 /// Puts a call in flight that began at `enter` (0: not seen), and gives what is known of its queue. The verifier looks at it by
@@ -118,12 +150,8 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
-    match describe(tid, special) {
-        Ok(NOT_TRACED) => NOT_TRACED,
-        Ok(known) => {
-            queue_prepared(tid, special, enter);
-            known
-        }
+    match describe(tid, special, enter) {
+        Ok(known) => known,
         Err(cause) => {
             ring::count(cause);
             NOT_TRACED
@@ -131,28 +159,48 @@ pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
     }
 }
 
-/// Completes what is known of a call at its begin, and puts it in flight. The verifier looks at it by itself.
+/// Completes what is known of a call in flight at its begin. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn queue_prepared(tid: u32, special: u32, enter: u64) -> i32 {
-    let Ok(place) = inflight::place(tid) else {
-        return 0;
-    };
-    let Ok([_, _, size, ..]) = special::arguments() else {
-        return 0;
-    };
-    // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let call = unsafe { &mut *place };
-    let receive = is_receive(special);
-    // The message is in one buffer, as with read and write.
-    call.start(if receive { Class::Read } else { Class::Write }, enter, size);
-    call.count = size;
-    call.sides[0].used(receive, enter);
-    if !receive {
-        // Before the caller can change it.
-        queue_content(tid, special);
+pub extern "C" fn queue_prepared(tid: u32, special: u32) -> i32 {
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        let call = unsafe { &mut *call };
+        if let Some(books) = channel::books(&call.sides[0].key) {
+            prepare(tid, special, call, books);
+        } else if !is_receive(special) {
+            // There was no room for them.
+            queue_content(tid, special);
+        }
     }
     0
+}
+
+/// The same, of a call on a queue with these books.
+#[inline(always)]
+fn prepare(tid: u32, special: u32, call: &mut InFlight, books: *mut Books) {
+    if call.enter == 0 {
+        // It began before tracing did.
+        // SAFETY: a valid pointer into the map.
+        unsafe { alike::end(books) };
+    }
+    let tgid = (task::pid_tgid() >> 32) as u32;
+    // SAFETY: as above.
+    let mut alike = unsafe { alike::meet(books, call, tgid) };
+    if !is_receive(special) {
+        // Before the caller can change it.
+        if alike {
+            call.moved.detail = queue_detail(special);
+        } else {
+            queue_content(tid, special);
+        }
+        // SAFETY: as above.
+        if !unsafe { alike::send(books, call.moved.detail) } && alike {
+            queue_content(tid, special);
+            alike = false;
+        }
+    }
+    call.alike = u8::from(alike);
 }
 
 /// Notes with the call in flight of thread `tid` what the caller's memory has of the message: its type or priority, and a digest
@@ -194,7 +242,10 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
         queue_object::late(tid, special, returned);
         return 0;
     }
-    if returned >= 0 && (inflight::get(tid).is_some() || straddled(tid, special)) {
+    if returned >= 0
+        && queue_joined(tid, special, returned as u64) == 0
+        && (inflight::get(tid).is_some() || straddled(tid, special))
+    {
         queue_completed(tid, special, returned as u64);
         if let Some(call) = inflight::get(tid) {
             // SAFETY: a valid pointer into the map; the entry is the current thread's.
@@ -205,18 +256,59 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     0
 }
 
+/// Tells of a call whose message need not be told from others, as part of a run; 0 if it does. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let call = unsafe { &mut *call };
+    if call.alike == 0 || (call.count == returned && may_cut(special)) {
+        return 0;
+    }
+    let side = &call.sides[0];
+    let Some(books) = channel::books(&side.key) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map.
+    let Some(detail) = (unsafe { alike::detail(books, side.receive) }) else {
+        return 0;
+    };
+    if side.receive != 0 {
+        call.moved.bytes = returned;
+        call.moved.len = returned;
+        call.moved.detail = detail;
+    }
+    emit::alike(tid, call, books);
+    1
+}
+
+/// Whether a receive that has filled its buffer may have taken less than the message.
+#[inline(always)]
+fn may_cut(special: u32) -> bool {
+    special == Special::Msgrcv as u32
+        && !special::arguments().is_ok_and(|[_, _, _, _, flags, _]| flags & MSG_NOERROR == 0)
+}
+
 /// A call that began before tracing did, and has ended; false if there is nothing to tell of it.
 #[inline(always)]
 fn straddled(tid: u32, special: u32) -> bool {
     let receive = is_receive(special);
-    match queue_begun(tid, special, 0) {
-        NOT_TRACED => return false,
-        NEW if channel::announce(tid, 0, u64::from(receive)) == 1 => {}
-        _ => return true,
+    let known = queue_begun(tid, special, 0);
+    if known == NOT_TRACED {
+        return false;
     }
-    queue_found(tid);
+    let first = known == NEW && channel::announce(tid, 0, u64::from(receive)) == 1;
+    if first {
+        opened(tid);
+    }
+    if known == NEW {
+        queue_prepared(tid, special);
+    }
     // What is sent is among what has been found.
-    receive
+    receive || !first
 }
 
 /// Writes to the call in flight what it did. The verifier looks at it by itself.
@@ -226,17 +318,14 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
     let Some(call) = inflight::get(tid) else {
         return 0;
     };
-    let Ok([_, _, size, _, flags, _]) = special::arguments() else {
-        return 0;
-    };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let InFlight { moved, user, .. } = unsafe { &mut *call };
+    let InFlight { moved, user, count: size, .. } = unsafe { &mut *call };
     moved.user = *user;
     if is_receive(special) {
         moved.bytes = returned;
         moved.len = returned;
         moved.digest = 0;
-        if special == Special::Msgrcv as u32 && flags & MSG_NOERROR != 0 && returned == size {
+        if returned == *size && may_cut(special) {
             moved.flags = op_flag::CUT;
         }
     }

@@ -1,8 +1,10 @@
-//! Runs of small calls on a pipe: see [`ipctrace_common::run`].
+//! Runs of small calls on a pipe, or on a queue of messages that are alike: see [`ipctrace_common::run`].
 //!
 //! A call continues a run if the same thread made it on the same end of the same pipe, if nothing else was entered into the
 //! channel's books or moved the pipe's position in between, and if it stayed within one page. The record of such a run is
 //! that of one larger call: nothing that could be known is lost but the times between its first and its last.
+//!
+//! On a queue ([`crate::alike`]) it does if its message is as long as the others.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
@@ -74,10 +76,15 @@ pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -
     let limit = u64::from(config::run());
     // Only who calls again and again is worth it: others are told of at once.
     let hot = call.enter.wrapping_sub(call.ended) < limit;
-    call.ended = ended.time;
     if call.run == 0 && !(fits && hot) {
         return false;
     }
+    add(tid, call, index, ended, fits)
+}
+
+/// The same, of a call that is to continue the run, or begin one (`fits`), or to end it.
+#[inline(always)]
+pub(crate) fn add(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, fits: bool) -> bool {
     let Some(run) = place(tid) else {
         return false;
     };
@@ -102,16 +109,25 @@ fn joined(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, run: &mut 
             call.run = 0;
             return false;
         }
+        let messages = ended.flags & op_flag::ALIKE != 0;
+        let follows = if messages {
+            op.message_len == call.moved.len
+                && op.detail == call.moved.detail
+                && op.before.wrapping_add(u64::from(op.messages)) == ended.before
+        } else {
+            op.pos_exit == side.pos_enter && op.before.wrapping_add(op.bytes) == ended.before
+        };
         if fits
             && op.key.id == side.key.id
             && op.key.space == side.key.space
             && op.header.flags == ended.flags
-            && op.pos_exit == side.pos_enter
-            && op.before.wrapping_add(op.bytes) == ended.before
+            && follows
             && ended.time.wrapping_sub(op.enter) < u64::from(config::run())
         {
             op.bytes += call.moved.bytes;
-            op.message_len = op.bytes;
+            if !messages {
+                op.message_len = op.bytes;
+            }
             op.messages += 1;
             op.pos_exit = ended.position;
             op.header.time = ended.time;

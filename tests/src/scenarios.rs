@@ -12,6 +12,7 @@ mod namespaces;
 mod posix_mq;
 mod process_vm;
 mod pty;
+mod queues;
 mod signals;
 mod streams;
 mod sysv_msg;
@@ -57,6 +58,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     names::SCENARIOS,
     process_vm::SCENARIOS,
     pty::SCENARIOS,
+    queues::SCENARIOS,
     posix_mq::SCENARIOS,
     signals::SCENARIOS,
     streams::SCENARIOS,

@@ -97,6 +97,8 @@ cases! {
     sends_without_completions
     splice_through_a_ring
     posix_mq_by_priority
+    posix_mq_fast
+    sysv_msg_fast
     posix_mq_two_receivers
     posix_mq_full_and_empty
     posix_mq_notifies

@@ -3,6 +3,8 @@
 //! Where hooks on the objects saw the very message, both records have its number, and there is nothing to find out. Else what a
 //! receiver took is known by what it is: priority or type, length, and a digest of its beginning. Among equal messages
 //! a queue is first in, first out, so a receive is joined to the first message of its kind that was sent and not taken.
+//! Where one process sends to a queue, one receives from it, and all messages have the same priority or type, records say no more than
+//! that, and one may stand for several messages.
 //! What was in a queue when it was first seen is known too, and was sent by nobody that we know.
 
 mod guess;
@@ -25,8 +27,8 @@ use super::context::{Context, LINGER};
 use super::naming::{self, Home};
 
 use guess::Guesses;
-use store::{Among, Kind, Place, Store, Stored};
-use waiting::Taken;
+use store::{Among, Kind, Kinds, Place, Store, Stored};
+use waiting::{Span, Taken};
 
 /// A message that was sent and not yet received.
 #[derive(Debug)]
@@ -43,6 +45,12 @@ struct Sent {
     /// Its number; 0 if the message itself was not seen.
     number: u64,
     payload: Bytes,
+    /// How many messages it stands for that have not been taken: more than 1 only if they are `alike`.
+    messages: u64,
+    /// As [`Taken::alike`].
+    alike: bool,
+    /// As [`Taken::span`].
+    span: Span,
 }
 
 impl Stored for Sent {
@@ -54,25 +62,33 @@ impl Stored for Sent {
         self.enter
     }
 
-    fn kinds(&self) -> [Option<Kind>; 3] {
+    fn kinds(&self) -> Kinds {
         // One that was found may have been taken before it got its number.
-        let by_content = self.number == 0 || self.is_nameless();
-        let content = Kind::of(self.bytes, self.detail, self.digest);
+        let content = Some(self.kind()).filter(|_| self.number == 0 || self.is_nameless());
         [
             (self.number != 0).then_some(Kind::Number(self.number)),
-            by_content.then_some(content),
+            content,
+            content.and_then(Kind::form),
             self.is_nameless().then_some(Kind::Nameless),
         ]
+    }
+
+    fn messages(&self) -> u64 {
+        self.messages
     }
 }
 
 impl Sent {
+    /// What it is.
+    fn kind(&self) -> Kind {
+        Kind::of(self.bytes, self.detail, self.digest, self.alike)
+    }
+
     /// Those among which one that took it is, or the same told of twice.
-    fn alike(&self) -> Among {
+    fn among(&self) -> Among {
         match self.kinds() {
-            [_, Some(Kind::Any), _] => Among::All,
-            [number, Some(content), _] => Among::Kinds([number, Some(content), Some(Kind::Any)]),
-            [number, None, _] => Among::Kinds([number, None, None]),
+            [number, Some(content), ..] => Among::like(content).or_number(number),
+            [number, None, ..] => Among::Kinds([number, None, None, None]),
         }
     }
 
@@ -165,6 +181,11 @@ impl Queue {
     fn holds(&self) -> usize {
         self.sent.len() + self.waiting.len() + self.held.len()
     }
+
+    /// How many messages that are.
+    fn messages(&self) -> u64 {
+        self.sent.messages() + self.waiting.messages() + self.held.len() as u64
+    }
 }
 
 /// The queue as mq_overview(7) and ipcs(1) show it. `name`: the key, or the number of the IPC namespace and the name, as the
@@ -251,14 +272,18 @@ impl Queues {
         }
         let least = if mechanism == Mechanism::PosixMq { 0 } else { 1 };
         let detail = Some(op.detail).filter(|detail| *detail >= least);
+        let alike = has(op_flag::ALIKE);
+        let messages = u64::from(op.messages.max(1));
+        let bytes = op.bytes / messages;
+        let span = Span { length: time - enter, calls: messages };
         let queue = self.queue(mechanism, op.key, context);
         let before = queue.holds();
         if has(op_flag::RECEIVE) {
-            let taken = Taken {
+            let mut taken = Taken {
                 who,
                 enter,
                 time,
-                bytes: op.bytes,
+                bytes,
                 cut: has(op_flag::CUT),
                 detail,
                 digest: op.digest,
@@ -266,19 +291,27 @@ impl Queues {
                 number,
                 payload: record.payload.clone(),
                 since: context.now,
+                messages,
+                alike,
+                span,
             };
-            queue.take(taken, context);
+            if !queue.take(&mut taken, context) {
+                queue.wait(taken, context);
+            }
         } else {
             let found = has(op_flag::FOUND);
             let sent = Sent {
                 who: if found { End::Unknown(Why::BeforeStart) } else { End::Known(who) },
                 enter: if found { 0 } else { enter },
                 time,
-                bytes: op.bytes,
+                bytes,
                 detail,
                 digest: op.digest,
                 number,
                 payload: record.payload.clone(),
+                messages,
+                alike,
+                span,
             };
             queue.put(sent, context);
         }
@@ -343,12 +376,9 @@ impl Queues {
     fn evict(&mut self, context: &mut Context<'_>) {
         let Some(queue) = self.queues.values_mut().max_by_key(|queue| queue.holds()) else { return };
         let before = queue.holds();
-        queue.sent.drop_half();
-        queue.waiting.drop_half();
-        queue.held.drain(..queue.held.len().div_ceil(2));
-        let gone = before - queue.holds();
-        self.count = self.count.saturating_sub(gone);
-        *context.evicted += gone as u64;
+        let held = queue.held.drain(..queue.held.len().div_ceil(2)).count() as u64;
+        *context.evicted += queue.sent.drop_half() + queue.waiting.drop_half() + held;
+        self.count = self.count.saturating_sub(before - queue.holds());
     }
 
     /// How many queues are known.
@@ -364,7 +394,7 @@ impl Queues {
     /// Makes room: a queue is closed.
     pub(super) fn forget(&mut self, key: Key, context: &mut Context<'_>) {
         if let Some(queue) = self.queues.get(&key) {
-            *context.evicted += queue.holds() as u64;
+            *context.evicted += queue.messages();
             self.close(key, context);
         }
     }
@@ -407,7 +437,7 @@ impl Queue {
             self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
             self.found = self.found.max(sent.time);
             // Sent meanwhile by a call that has been told of already.
-            let mut others = self.sent.among(sent.alike(), 0);
+            let mut others = self.sent.among(sent.among(), 0);
             if others.any(|(_, other)| !other.is_nameless() && alike(other, &sent)) {
                 return;
             }
@@ -415,23 +445,22 @@ impl Queue {
             if (sent.enter != 0 && sent.enter <= self.found) || sent.number != 0 {
                 // It was under way while what was in the queue was looked at: it may have been found there.
                 let twice = |(_, other): &(Place, &Sent)| other.is_nameless() && alike(other, &sent);
-                let found = self.sent.among(sent.alike(), 0).filter(twice).last().map(|(place, _)| place);
+                let found = self.sent.among(sent.among(), 0).filter(twice).last().map(|(place, _)| place);
                 found.and_then(|place| self.sent.remove(place));
             }
             self.senders.note(sent.process(), sent.time);
         }
-        // One of those that waited for it has taken it. Where they wait for what others send meanwhile, all have their turn together.
-        let waiting = if self.senders.crowd() && sent.number == 0 {
-            None
-        } else {
-            self.waiting.among(sent.alike(), sent.enter).find(|(_, taken)| sent.fits(taken))
-        };
-        let waiting = waiting.map(|(place, _)| place);
-        self.sent.add(sent);
-        match waiting {
-            Some(place) => self.retry(place, false, context),
-            None => self.settle_in_time(context),
+        // Those that waited for it have taken it. Where they wait for what others send meanwhile, all have their turn together.
+        let together = self.senders.crowd() && sent.number == 0;
+        let place = self.sent.add(sent);
+        while let Some(sent) = self.sent.get(place).filter(|_| !together) {
+            let mut waiting = self.waiting.among(sent.among(), sent.enter);
+            let Some((waiting, _)) = waiting.find(|(_, taken)| sent.fits(taken)) else { break };
+            if !self.retry(waiting, false, context) {
+                return;
+            }
         }
+        self.settle_in_time(context);
     }
 
     /// Joins what has waited for [`LINGER`]; the more there is, the less often.
@@ -444,17 +473,20 @@ impl Queue {
         }
     }
 
-    /// One more receive.
-    fn take(&mut self, taken: Taken, context: &mut Context<'_>) {
+    /// One more receive. False: it waits.
+    fn take(&mut self, taken: &mut Taken, context: &mut Context<'_>) -> bool {
         // First those like it that wait.
         let kind = taken.kind();
         let mut waiting = self.waiting.among(Among::like(kind), 0).map(|(_, other)| other.kind());
-        let is_first = !waiting.any(|other| other == kind || other == Kind::Any || kind == Kind::Any);
+        let is_first = !waiting.any(|other| other.may_be(kind));
         drop(waiting);
-        if !(is_first && self.receive(&taken, false, context)) {
-            self.waiting.add(taken);
-            self.settle_in_time(context);
-        }
+        is_first && self.receive(taken, false, context)
+    }
+
+    /// A receive waits for its send.
+    fn wait(&mut self, taken: Taken, context: &mut Context<'_>) {
+        self.waiting.add(taken);
+        self.settle_in_time(context);
     }
 
     /// Joins the waiting receives to their sends, as far as these have come.
@@ -466,19 +498,30 @@ impl Queue {
         self.release(force, context);
     }
 
-    /// The same for one of them.
-    fn retry(&mut self, place: Place, force: bool, context: &mut Context<'_>) {
+    /// The same for one of them. False: it still waits.
+    fn retry(&mut self, place: Place, force: bool, context: &mut Context<'_>) -> bool {
         // It stays where it stood should it still wait.
-        let waiting = std::mem::take(&mut self.waiting);
-        let done = waiting.get(place).is_some_and(|taken| self.receive(taken, force, context));
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let done = waiting.get_mut(place).is_some_and(|taken| self.receive(taken, force, context));
         self.waiting = waiting;
         if done {
             self.waiting.remove(place);
         }
+        done
     }
 
-    /// Writes a receive if its send is known, or will not come. False: it waits.
-    fn receive(&mut self, taken: &Taken, force: bool, context: &mut Context<'_>) -> bool {
+    /// Writes a receive as far as its sends are known, or will not come. False: it, or the rest of it, waits.
+    fn receive(&mut self, taken: &mut Taken, force: bool, context: &mut Context<'_>) -> bool {
+        while taken.messages > 0 {
+            if !self.receive_some(taken, force, context) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The same for those of its messages that one record tells the send of.
+    fn receive_some(&mut self, taken: &mut Taken, force: bool, context: &mut Context<'_>) -> bool {
         // Of several senders one may not be done yet whose message was first.
         let settled = force || context.now.saturating_sub(taken.time) >= LINGER;
         if self.senders.crowd() && !settled && taken.number == 0 {
@@ -486,19 +529,36 @@ impl Queue {
         }
         let found = self.find(taken);
         if let Some(open) = found.as_ref().filter(|found| found.open) {
-            let sent = self.sent.remove(open.place).map(|sent| (sent, open.exact));
+            let sent = self.take_out(open.place, 1).map(|sent| (sent, open.exact));
             self.held.push_back(Held { taken: taken.clone(), sent });
             self.receivers.note(taken.who.identity(), taken.time);
+            taken.messages = 0;
             return true;
         }
         self.conclude(found, taken, force, context)
+    }
+
+    /// Takes out so many of the messages that stand there, or all.
+    fn take_out(&mut self, place: Place, most: u64) -> Option<Sent> {
+        let sent = self.sent.get_mut(place)?;
+        if sent.messages <= most {
+            return self.sent.remove(place);
+        }
+        sent.messages -= most;
+        Some(Sent {
+            who: sent.who.clone(),
+            time: sent.time - sent.span.before_end(sent.messages),
+            payload: sent.payload.clone(),
+            messages: most,
+            ..*sent
+        })
     }
 
     /// The same once it is not open any more.
     fn conclude(
         &mut self,
         found: Option<Found>,
-        taken: &Taken,
+        taken: &mut Taken,
         force: bool,
         context: &mut Context<'_>,
     ) -> bool {
@@ -507,20 +567,22 @@ impl Queue {
         let late = force || context.overdue(taken.since);
         match found.or_else(|| late.then(|| self.find_swapped(taken)).flatten()) {
             Some(found) => {
-                let Some(mut sent) = self.sent.remove(found.place) else { return true };
+                let Some(mut sent) = self.take_out(found.place, taken.messages) else { return false };
                 if self.is_unasked(taken) {
-                    self.guesses.add(Kind::of(sent.bytes, sent.detail, sent.digest), sent.process());
+                    self.guesses.add(sent.kind(), sent.process());
                 }
                 if found.alternatives {
                     sent.detail = None;
                 }
                 // It may be one whose receive was lost.
                 let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
+                taken.messages -= sent.messages;
                 let latency = (!found.alternatives && !sent.is_nameless())
-                    .then(|| taken.time.saturating_sub(sent.time));
+                    .then(|| taken.end().saturating_sub(sent.time));
                 self.write(&sent, taken, found.exact && !doubtful, latency, context);
             }
             None if settled && let Some((sent, exact)) = self.claim(taken) => {
+                taken.messages -= sent.messages;
                 let latency = (!sent.is_nameless()).then(|| taken.time.saturating_sub(sent.time));
                 self.write(&sent, taken, exact, latency, context);
             }
@@ -535,7 +597,11 @@ impl Queue {
                     digest: 0,
                     number: 0,
                     payload: Bytes::new(),
+                    messages: taken.messages,
+                    alike: taken.alike,
+                    span: Span::default(),
                 };
+                taken.messages = 0;
                 self.write(&sent, taken, true, None, context);
             }
         }
@@ -549,7 +615,7 @@ impl Queue {
         let index = self.held.iter().position(claims)?;
         let (sent, _) = self.held[index].sent.take()?;
         if let Some(next) = self.find(&self.held[index].taken) {
-            self.held[index].sent = self.sent.remove(next.place).map(|sent| (sent, next.exact));
+            self.held[index].sent = self.take_out(next.place, 1).map(|sent| (sent, next.exact));
         }
         let others = self.held.iter().filter(|held| claims(held)).filter_map(|held| held.sent.as_ref());
         let exact = others.into_iter().all(|(other, _)| other.process() == sent.process());
@@ -560,10 +626,11 @@ impl Queue {
     fn release(&mut self, force: bool, context: &mut Context<'_>) {
         while let Some(held) = self.held.front()
             && (force || self.held.len() > HELD || context.overdue(held.taken.since))
-            && let Some(Held { taken, sent }) = self.held.pop_front()
+            && let Some(Held { mut taken, sent }) = self.held.pop_front()
         {
             match sent {
                 Some((sent, exact)) => {
+                    taken.messages = 0;
                     let latency =
                         (exact && !sent.is_nameless()).then(|| taken.time.saturating_sub(sent.time));
                     self.write(&sent, &taken, exact, latency, context);
@@ -571,7 +638,7 @@ impl Queue {
                 // All of those that it may have taken are others': its own has not come.
                 None => {
                     let found = self.find(&taken);
-                    self.conclude(found, &taken, true, context);
+                    self.conclude(found, &mut taken, true, context);
                 }
             }
         }
@@ -586,7 +653,7 @@ impl Queue {
             return None;
         }
         if taken.number == 0 {
-            self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(1));
+            self.unknown = self.unknown.map(|unknown| unknown.saturating_sub(taken.messages));
         }
         Some(why)
     }
@@ -604,16 +671,17 @@ impl Queue {
         let (place, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
         let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
-        let nameless = Among::Kinds([Some(Kind::Nameless), None, None]);
+        let nameless = Among::like(Kind::Nameless);
         let several =
             self.senders.crowd() || self.sent.among(nameless, 0).any(|(_, other)| other.is_nameless());
         let others = if several { usize::MAX } else { 0 };
         let mut rivals =
             fitting().take(others).filter(|(_, other)| other.process() != chosen.process()).peekable();
         let crowd = rivals.peek().is_some();
-        // What could not be read of one of the two may be what would tell it from the other.
+        // What could not be read of one of the two may be what would tell it from the other. Where there was no need to, the first is it.
         let short = taken.is_short() && fitting().any(|(_, other)| other.bytes > taken.bytes);
-        let blind = taken.digest == 0 || chosen.digest == 0 || short;
+        let unread = (taken.digest == 0 && !taken.alike) || (chosen.digest == 0 && !chosen.alike);
+        let blind = unread || short;
         // One of a higher priority may have come too late.
         let there = taken.detail.is_some() || chosen.time < taken.enter;
         let certain = there && !blind && !overlapped;
@@ -673,9 +741,9 @@ impl Queue {
         let payload = if sent.payload.is_empty() { &taken.payload } else { &sent.payload };
         let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
         let received = Transfer {
-            time: taken.time,
+            time: taken.end(),
             receiver: End::Known(Arc::clone(&taken.who)),
-            bytes: taken.bytes,
+            bytes: taken.bytes * sent.messages,
             latency,
             exact,
             payload: (length > 0).then(|| payload.slice(..length)),
@@ -710,8 +778,8 @@ impl Queue {
             channel: Arc::clone(&self.channel),
             sender: sent.who.clone(),
             receiver: End::Unknown(Why::Unread),
-            bytes: sent.bytes,
-            messages: 1,
+            bytes: sent.bytes * sent.messages,
+            messages: sent.messages,
             latency: None,
             exact: true,
             truncated: false,

@@ -33,7 +33,7 @@ impl Guesses {
         if self.order.len() == MOST
             && let Some(oldest) = self.order.pop_front()
         {
-            self.take(oldest);
+            self.take_one(oldest);
         }
         self.order.push_back(kind);
         let senders = self.senders.entry(kind).or_default();
@@ -50,11 +50,17 @@ impl Guesses {
 
     /// Whether what a receive took may be a message that was given away, of another process.
     pub(super) fn doubt(&self, kind: Kind, process: Process) -> bool {
-        self.senders.get(&kind).is_some_and(|senders| senders.iter().any(|(sender, _)| *sender != process))
+        let given =
+            [Some(kind), kind.unread()].into_iter().flatten().filter_map(|kind| self.senders.get(&kind));
+        given.flatten().any(|(sender, _)| *sender != process)
     }
 
     /// Takes one out: who sent it.
     pub(super) fn take(&mut self, kind: Kind) -> Option<Process> {
+        self.take_one(kind).or_else(|| self.take_one(kind.unread()?))
+    }
+
+    fn take_one(&mut self, kind: Kind) -> Option<Process> {
         let senders = self.senders.get_mut(&kind)?;
         let (process, count) = senders.first_mut()?;
         let process = *process;

@@ -18,6 +18,10 @@ pub(super) enum Kind {
     Number(u64),
     /// A message of so many bytes, with this priority or type, and this digest.
     Content(u64, i64, u64),
+    /// The same, whatever is in it: nobody has looked.
+    Alike(u64, i64),
+    /// Any message of so many bytes with this priority or type, looked at or not.
+    Form(u64, i64),
     /// Not all of that is known.
     Any,
     /// A message of which it is not known who sent it, besides what else it is.
@@ -25,14 +29,44 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// A message of so many bytes, with this priority or type, if that is known, and this digest, 0 if none was taken.
-    pub(super) fn of(bytes: u64, detail: Option<i64>, digest: u64) -> Kind {
+    /// A message of so many bytes, with this priority or type, if that is known, and this digest, 0 if none was taken: with `alike`
+    /// because there was no need to.
+    pub(super) fn of(bytes: u64, detail: Option<i64>, digest: u64, alike: bool) -> Kind {
         match (detail, digest) {
             (Some(detail), digest @ 1..) => Kind::Content(bytes, detail, digest),
+            (Some(detail), 0) if alike => Kind::Alike(bytes, detail),
             (None, _) | (_, 0) => Kind::Any,
         }
     }
+
+    /// Whether one that is of this kind may be one that is of that.
+    pub(super) fn may_be(self, other: Kind) -> bool {
+        let some_alike = matches!(self, Kind::Alike(..)) || matches!(other, Kind::Alike(..));
+        self == other
+            || self == Kind::Any
+            || other == Kind::Any
+            || (some_alike && self.form() == other.form())
+    }
+
+    /// What it is if nobody has looked.
+    pub(super) fn unread(self) -> Option<Kind> {
+        match self.form()? {
+            Kind::Form(bytes, detail) => Some(Kind::Alike(bytes, detail)),
+            Kind::Number(_) | Kind::Content(..) | Kind::Alike(..) | Kind::Any | Kind::Nameless => None,
+        }
+    }
+
+    /// Its form, if that is known.
+    pub(super) fn form(self) -> Option<Kind> {
+        match self {
+            Kind::Content(bytes, detail, _) | Kind::Alike(bytes, detail) => Some(Kind::Form(bytes, detail)),
+            Kind::Number(_) | Kind::Form(..) | Kind::Any | Kind::Nameless => None,
+        }
+    }
 }
+
+/// The kinds that one is of.
+pub(super) type Kinds = [Option<Kind>; 4];
 
 /// What a [`Store`] keeps.
 pub(super) trait Stored {
@@ -41,14 +75,18 @@ pub(super) trait Stored {
     /// When the call began.
     fn begin(&self) -> u64;
     /// Under which kinds it is to be found.
-    fn kinds(&self) -> [Option<Kind>; 3];
+    fn kinds(&self) -> Kinds;
+    /// How many messages it stands for.
+    fn messages(&self) -> u64 {
+        1
+    }
 }
 
 /// Those of some kinds, or all.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Among {
     /// Of these kinds.
-    Kinds([Option<Kind>; 3]),
+    Kinds(Kinds),
     /// All.
     All,
 }
@@ -56,10 +94,22 @@ pub(super) enum Among {
 impl Among {
     /// What may be a message, or take it, of which this is known: one that is just like it, or one of which not all is known.
     pub(super) fn like(kind: Kind) -> Among {
-        match kind {
-            Kind::Number(_) | Kind::Nameless => Among::Kinds([Some(kind), None, None]),
-            Kind::Content(..) => Among::Kinds([Some(kind), Some(Kind::Any), None]),
-            Kind::Any => Among::All,
+        let kinds = match kind {
+            Kind::Number(_) | Kind::Nameless | Kind::Form(..) => [Some(kind), None, None, None],
+            Kind::Content(bytes, detail, _) => {
+                [Some(kind), Some(Kind::Alike(bytes, detail)), Some(Kind::Any), None]
+            }
+            Kind::Alike(bytes, detail) => [Some(Kind::Form(bytes, detail)), Some(Kind::Any), None, None],
+            Kind::Any => return Among::All,
+        };
+        Among::Kinds(kinds)
+    }
+
+    /// The same, or the message with a number.
+    pub(super) fn or_number(self, number: Option<Kind>) -> Among {
+        match self {
+            Among::Kinds([one, other, third, None]) => Among::Kinds([one, other, third, number]),
+            Among::Kinds(_) | Among::All => Among::All,
         }
     }
 }
@@ -77,7 +127,7 @@ pub(super) enum Walk<'a, T> {
     /// All from some place on.
     All(btree_map::Range<'a, Place, T>),
     /// Those in any of these indices.
-    Kinds([Option<Peekable<btree_set::Range<'a, Place>>>; 3], &'a BTreeMap<Place, T>),
+    Kinds([Option<Peekable<btree_set::Range<'a, Place>>>; 4], &'a BTreeMap<Place, T>),
     /// Those at these places.
     Places(btree_set::IntoIter<Place>, &'a BTreeMap<Place, T>),
 }
@@ -122,7 +172,7 @@ impl<T> Default for Store<T> {
 
 impl<T: Stored> Store<T> {
     /// One more. Records of two CPUs may have changed places, hence by time; of the same time the later comes last.
-    pub(super) fn add(&mut self, entry: T) {
+    pub(super) fn add(&mut self, entry: T) -> Place {
         self.arrivals += 1;
         let place = (entry.time(), self.arrivals);
         if let Some(kinds) = &mut self.kinds {
@@ -134,6 +184,7 @@ impl<T: Stored> Store<T> {
             self.entries.iter().for_each(|(place, entry)| enter(&mut kinds, *place, entry));
             self.kinds = Some(kinds);
         }
+        place
     }
 
     /// Takes one out.
@@ -155,9 +206,19 @@ impl<T: Stored> Store<T> {
         Some(entry)
     }
 
+    /// Changes the one there in a way that leaves its times and kinds as they are.
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut T> {
+        self.entries.get_mut(&place)
+    }
+
     /// The one there.
     pub(super) fn get(&self, place: Place) -> Option<&T> {
         self.entries.get(&place)
+    }
+
+    /// How many messages they stand for.
+    pub(super) fn messages(&self) -> u64 {
+        self.entries.values().map(T::messages).sum()
     }
 
     /// How many there are.
@@ -199,12 +260,11 @@ impl<T: Stored> Store<T> {
         walk.filter(move |(_, entry)| entry.begin() <= by)
     }
 
-    /// Forgets the older half.
-    pub(super) fn drop_half(&mut self) {
+    /// Forgets the older half: how many messages that were.
+    pub(super) fn drop_half(&mut self) -> u64 {
         let half = self.entries.len().div_ceil(2);
-        for place in self.places().into_iter().take(half) {
-            self.remove(place);
-        }
+        let places = self.places().into_iter().take(half);
+        places.filter_map(|place| self.remove(place)).map(|entry| entry.messages()).sum()
     }
 
     /// Takes all out, in order.
@@ -236,8 +296,8 @@ mod tests {
             self.0 - 1
         }
 
-        fn kinds(&self) -> [Option<Kind>; 3] {
-            [Some(self.1), None, None]
+        fn kinds(&self) -> Kinds {
+            [Some(self.1), None, None, None]
         }
     }
 
@@ -294,12 +354,14 @@ mod tests {
                 self.0
             }
 
-            fn kinds(&self) -> [Option<Kind>; 3] {
-                [Some(ONE), None, None]
+            fn kinds(&self) -> Kinds {
+                [Some(ONE), None, None, None]
             }
         }
         let mut store = Store::default();
-        (0..100).for_each(|index| store.add(Long(50 + index, 60 + index)));
+        for index in 0..100 {
+            store.add(Long(50 + index, 60 + index));
+        }
         store.add(Long(10, 500));
         let found: Vec<_> = store.begun(Among::like(ONE), 20).map(|(_, long)| long.1).collect();
         assert_eq!(found, [500]);

@@ -3,7 +3,7 @@ use std::ops::Range;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, channel_flag, op_flag};
 
-use crate::correlate::testing::{channel, correlate, key, op, record, shorts, transfers};
+use crate::correlate::testing::{changed, channel, correlate, key, op, record, shorts, transfers};
 use crate::correlate::{Correlator, Home, Limits};
 use crate::decode::Record;
 use crate::model::{Event, Why};
@@ -409,4 +409,79 @@ fn what_is_cut_too_short_to_be_known_is_what_others_leave() {
         receive(MSG, 21, 9..10, 3, 5),
     ]);
     assert_eq!(shorts(&events), [(Ok(10), Ok(21), 5), (Ok(11), Ok(20), 2), (Ok(11), Err(Why::Unread), 3)]);
+}
+
+/// So many messages that one record tells of.
+fn run(record: Record, count: u32) -> Record {
+    changed(record, |op| {
+        op.header.flags |= op_flag::ALIKE;
+        (op.bytes, op.messages, op.digest) = (op.bytes * u64::from(count), count, 0);
+    })
+}
+
+#[test]
+fn runs_are_joined_message_by_message() {
+    let events = correlate([
+        channel(MQ, 1, 0, JOBS),
+        send(MQ, 10, 1..2, 1, 7),
+        run(send(MQ, 10, 3..13, 1, 0), 10),
+        // One, and four of the ten.
+        run(receive(MQ, 20, 4..9, 1, 0), 5),
+        receive(MQ, 20, 14..15, 1, 8),
+        run(receive(MQ, 20, 16..18, 1, 0), 2),
+    ]);
+    let expected = [
+        (Ok(10), Ok(20), 5),
+        (Ok(10), Ok(20), 20),
+        (Ok(10), Ok(20), 5),
+        (Ok(10), Ok(20), 10),
+        (Ok(10), Err(Why::Unread), 15),
+    ];
+    assert_eq!(shorts(&events), expected);
+    let told: Vec<_> =
+        transfers(&events).iter().map(|told| (told.messages, told.latency, told.time)).collect();
+    // The fourth of ten that were sent from 3 to 13 is taken to have been sent at 7, and so on.
+    assert_eq!(told, [(1, Some(3), 5), (4, Some(2), 9), (1, Some(7), 15), (2, Some(8), 18), (3, None, 13)]);
+    assert!(exact(&events).into_iter().all(|exact| exact));
+}
+
+#[test]
+fn a_run_of_receives_waits_for_its_sends() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    correlator.push(run(receive(MSG, 20, 4..9, 1, 0), 3), &mut out);
+    correlator.push(run(receive(MSG, 20, 10..15, 1, 0), 3), &mut out);
+    correlator.push(run(send(MSG, 10, 1..3, 1, 0), 2), &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 10)]);
+    correlator.push(run(send(MSG, 10, 4..8, 1, 0), 5), &mut out);
+    assert_eq!(shorts(&out)[1..], [(Ok(10), Ok(20), 5), (Ok(10), Ok(20), 15)]);
+    correlator.push(receive(MSG, 20, 16..17, 1, 9), &mut out);
+    assert_eq!(shorts(&out)[3..], [(Ok(10), Ok(20), 5)]);
+    assert_eq!(correlator.queues.count, 0);
+}
+
+#[test]
+fn what_another_sends_behind_a_run_is_told_from_it() {
+    let events = correlate([
+        channel(MSG, 1, 0, b""),
+        run(send(MSG, 10, 1..3, 1, 0), 2),
+        send(MSG, 11, 4..5, 1, 7),
+        receive(MSG, 20, 6..7, 1, 8),
+        receive(MSG, 20, 8..9, 1, 8),
+        receive(MSG, 20, 10..11, 1, 7),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(10), Ok(20), 5), (Ok(11), Ok(20), 5)]);
+    assert!(exact(&events).into_iter().all(|exact| exact));
+}
+
+#[test]
+fn of_runs_that_are_lost_each_message_is() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    correlator.push(run(send(MSG, 10, 1..3, 1, 0), 2), &mut out);
+    correlator.lost(4, ipctrace_common::Cause::RingFull, 3, &mut out);
+    correlator.push(run(receive(MSG, 20, 5..9, 1, 0), 5), &mut out);
+    correlator.tick(1000 * MS, &mut out);
+    let told: Vec<_> = transfers(&out).iter().map(|told| (told.messages, told.bytes)).collect();
+    assert_eq!((told, shorts(&out)[1].0.clone()), (vec![(2, 10), (3, 15)], Err(Why::Lost)));
 }

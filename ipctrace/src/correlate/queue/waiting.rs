@@ -7,7 +7,7 @@ use ipctrace_common::digest;
 
 use crate::model::Proc;
 
-use super::store::{Kind, Stored};
+use super::store::{Kind, Kinds, Stored};
 
 /// A receive.
 #[derive(Clone, Debug)]
@@ -34,6 +34,32 @@ pub(super) struct Taken {
     pub(super) payload: Bytes,
     /// When the record came.
     pub(super) since: u64,
+    /// How many messages it stands for that have not been joined to their sends: more than 1 only if they are [`Taken::alike`].
+    pub(super) messages: u64,
+    /// What was in them was not looked at: one process sends, one receives, and all messages have this priority or type.
+    pub(super) alike: bool,
+    /// Between the end of the first and that of the last.
+    pub(super) span: Span,
+}
+
+/// When the calls of a run ended, of which the times of the first and the last alone are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    /// From the begin of the first to the end of the last.
+    pub(super) length: u64,
+    /// How many.
+    pub(super) calls: u64,
+}
+
+impl Span {
+    /// About how long before the end of the last the one ended behind which so many are left.
+    pub(super) fn before_end(self, left: u64) -> u64 {
+        if self.calls == 0 {
+            0
+        } else {
+            (u128::from(self.length) * u128::from(left) / u128::from(self.calls)) as u64
+        }
+    }
 }
 
 impl Stored for Taken {
@@ -45,8 +71,12 @@ impl Stored for Taken {
         self.enter
     }
 
-    fn kinds(&self) -> [Option<Kind>; 3] {
-        [Some(self.kind()), None, None]
+    fn kinds(&self) -> Kinds {
+        [Some(self.kind()), self.kind().form(), None, None]
+    }
+
+    fn messages(&self) -> u64 {
+        self.messages
     }
 }
 
@@ -56,11 +86,16 @@ impl Taken {
         self.number == 0 && self.cut && self.bytes < digest::SHORTEST
     }
 
+    /// The end of the last call of which the send is known.
+    pub(super) fn end(&self) -> u64 {
+        self.time - self.span.before_end(self.messages)
+    }
+
     /// What it took.
     pub(super) fn kind(&self) -> Kind {
         match self.number {
             0 if self.cut => Kind::Any,
-            0 => Kind::of(self.bytes, self.detail, self.digest),
+            0 => Kind::of(self.bytes, self.detail, self.digest, self.alike),
             number => Kind::Number(number),
         }
     }
