@@ -15,6 +15,7 @@ mod eventfd;
 mod eventfd_object;
 mod floor;
 mod futex;
+mod futex_object;
 mod handoff;
 mod inet;
 mod inflight;
