@@ -50,6 +50,7 @@ mod syscall;
 mod sysv;
 mod sysv_msg;
 mod sysv_sem;
+mod sysv_shm_object;
 mod task;
 mod udp;
 mod udp_taken;

@@ -522,6 +522,19 @@ mod tests {
     }
 
     #[test]
+    fn what_else_is_done_with_segments_stays_with_system_calls() {
+        let shm = Mechanism::SysvShm;
+        let only = Plan::chosen(&open(), &[shm], 1, 0, Choice::Object(shm.bit())).expect("possible");
+        for hook in [Hook::ShmMade, Hook::ShmatExit, Hook::ShmdtEntry, Hook::ShmctlEntry, Hook::ShmctlExit] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+        // Unmapping and first touches.
+        for hook in [Hook::SysEnter, Hook::SysExit, Hook::PageFaultUser, Hook::PageFaultKernel] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+    }
+
+    #[test]
     fn one_of_two_functions_is_enough() {
         let mut facts = open();
         let gone = |facts: &mut Facts, name: &str| {
