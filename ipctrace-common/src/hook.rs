@@ -73,6 +73,7 @@ const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
 const PIPES: u32 = Mechanism::PIPES;
 const FUTEX: u32 = Mechanism::Futex.bit();
+const PTY: u32 = Mechanism::Pty.bit();
 const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
 
 /// What futex(2) calls: more than fit into the registers for arguments, and programs before Linux 6.6 are given no others.
@@ -184,6 +185,12 @@ hooks! {
     UdpReceiveExit, "udp_receive_exit", Point::Exit(INET_RECEIVES), "udp_recvmsg", UDP, "what receives from UDP sockets returned";
     /// The end of a receive from a UDP socket of IPv6.
     Udp6ReceiveExit, "udp6_receive_exit", Point::Exit(INET_RECEIVES), "udpv6_recvmsg", UDP, "what receives from UDP sockets of IPv6 returned";
+    /// New pairs of terminals.
+    PtyMade, "pty_made_exit", Point::Exit(&["int (struct inode *, struct file *)"]), "ptmx_open", PTY, "new pseudoterminals";
+    /// The end of a read of a terminal.
+    PtyReadExit, "pty_read_exit", Point::Exit(READS_OR_WRITES), "tty_read", PTY, "what reads of terminals returned";
+    /// The end of a write to a terminal.
+    PtyWriteExit, "pty_write_exit", Point::Exit(READS_OR_WRITES), "tty_write", PTY, "what writes to terminals returned";
     /// New System V segments.
     ShmMade, "shm_made_exit", Point::Exit(&["int (struct ipc_namespace *, struct ipc_params *)"]), "newseg", SYSV_SHM,
         "new System V segments";
@@ -277,6 +284,10 @@ hooks! {
     UdpReceiveEntry, "udp_receive_entry", Point::Entry(INET_RECEIVES), "udp_recvmsg", UDP, "receives from UDP sockets";
     /// The begin of a receive from a UDP socket of IPv6.
     Udp6ReceiveEntry, "udp6_receive_entry", Point::Entry(INET_RECEIVES), "udpv6_recvmsg", UDP, "receives from UDP sockets of IPv6";
+    /// The begin of a read of a terminal.
+    PtyReadEntry, "pty_read_entry", Point::Entry(READS_OR_WRITES), "tty_read", PTY, "reads of terminals";
+    /// The begin of a write to a terminal.
+    PtyWriteEntry, "pty_write_entry", Point::Entry(READS_OR_WRITES), "tty_write", PTY, "writes to terminals";
     /// System V segments that a process detaches.
     ShmdtEntry, "shmdt_entry", Point::Entry(&["long (char *)"]), "ksys_shmdt", SYSV_SHM, "who detaches System V segments";
     /// The begin of a removal of a System V segment.
@@ -331,7 +342,7 @@ impl Hook {
         // Of calls that began before, and of what is done without the functions: splice(2) and its like, futex_waitv(2) and its like,
         // mmap(2) and its like on segments.
         if self.is_on_calls() {
-            PIPES | Mechanism::SOCKETS | FUTEX | SYSV_SHM
+            PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
         } else if matches!(
             self,
             Hook::UringSubmit | Hook::UringSubmitSqe | Hook::UringComplete | Hook::UringOverflow
@@ -360,7 +371,7 @@ impl Hook {
     /// what else is done with their memory is seen at system calls only, which so cost the same, and each program more is some time
     /// of the kernel's when tracing begins and ends.
     pub const fn objects_if_asked_for() -> u32 {
-        PIPES | Mechanism::SOCKETS | FUTEX | SYSV_SHM
+        PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
     }
 
     /// Whether all that it tells is between which others a call came: where it is missing nothing is lost, but less is certain.

@@ -35,6 +35,7 @@ mod posix_mq;
 mod process;
 mod process_vm;
 mod pty;
+mod pty_object;
 mod queue;
 mod queue_object;
 mod repeat;

@@ -96,7 +96,7 @@ const NEEDED: &[(&str, u32)] = &[
     ("iov_iter.type or iov_iter.iter_type", FILES | SOCKETS),
     ("iov_iter.iov_offset", FILES | SOCKETS),
     ("iov_iter.iov or iov_iter.__iov", FILES | SOCKETS),
-    ("iov_iter.nr_segs", Mechanism::PIPES | SOCKETS),
+    ("iov_iter.nr_segs", Mechanism::PIPES | Mechanism::Pty.bit() | SOCKETS),
     ("iov_iter.count", SOCKETS),
     ("msghdr.msg_name", SOCKETS),
     ("msghdr.msg_namelen", SOCKETS),
@@ -105,7 +105,7 @@ const NEEDED: &[(&str, u32)] = &[
     ("msghdr.msg_controllen", SOCKETS),
 ];
 
-const FILES: u32 = Mechanism::Eventfd.bit() | Mechanism::PIPES;
+const FILES: u32 = Mechanism::Eventfd.bit() | Mechanism::PIPES | Mechanism::Pty.bit();
 const SOCKETS: u32 = Mechanism::SOCKETS;
 
 /// Whether a mechanism can be traced at its objects, with these offsets.

@@ -535,6 +535,21 @@ mod tests {
     }
 
     #[test]
+    fn terminals_are_at_their_objects_if_asked_for() {
+        let pty = Mechanism::Pty;
+        assert!(!plan(&open()).expect("everything is there").is_at_object(pty));
+        let only = Plan::chosen(&open(), &[pty], 1, 0, Choice::Object(pty.bit())).expect("possible");
+        // Shells that have been waiting for what is typed.
+        for hook in [Hook::PtyMade, Hook::PtyReadEntry, Hook::PtyWriteExit, Hook::SysEnter, Hook::SysExit] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+        let mut none = open();
+        none.offsets.remove("kiocb.ki_filp");
+        let refused = Plan::chosen(&none, &[pty], 1, 0, Choice::Object(pty.bit()));
+        assert!(refused.is_err_and(|why| why.to_string().contains("no kiocb.ki_filp")));
+    }
+
+    #[test]
     fn one_of_two_functions_is_enough() {
         let mut facts = open();
         let gone = |facts: &mut Facts, name: &str| {
