@@ -72,7 +72,14 @@ const POSIX_MQ: u32 = Mechanism::PosixMq.bit();
 const EVENTFD: u32 = Mechanism::Eventfd.bit();
 const SYSV_MSG: u32 = Mechanism::SysvMsg.bit();
 const PIPES: u32 = Mechanism::PIPES;
+const FUTEX: u32 = Mechanism::Futex.bit();
+const PTY: u32 = Mechanism::Pty.bit();
+const SYSV_SHM: u32 = Mechanism::SysvShm.bit();
 
+/// What futex(2) calls: more than fit into the registers for arguments, and programs before Linux 6.6 are given no others.
+const FUTEX_CALLS: &[&str] = &["long (u32 *, int, u32, ktime_t *, u32 *, u32, u32)"];
+/// By what System V segments are changed or removed.
+const SEGMENT_CONTROLS: &[&str] = &["int (struct ipc_namespace *, int, int, struct shmid64_ds *)"];
 /// A function by which files are read or written.
 const READS_OR_WRITES: &[&str] = &["ssize_t (struct kiocb *, struct iov_iter *)"];
 /// A function by which sockets of the unix family are sent through.
@@ -178,6 +185,22 @@ hooks! {
     UdpReceiveExit, "udp_receive_exit", Point::Exit(INET_RECEIVES), "udp_recvmsg", UDP, "what receives from UDP sockets returned";
     /// The end of a receive from a UDP socket of IPv6.
     Udp6ReceiveExit, "udp6_receive_exit", Point::Exit(INET_RECEIVES), "udpv6_recvmsg", UDP, "what receives from UDP sockets of IPv6 returned";
+    /// New pairs of terminals.
+    PtyMade, "pty_made_exit", Point::Exit(&["int (struct inode *, struct file *)"]), "ptmx_open", PTY, "new pseudoterminals";
+    /// The end of a read of a terminal.
+    PtyReadExit, "pty_read_exit", Point::Exit(READS_OR_WRITES), "tty_read", PTY, "what reads of terminals returned";
+    /// The end of a write to a terminal.
+    PtyWriteExit, "pty_write_exit", Point::Exit(READS_OR_WRITES), "tty_write", PTY, "what writes to terminals returned";
+    /// New System V segments.
+    ShmMade, "shm_made_exit", Point::Exit(&["int (struct ipc_namespace *, struct ipc_params *)"]), "newseg", SYSV_SHM,
+        "new System V segments";
+    /// System V segments that a process has attached.
+    ShmatExit, "shmat_exit", Point::Exit(&["long (int, char *, int, ulong *, unsigned long)"]), "do_shmat", SYSV_SHM,
+        "who attaches System V segments";
+    /// The end of a removal of a System V segment.
+    ShmctlExit, "shmctl_exit", Point::Exit(SEGMENT_CONTROLS), "shmctl_down", SYSV_SHM, "System V segments that were removed";
+    /// The end of a call on a futex.
+    FutexExit, "futex_exit", Point::Exit(FUTEX_CALLS), "do_futex", FUTEX, "waits at futexes that are over";
     /// What system calls returned.
     SysExit, "sys_exit", Point::Tracepoint, "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
@@ -261,6 +284,17 @@ hooks! {
     UdpReceiveEntry, "udp_receive_entry", Point::Entry(INET_RECEIVES), "udp_recvmsg", UDP, "receives from UDP sockets";
     /// The begin of a receive from a UDP socket of IPv6.
     Udp6ReceiveEntry, "udp6_receive_entry", Point::Entry(INET_RECEIVES), "udpv6_recvmsg", UDP, "receives from UDP sockets of IPv6";
+    /// The begin of a read of a terminal.
+    PtyReadEntry, "pty_read_entry", Point::Entry(READS_OR_WRITES), "tty_read", PTY, "reads of terminals";
+    /// The begin of a write to a terminal.
+    PtyWriteEntry, "pty_write_entry", Point::Entry(READS_OR_WRITES), "tty_write", PTY, "writes to terminals";
+    /// System V segments that a process detaches.
+    ShmdtEntry, "shmdt_entry", Point::Entry(&["long (char *)"]), "ksys_shmdt", SYSV_SHM, "who detaches System V segments";
+    /// The begin of a removal of a System V segment.
+    ShmctlEntry, "shmctl_entry", Point::Entry(SEGMENT_CONTROLS), "shmctl_down", SYSV_SHM,
+        "System V segments that are to be removed";
+    /// The begin of a call on a futex.
+    FutexEntry, "futex_entry", Point::Entry(FUTEX_CALLS), "do_futex", FUTEX, "waits at futexes, and calls that wake";
     /// What system calls are about to work on.
     SysEnter, "sys_enter", Point::Tracepoint, "sys_enter", BY_SYSCALL | SIGNAL | WAKE, "the object behind a descriptor at the time of the call";
     /// First touches of pages.
@@ -305,18 +339,20 @@ impl Hook {
 
     /// The mechanisms that have a use for this tracepoint when they are traced at their objects, too, by [`Mechanism::bit`].
     pub const fn at_objects_too(self) -> u32 {
-        // Of calls that began before, and of what moves without the functions: splice(2) and its like.
-        let moves = matches!(
+        // Of calls that began before, and of what is done without the functions: splice(2) and its like, futex_waitv(2) and its like,
+        // mmap(2) and its like on segments.
+        if self.is_on_calls() {
+            PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
+        } else if matches!(
             self,
-            Hook::SysEnter
-                | Hook::SysExit
-                | Hook::UringSubmit
-                | Hook::UringSubmitSqe
-                | Hook::UringComplete
-                | Hook::UringOverflow
-        );
-        if moves {
+            Hook::UringSubmit | Hook::UringSubmitSqe | Hook::UringComplete | Hook::UringOverflow
+        ) {
             PIPES | Mechanism::SOCKETS
+        } else if matches!(self, Hook::PageFaultUser | Hook::PageFaultKernel) {
+            SYSV_SHM
+        } else if matches!(self, Hook::SchedWaking) {
+            // Who ends a wait the functions do not say.
+            FUTEX
         } else if matches!(self, Hook::ContentionEnd) {
             PIPES
         } else if matches!(self, Hook::ConsumeSkb) {
@@ -331,9 +367,11 @@ impl Hook {
 
     /// The mechanisms that are traced at their objects only where that is asked for, by [`Mechanism::bit`]. Through them go so many
     /// calls, one right after the other, that those whose programs the kernel skips, as it does while another task is in the
-    /// middle of the same program on that CPU, are too many on kernels which can be preempted there.
+    /// middle of the same program on that CPU, are too many on kernels which can be preempted there. Segments are no such case: but
+    /// what else is done with their memory is seen at system calls only, which so cost the same, and each program more is some time
+    /// of the kernel's when tracing begins and ends.
     pub const fn objects_if_asked_for() -> u32 {
-        PIPES | Mechanism::SOCKETS
+        PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
     }
 
     /// Whether all that it tells is between which others a call came: where it is missing nothing is lost, but less is certain.

@@ -11,6 +11,7 @@ use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, add, exchange, read};
+use crate::object::is_at_object;
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::{alike, inet, own, pipe, posix_mq, ring, task, udp_taken};
@@ -725,12 +726,34 @@ impl Climb {
 /// Tells user space the name of a file, which has no books: its path, or its bare name where `mount` is 0.
 ///
 /// # Errors
-/// If the name could not be read.
+/// If the name could not be read, or there is no room to write it.
 #[inline(always)]
 pub(crate) fn tell_file(mechanism: Mechanism, flags: u16, key: Key, dentry: u64, mount: u64) -> Result<()> {
-    let desk = CHANNEL_DESK.get_ptr_mut(0).ok_or(Cause::MapFull)?;
-    // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit, which alone come here, do not interrupt
-    // each other on one CPU.
+    if !is_at_object(mechanism as u8) {
+        return tell_file_at(0, mechanism, flags, key, dentry, mount);
+    }
+    let place = take_place();
+    if place == 0 {
+        return Err(Cause::MapFull);
+    }
+    let told = tell_file_at(place, mechanism, flags, key, dentry, mount);
+    give_back(place);
+    told
+}
+
+/// The same, at that place of [`CHANNEL_DESK`].
+#[inline(always)]
+fn tell_file_at(
+    place: u32,
+    mechanism: Mechanism,
+    flags: u16,
+    key: Key,
+    dentry: u64,
+    mount: u64,
+) -> Result<()> {
+    let desk = CHANNEL_DESK.get_ptr_mut(place).ok_or(Cause::MapFull)?;
+    // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit, which alone come to the first, do not interrupt
+    // each other on one CPU; another has who took it.
     let record = unsafe { &mut *desk };
     let name_len = if mount == 0 {
         let name: u64 = read(dentry, offset!(dentry_name))?;

@@ -10,6 +10,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::{offset, page_shift};
 use crate::kernel::{Result, load, read, read_user};
 use crate::memory::NOTHING;
+use crate::object::is_at_object;
 use crate::repeat::{Repeat, repeat};
 use crate::wake::{self, Ended, Place, role};
 use crate::{channel, ring, special};
@@ -47,7 +48,14 @@ mod op {
 #[inline(always)]
 pub(crate) unsafe fn is_private(regs: *const u8, special: u8) -> bool {
     // SAFETY: as the caller argues.
-    special == Special::Futex as u8 && unsafe { crate::syscall::argument(regs, 1) } as u32 & PRIVATE != 0
+    special == Special::Futex as u8
+        && is_private_operation(unsafe { crate::syscall::argument(regs, 1) } as u32)
+}
+
+/// Whether an operation is on a futex that no other process can have.
+#[inline(always)]
+pub(crate) fn is_private_operation(operation: u32) -> bool {
+    operation & PRIVATE != 0
 }
 
 /// Where waiters were moved to by a call that requeues, by where they waited.
@@ -128,7 +136,7 @@ impl Found {
 }
 
 /// What a call is about to do, and to which addresses.
-struct Intent {
+pub(crate) struct Intent {
     roles: u8,
     addresses: [u64; 2],
     requeues: bool,
@@ -136,24 +144,38 @@ struct Intent {
 
 impl Intent {
     #[inline(always)]
+    const fn waits(addresses: [u64; 2]) -> Intent {
+        Intent { roles: role::WAITS, addresses, requeues: false }
+    }
+
+    #[inline(always)]
+    const fn wakes(addresses: [u64; 2], requeues: bool) -> Intent {
+        Intent { roles: role::WAKES, addresses, requeues }
+    }
+
+    /// That of futex(2) with these addresses.
+    #[inline(always)]
+    pub(crate) fn of_operation(operation: u32, first: u64, second: u64) -> Option<Intent> {
+        Some(match operation & !FLAGS {
+            op::WAIT | op::WAIT_BITSET | op::LOCK_PI | op::LOCK_PI2 => Intent::waits([first, 0]),
+            op::WAIT_REQUEUE_PI => Intent::waits([first, second]),
+            op::WAKE | op::WAKE_BITSET | op::UNLOCK_PI => Intent::wakes([first, 0], false),
+            op::WAKE_OP => Intent::wakes([first, second], false),
+            op::REQUEUE | op::CMP_REQUEUE | op::CMP_REQUEUE_PI => Intent::wakes([first, second], true),
+            _ => return None,
+        })
+    }
+
+    #[inline(always)]
     fn of(special: u32) -> Result<Option<Intent>> {
         let [first, second, _, fourth, fifth, _] = special::arguments()?;
-        let waits = |addresses| Intent { roles: role::WAITS, addresses, requeues: false };
-        let wakes = |addresses, requeues| Intent { roles: role::WAKES, addresses, requeues };
         let intent = match Special::from_wire(special as u8) {
-            Some(Special::Futex) => match second as u32 & !FLAGS {
-                op::WAIT | op::WAIT_BITSET | op::LOCK_PI | op::LOCK_PI2 => waits([first, 0]),
-                op::WAIT_REQUEUE_PI => waits([first, fifth]),
-                op::WAKE | op::WAKE_BITSET | op::UNLOCK_PI => wakes([first, 0], false),
-                op::WAKE_OP => wakes([first, fifth], false),
-                op::REQUEUE | op::CMP_REQUEUE | op::CMP_REQUEUE_PI => wakes([first, fifth], true),
-                _ => return Ok(None),
-            },
-            Some(Special::FutexWait) if fourth as u32 & PRIVATE == 0 => waits([first, 0]),
-            Some(Special::FutexWake) if fourth as u32 & PRIVATE == 0 => wakes([first, 0], false),
-            Some(Special::FutexRequeue) => wakes([waitv(first, 0)?, waitv(first, 1)?], true),
+            Some(Special::Futex) => return Ok(Intent::of_operation(second as u32, first, fifth)),
+            Some(Special::FutexWait) if fourth as u32 & PRIVATE == 0 => Intent::waits([first, 0]),
+            Some(Special::FutexWake) if fourth as u32 & PRIVATE == 0 => Intent::wakes([first, 0], false),
+            Some(Special::FutexRequeue) => Intent::wakes([waitv(first, 0)?, waitv(first, 1)?], true),
             // Which of many it waits at is known when it ends.
-            Some(Special::FutexWaitv) => Intent { roles: role::WAITS | role::OPEN, ..waits([0, 0]) },
+            Some(Special::FutexWaitv) => Intent { roles: role::WAITS | role::OPEN, ..Intent::waits([0, 0]) },
             _ => return Ok(None),
         };
         Ok(Some(intent))
@@ -172,17 +194,26 @@ fn waitv(array: u64, index: u64) -> Result<u64> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn futex_entered(tid: u32, special: u32) -> i32 {
-    if let Err(cause) = try_entered(tid, special) {
+    // That of futex(2) is seen by the program on the function that it calls.
+    if special == Special::Futex as u32 && is_at_object(Mechanism::Futex as u8) {
+        return 0;
+    }
+    let begun = Intent::of(special).and_then(|intent| match intent {
+        Some(intent) => begin(tid, &intent),
+        None => Ok(()),
+    });
+    if let Err(cause) = begun {
         ring::count(cause);
     }
     0
 }
 
+/// Remembers a call that has begun, if it is on shared memory.
+///
+/// # Errors
+/// [`Cause::MapFull`] if there are too many.
 #[inline(always)]
-fn try_entered(tid: u32, special: u32) -> Result<()> {
-    let Some(intent) = Intent::of(special)? else {
-        return Ok(());
-    };
+pub(crate) fn begin(tid: u32, intent: &Intent) -> Result<()> {
     let mut roles = intent.roles;
     let mut places = [Place::NONE; 2];
     for index in 0..2 {
@@ -202,39 +233,64 @@ fn try_entered(tid: u32, special: u32) -> Result<()> {
 }
 
 /// It ends. The verifier looks at it by itself.
+///
+/// Where futex(2) is seen by the programs on the function that it calls, this ends what those have not: what began before
+/// there were any, and what the kernel skipped one for.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn futex_exited(tid: u32, special: u32, returned: i64) -> i32 {
+    end(tid, returned, || {
+        let [first, second, ..] = special::arguments()?;
+        Ok(match Special::from_wire(special as u8) {
+            Some(Special::Futex) => Waited { address: first, locks: locks(second as u32) },
+            Some(Special::FutexWaitv) => Waited { address: waitv(first, returned as u64)?, locks: false },
+            _ => Waited { address: first, locks: false },
+        })
+    });
+    0
+}
+
+/// What a wait was given.
+pub(crate) struct Waited {
+    /// The futex at which it was woken.
+    pub(crate) address: u64,
+    /// Whether success need not mean that it waited.
+    pub(crate) locks: bool,
+}
+
+/// Whether an operation that waits takes a lock: success of a plain wait means that somebody woke, locks are also taken without a
+/// wait.
+#[inline(always)]
+pub(crate) fn locks(operation: u32) -> bool {
+    !matches!(operation & !FLAGS, op::WAIT | op::WAIT_BITSET)
+}
+
+/// Ends the call that the thread is in, and tells of it if it is a wait that ended well, on what `waited` gives.
+#[inline(always)]
+pub(crate) fn end(tid: u32, returned: i64, waited: impl FnOnce() -> Result<Waited>) {
     let Some(place) = wake::get(tid) else {
-        return 0;
+        return;
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &*place };
     if call.roles & role::WAITS != 0
         && returned >= 0
-        && let Err(cause) = woken(call, special, returned as u64)
+        && let Err(cause) = waited().and_then(|waited| woken(call, &waited))
     {
         ring::count(cause);
     }
     // SAFETY: as above.
     unsafe { wake::end(place) };
-    0
 }
 
 /// Tells of a wait that ended well.
 #[inline(always)]
-fn woken(call: &wake::Call, special: u32, returned: u64) -> Result<()> {
-    let [first, operation, ..] = special::arguments()?;
-    if !wake::has_waker(call) {
-        // Success of a plain wait means that somebody woke; locks are also taken without a wait.
-        let locks = special == Special::Futex as u32
-            && !matches!(operation as u32 & !FLAGS, op::WAIT | op::WAIT_BITSET);
-        // What woke those that waited when tracing began was perhaps before it.
-        if locks || call.enter == 0 {
-            return Ok(());
-        }
+fn woken(call: &wake::Call, waited: &Waited) -> Result<()> {
+    // What woke those that waited when tracing began was perhaps before it.
+    if !wake::has_waker(call) && (waited.locks || call.enter == 0) {
+        return Ok(());
     }
-    let address = if special == Special::FutexWaitv as u32 { waitv(first, returned)? } else { first };
+    let address = waited.address;
     let found = match (resolve(address), wake::place(call)) {
         (Ok(found), _) => found,
         (Err(_), Some(place)) => Found { address, file: 0, inode: place.object, offset: place.detail },

@@ -34,6 +34,22 @@ pub(crate) struct Memory {
     pub(crate) count: u64,
 }
 
+impl Memory {
+    /// The same without the vector, if that is of one buffer: kernels before Linux 6.4 make one for a plain read or write.
+    ///
+    /// # Errors
+    /// If it could not be read.
+    #[inline(always)]
+    pub(crate) fn plain(self) -> Result<Memory> {
+        let class = match self.class {
+            Class::Readv if self.count == 1 => Class::Read,
+            Class::Writev if self.count == 1 => Class::Write,
+            _ => return Ok(self),
+        };
+        Ok(Memory { class, user: read(self.user, 0)?, count: 0 })
+    }
+}
+
 /// The memory that an `iov_iter` leads to, if it is `wanted` or the payload is.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, offset};
 use crate::kernel::{Result, add, exchange, read, read_user};
-use crate::object::{self, is_on};
+use crate::object::{self, is_at_object, is_on};
 use crate::{channel, ring, segment, special, task};
 
 const MAP_SHARED: u64 = 1;
@@ -27,7 +27,7 @@ const MAP_FIXED: u64 = 0x10;
 const MREMAP_DONTUNMAP: u64 = 4;
 const PROT_WRITE: u64 = 2;
 /// `VM_WRITE` and `VM_MAYSHARE`, include/linux/mm.h: the latter is what /proc/PID/maps shows as `s`.
-const VM_WRITE: u64 = 0x2;
+pub(crate) const VM_WRITE: u64 = 0x2;
 const VM_MAYSHARE: u64 = 0x80;
 /// `X86_PF_WRITE`, arch/x86/include/asm/trap_pf.h.
 const FAULT_WRITE: u64 = 0x2;
@@ -36,7 +36,7 @@ const IPC_EXCL: u64 = 0o2000;
 const O_CREAT: u64 = 0o100;
 /// include/linux/fs.h: the file did not exist before it was opened.
 const FMODE_CREATED: u32 = 1 << 20;
-const IPC_RMID: u64 = 0;
+pub(crate) const IPC_RMID: u32 = 0;
 const PAGE: u64 = 4096;
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
@@ -90,10 +90,6 @@ static SHARE_DESK: PerCpuArray<Named> = PerCpuArray::with_max_entries(2, 0);
 const HOOKS: u32 = 0;
 const ITERATOR: u32 = 1;
 
-/// Segments that shmctl is about to remove, by thread: key and size.
-#[map]
-static REMOVING: HashMap<u32, [u64; 2]> = HashMap::with_max_entries(1024, 0);
-
 #[inline(always)]
 fn overlaps(ranges: *const Ranges, start: u64, end: u64) -> bool {
     for index in 0..SLOTS {
@@ -114,7 +110,7 @@ fn overlaps(ranges: *const Ranges, start: u64, end: u64) -> bool {
 
 /// Whether the current process has shared memory at these addresses.
 #[inline(always)]
-fn shares(start: u64, end: u64) -> bool {
+pub(crate) fn shares(start: u64, end: u64) -> bool {
     SHARING.get_ptr_mut(tgid()).is_some() && shares_range(start, end) != 0
 }
 
@@ -231,7 +227,7 @@ fn desk(index: u32, event: u16) -> Result<&'static mut Named> {
 /// # Safety
 /// `record` must be valid for a write.
 #[inline(always)]
-unsafe fn done_by(record: *mut wire::Share, task: u64) {
+pub(crate) unsafe fn done_by(record: *mut wire::Share, task: u64) {
     let spaces: u64 = read(task, offset!(task_nsproxy)).unwrap_or(0);
     let mounts: u64 = read(spaces, offset!(nsproxy_mnt_ns)).unwrap_or(0);
     // SAFETY: valid by contract.
@@ -327,17 +323,7 @@ fn describe(file: u64, named: &mut Named) -> Result<bool> {
         return Ok(false);
     }
     named.fixed.header.mechanism = mechanism as u8;
-    named.fixed.key = if mechanism as u8 == Mechanism::SysvShm as u8 {
-        // `struct shm_file_data`, ipc/shm.c.
-        let data: u64 = read(file, offset!(file_private_data))?;
-        let space: u64 = read(data, offset!(shm_file_ns))?;
-        Key {
-            id: u64::from(read::<u32>(data, offset!(shm_file_id))?),
-            space: u64::from(read::<u32>(space, offset!(ipc_inum))?),
-        }
-    } else {
-        key
-    };
+    named.fixed.key = if mechanism as u8 == Mechanism::SysvShm as u8 { segment::key_of(file)? } else { key };
     Ok(true)
 }
 
@@ -430,15 +416,30 @@ fn find(address: u64) -> Result<&'static Vma> {
     }
 }
 
+/// Whether a call is one on segments, and those are told of at their functions.
+#[inline(always)]
+fn is_told_elsewhere(special: u32) -> bool {
+    is_at_object(Mechanism::SysvShm as u8)
+        && matches!(
+            Special::from_wire(special as u8),
+            Some(Special::Shmget | Special::Shmat | Special::Shmdt | Special::Shmctl)
+        )
+}
+
 /// The begin of a call after which addresses are not to be relied on. The verifier looks at it by itself.
 ///
 /// Told at the begin: what another thread maps there in the meantime is told after it, and so not taken for gone.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn memory_entered(tid: u32, special: u32) -> i32 {
+    if is_told_elsewhere(special) {
+        return 0;
+    }
     let outcome = match Special::from_wire(special as u8) {
         Some(Special::Munmap) => unmapping(),
-        Some(Special::Shmdt) => detaching(),
+        Some(Special::Shmdt) => special::arguments().map(|[start, ..]| {
+            segment::segment_detached(start);
+        }),
         Some(Special::Shmctl) => removing(tid),
         Some(_) | None => Ok(()),
     };
@@ -472,25 +473,11 @@ fn unmapped(start: u64, len: u64) -> Result<()> {
 }
 
 #[inline(always)]
-fn detaching() -> Result<()> {
-    let [start, ..] = special::arguments()?;
-    if shares(start, start.wrapping_add(1)) {
-        // The range stays: how long it is, and whether a segment begins here, user space knows.
-        desk(HOOKS, share_event::UNMAP)?.fixed.start = start;
-        share_tell(HOOKS, 0);
-    }
-    Ok(())
-}
-
-#[inline(always)]
 fn removing(tid: u32) -> Result<()> {
     let [id, command, ..] = special::arguments()?;
     // IPC_64 may be added to it.
-    if command as u32 & !0x100 == IPC_RMID as u32 {
-        let found = segment::find(id as u32)?;
-        if let Some(found) = found {
-            REMOVING.insert(tid, [u64::from(found.key), found.size], 0).map_err(|_| Cause::MapFull)?;
-        }
+    if command as u32 & !0x100 == IPC_RMID {
+        segment::segment_removing(tid, id as u32);
     }
     Ok(())
 }
@@ -499,6 +486,9 @@ fn removing(tid: u32) -> Result<()> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn memory_exited(tid: u32, special: u32, returned: i64) -> i32 {
+    if is_told_elsewhere(special) {
+        return 0;
+    }
     let failed = (-4095..0).contains(&returned);
     let outcome = match Special::from_wire(special as u8) {
         Some(Special::Shmctl) => removed(tid, failed),
@@ -506,7 +496,10 @@ pub extern "C" fn memory_exited(tid: u32, special: u32, returned: i64) -> i32 {
         Some(Special::Mmap) => mapped(returned as u64),
         Some(Special::Mremap) => moved(returned as u64),
         Some(Special::Mprotect) => protected(),
-        Some(Special::Shmat) => attached(returned as u64),
+        Some(Special::Shmat) => {
+            segment::segment_attached(returned as u64);
+            Ok(())
+        }
         Some(Special::Shmget) => made_segment(returned as u32),
         Some(Special::MemfdCreate) => made_memfd(returned as u32),
         Some(Special::Open) => opened(returned as u32, 0),
@@ -557,19 +550,6 @@ fn told_map(start: u64, len: u64, fd: u32, offset: u64) -> Result<()> {
 }
 
 #[inline(always)]
-fn attached(start: u64) -> Result<()> {
-    let found = find(start)?;
-    let record = &mut desk(HOOKS, share_event::MAP)?.fixed;
-    record.start = start;
-    record.len = found.end.wrapping_sub(found.start);
-    record.writable = u32::from(found.flags & VM_WRITE != 0);
-    if share_tell(HOOKS, found.file) != 0 {
-        share_claim(tgid(), start, found.end);
-    }
-    Ok(())
-}
-
-#[inline(always)]
 fn moved(to: u64) -> Result<()> {
     let [start, len, to_len, flags, ..] = special::arguments()?;
     let (len, to_len) = (pages(len), pages(to_len));
@@ -608,47 +588,16 @@ fn protected() -> Result<()> {
 #[inline(always)]
 fn made_segment(id: u32) -> Result<()> {
     let [key, _, flags, ..] = special::arguments()?;
-    if key as u32 != 0 && flags & IPC_CREAT == 0 {
-        return Ok(());
+    if key as u32 == 0 || flags & IPC_CREAT != 0 {
+        segment::segment_made(id, u32::from(key as u32 == 0 || flags & IPC_EXCL != 0));
     }
-    let Some(found) = segment::find(id)? else {
-        return Ok(());
-    };
-    let certain = key as u32 == 0 || flags & IPC_EXCL != 0;
-    if !certain && found.creator != task::current() as u64 {
-        return Ok(());
-    }
-    let record = &mut desk(HOOKS, share_event::CREATE)?.fixed;
-    record.flag = u32::from(certain);
-    told_segment(record, id, found.space, found.key, found.size);
     Ok(())
-}
-
-/// The rest of a record of a segment that is known by its id: its key goes where the offset would be.
-#[inline(always)]
-fn told_segment(record: &mut wire::Share, id: u32, space: u64, key: u32, size: u64) {
-    record.header.mechanism = Mechanism::SysvShm as u8;
-    record.key = Key { id: u64::from(id), space };
-    record.offset = u64::from(key);
-    record.size = size;
-    record.writable = 1;
-    share_tell(HOOKS, 0);
 }
 
 #[inline(always)]
 fn removed(tid: u32, failed: bool) -> Result<()> {
-    let Some(kept) = REMOVING.get_ptr(tid) else {
-        return Ok(());
-    };
-    // SAFETY: a valid pointer into the map; the entry is this thread's.
-    let [key, size] = unsafe { *kept };
-    let _ = REMOVING.remove(tid);
-    if failed {
-        return Ok(());
-    }
     let [id, ..] = special::arguments()?;
-    let record = &mut desk(HOOKS, share_event::REMOVE)?.fixed;
-    told_segment(record, id as u32, segment::space()?, key as u32, size);
+    segment::segment_removed(tid, id as u32, u32::from(failed));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{self, mechanisms, objects, offset};
 use crate::emit::has_messages;
-use crate::inflight::{InFlight, Last, Side};
+use crate::inflight::{self, InFlight, Last, Side};
 use crate::kernel::{Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
@@ -170,6 +170,20 @@ pub(crate) fn is_of_object(call: &InFlight) -> bool {
     is_at_object(call.sides[0].mechanism) && CLASSES >> (call.class & 31) & 1 != 0
 }
 
+/// The end of a system call on descriptor `fd` with a call in flight that a program on a function of files has put there: that at
+/// the end of the function was skipped, for another task was in the middle of it on this CPU. Whether it was this system call: 1. The
+/// verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn object_was_of(tid: u32, fd: u32) -> i32 {
+    let Some(call) = inflight::get(tid) else {
+        return 0;
+    };
+    // SAFETY: a valid pointer into the map; the entry is the current thread's.
+    let told = unsafe { (*call).sides[0].last.file };
+    i32::from(told != 0 && file(fd) == Ok(told))
+}
+
 /// An open file, as far as it takes to see whether it can be a channel.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
@@ -209,10 +223,11 @@ impl Found {
         if self.operations != 0 { Ok(self.private) } else { read(self.file, offset!(file_private_data)) }
     }
 
-    /// Whether it is a pipe or FIFO and plain calls on these are told of at their functions.
+    /// Whether what may be a channel is a pipe, FIFO or terminal and plain calls on these are told of at their functions.
     #[inline(always)]
-    pub(crate) fn is_pipe_at_object(self) -> bool {
-        objects() & Mechanism::PIPES != 0 && self.mode & S_IFMT == S_IFIFO
+    pub(crate) fn is_told_of_at_object(self) -> bool {
+        (objects() & Mechanism::PIPES != 0 && self.mode & S_IFMT == S_IFIFO)
+            || (is_at_object(Mechanism::Pty as u8) && self.mode & S_IFMT == S_IFCHR)
     }
 
     /// Whether it may be a channel. If not, the call is over for us.

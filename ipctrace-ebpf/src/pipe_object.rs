@@ -144,20 +144,6 @@ pub(crate) fn is_told_of_here(call: &InFlight) -> bool {
         && object::is_of_object(call)
 }
 
-/// The end of a system call on descriptor `fd` with a call of this module in flight: the program at the end of the function
-/// was skipped, for another task was in the middle of it on this CPU. Whether it was this system call: 1. The verifier looks at it
-/// by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn pipe_object_was_of(tid: u32, fd: u32) -> i32 {
-    let Some(call) = inflight::get(tid) else {
-        return 0;
-    };
-    // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let file = unsafe { (*call).sides[0].last.file };
-    i32::from(file != 0 && object::file(fd) == Ok(file))
-}
-
 /// Describes a call that began at `enter` (0: not seen) and puts it in flight; gives what is to be done next. The verifier looks
 /// at it by itself.
 #[unsafe(no_mangle)]

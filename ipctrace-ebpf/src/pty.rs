@@ -8,7 +8,7 @@ use ipctrace_common::wire::{Key, op_flag};
 use crate::config::offset;
 use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read};
-use crate::object::{self, is_on};
+use crate::object::{self, is_at_object, is_on};
 use crate::repeat::{Repeat, opaque, repeat};
 use crate::{channel, ring};
 
@@ -82,6 +82,7 @@ pub(crate) fn describe(file: u64, inode: u64, side: &mut Side) -> Result<()> {
 #[inline(never)]
 pub extern "C" fn opened(fd: i64) -> i32 {
     if fd >= 0
+        && !is_at_object(Mechanism::Pty as u8)
         && let Err(cause) = try_opened(fd as u32)
     {
         ring::count(cause);
@@ -96,9 +97,15 @@ fn try_opened(fd: u32) -> Result<()> {
         return Ok(());
     }
     let inode: u64 = read(file, offset!(file_inode))?;
-    if read::<u32>(inode, offset!(inode_rdev))? != PTMX {
-        return Ok(());
-    }
+    if read::<u32>(inode, offset!(inode_rdev))? == PTMX { made(file, inode) } else { Ok(()) }
+}
+
+/// A new pair, whose master is that open file: its books begin.
+///
+/// # Errors
+/// If a structure of the kernel could not be read.
+#[inline(always)]
+pub(crate) fn made(file: u64, inode: u64) -> Result<()> {
     let mut side = Side::NONE;
     describe(file, inode, &mut side)?;
     if side.mechanism != 0 {

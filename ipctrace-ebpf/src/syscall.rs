@@ -14,8 +14,8 @@ use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
 use crate::{
-    channel, futex, handoff, inet, own, pipe_object, ring, signal, socket_object, special, straddle, task,
-    udp_taken,
+    channel, futex, handoff, inet, own, pipe_object, pty_object, ring, signal, socket_object, special,
+    straddle, task, udp_taken,
 };
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
@@ -119,7 +119,7 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     if !found.may_be_channel() && !other.may_be_channel() && class != Class::Sigwait {
         return Ok(());
     }
-    if found.is_pipe_at_object() && !is_move(class) {
+    if found.is_told_of_at_object() && !is_move(class) {
         return Ok(());
     }
     let place = inflight::place(tid)?;
@@ -228,7 +228,8 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let fd = || unsafe { argument(regs, 0) } as u32;
     // SAFETY: as above.
     let looks = || Class::from_wire(class).is_some_and(|class| unsafe { takes_nothing(regs, class) });
-    if (pipe_object::is_told_of_here(call) && pipe_object::pipe_object_was_of(tid, fd()) == 0)
+    if ((pipe_object::is_told_of_here(call) || pty_object::is_told_of_here(call))
+        && object::object_was_of(tid, fd()) == 0)
         || (socket_object::is_told_of_here(call)
             && (looks() || socket_object::socket_object_was_of(tid, fd(), u32::from(class)) == 0))
     {

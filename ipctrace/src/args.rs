@@ -281,7 +281,7 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hooks {
     /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls, as pipes,
-    /// FIFOs and sockets always
+    /// FIFOs, sockets, terminals, System V segments and futexes always
     #[default]
     Auto,
     /// On system calls

@@ -205,8 +205,8 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
-    // Of calls on these that began before there was a program on their functions nobody else tells.
-    let late = Mechanism::of_shape(Shape::Queue) | Mechanism::PIPES | Mechanism::SOCKETS;
+    // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
+    let late = Mechanism::of_shape(Shape::Queue) | Hook::SysExit.at_objects_too();
     let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | late));
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
@@ -222,7 +222,7 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     if plan.config.objects != 0 {
         loader.map_max_entries("OP_DESK", 2);
     }
-    if plan.config.objects & (Mechanism::Fifo.bit() | Mechanism::SOCKETS) != 0 {
+    if plan.config.objects & (Mechanism::Fifo.bit() | Mechanism::SOCKETS | Mechanism::Futex.bit()) != 0 {
         loader.map_max_entries("CHANNEL_DESK", 1 + CHANNEL_DESKS);
     }
     if let Some(bytes) = ring_bytes {

@@ -9,7 +9,6 @@ pub mod trace;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use ipctrace_common::Hook;
 use jiff::tz::TimeZone;
 
 use crate::attach::{self, Attached, ObjectHookFailed};
@@ -42,7 +41,7 @@ pub struct Wish {
     /// Keep the events for the caller.
     pub keep: bool,
     /// With [`args::Hooks::Object`], the mechanisms that must be traced at their objects; none are those that were chosen, or, if
-    /// all were, those for which there are such hooks.
+    /// all were, those for which such hooks can be had.
     pub at_objects: Option<u32>,
     /// What of the trace is shown.
     pub view: View,
@@ -74,8 +73,7 @@ pub fn begin(wish: Wish) -> Result<Session> {
         .filter(|mechanism| selection.mechanisms.contains(*mechanism))
         .collect();
     let all = mechanisms.len() == ipctrace_common::Mechanism::ALL.len();
-    let named = if all { Hook::objects() } else { u32::MAX };
-    let choice = choice(reporting.hooks, at_objects.unwrap_or(named));
+    let choice = choice(reporting.hooks, at_objects.or((!all).then_some(u32::MAX)));
     let decide = |facts: &Facts| {
         let mut plan = Plan::chosen(facts, &mechanisms, own, reporting.payload, choice)?;
         if reporting.every {
@@ -132,12 +130,12 @@ pub fn begin(wish: Wish) -> Result<Session> {
     Session::begin(parts, &hello(&facts, &plan))
 }
 
-/// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms.
-pub fn choice(hooks: args::Hooks, at_objects: u32) -> Choice {
+/// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms, or for all for which they can be had.
+pub fn choice(hooks: args::Hooks, at_objects: Option<u32>) -> Choice {
     match hooks {
         args::Hooks::Auto => Choice::Auto,
         args::Hooks::Syscall => Choice::Syscall,
-        args::Hooks::Object => Choice::Object(at_objects),
+        args::Hooks::Object => at_objects.map_or(Choice::Objects, Choice::Object),
     }
 }
 

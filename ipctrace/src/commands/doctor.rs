@@ -35,7 +35,7 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         "types (BTF)   {}",
         facts.no_btf.as_deref().unwrap_or("complete enough to find what is needed")
     ))?;
-    let choice = choice(arguments.hooks, Hook::objects());
+    let choice = choice(arguments.hooks, None);
     let (plan, attached) = loop {
         let plan = match Plan::chosen(&facts, Mechanism::ALL, std::process::id(), 0, choice) {
             Ok(plan) => plan,

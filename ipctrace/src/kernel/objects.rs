@@ -18,6 +18,8 @@ pub enum Choice {
     Syscall,
     /// Those on objects for these mechanisms (a set of [`Mechanism::bit`]), or none at all; for others as `Auto`.
     Object(u32),
+    /// Those on objects for all mechanisms for which they can be attached, or none at all; for others those on system calls.
+    Objects,
 }
 
 /// What is known of a kernel's functions that hooks are on.
@@ -45,6 +47,10 @@ impl Facts {
                 Ok((_, Err(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
                     return Facts { refused: Some(plain(&error)), ..Facts::default() };
                 }
+                Ok((_, Err(error))) if error.raw_os_error() == Some(probe::NOT_SUPPORTED) => Err(format!(
+                    "{} has more arguments than this kernel gives to programs (Linux 6.6)",
+                    hook.target()
+                )),
                 Ok((_, Err(error))) => Err(format!("{} cannot be hooked: {}", hook.target(), plain(&error))),
                 Err(reason) => Err(reason),
             };
@@ -73,7 +79,9 @@ fn possible(types: &btf::Types, hook: Hook) -> Result<(usize, io::Result<()>), S
     let Some(form) = forms.iter().position(|form| form == has) else {
         return Err(format!("{} of this kernel is `{has}`", hook.target()));
     };
-    Ok((form, probe::attaches(found[0].0, hook.point())))
+    // Of one that takes nothing, one too many.
+    let arguments = has.split(", ").count();
+    Ok((form, probe::attaches(found[0].0, hook.point(), arguments)))
 }
 
 /// What an error is, without its number.
@@ -88,7 +96,7 @@ const NEEDED: &[(&str, u32)] = &[
     ("iov_iter.type or iov_iter.iter_type", FILES | SOCKETS),
     ("iov_iter.iov_offset", FILES | SOCKETS),
     ("iov_iter.iov or iov_iter.__iov", FILES | SOCKETS),
-    ("iov_iter.nr_segs", Mechanism::PIPES | SOCKETS),
+    ("iov_iter.nr_segs", Mechanism::PIPES | Mechanism::Pty.bit() | SOCKETS),
     ("iov_iter.count", SOCKETS),
     ("msghdr.msg_name", SOCKETS),
     ("msghdr.msg_namelen", SOCKETS),
@@ -97,7 +105,7 @@ const NEEDED: &[(&str, u32)] = &[
     ("msghdr.msg_controllen", SOCKETS),
 ];
 
-const FILES: u32 = Mechanism::Eventfd.bit() | Mechanism::PIPES;
+const FILES: u32 = Mechanism::Eventfd.bit() | Mechanism::PIPES | Mechanism::Pty.bit();
 const SOCKETS: u32 = Mechanism::SOCKETS;
 
 /// Whether a mechanism can be traced at its objects, with these offsets.
@@ -140,7 +148,7 @@ mod tests {
         let mut facts = Facts::default();
         let offsets: BTreeMap<_, _> = NEEDED.iter().map(|(path, _)| (*path, 0)).collect();
         let decide = |facts: &Facts, mechanism| decide(facts, &offsets, mechanism);
-        assert!(decide(&facts, Mechanism::Pty).is_err_and(|why| why == "no object hooks for pty yet"));
+        assert!(decide(&facts, Mechanism::Memfd).is_err_and(|why| why == "no object hooks for memfd yet"));
         for hook in Hook::ALL.iter().filter(|hook| hook.is_on_object()) {
             facts.hooks.insert(*hook, Ok(0));
         }

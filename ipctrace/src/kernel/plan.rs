@@ -291,21 +291,22 @@ impl Plan {
 
 /// Those of the mechanisms in `on` that are traced at their objects.
 fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
-    let must = match choice {
+    let asked_for = match choice {
         Choice::Syscall => return Ok(0),
         Choice::Auto => 0,
-        Choice::Object(must) => must & on,
+        Choice::Object(must) => must,
+        Choice::Objects => Hook::objects(),
     };
     let mut set = 0;
     let mut reasons: Vec<String> = Vec::new();
     let mut without: Vec<&str> = Vec::new();
     for mechanism in Mechanism::ALL.iter().filter(|mechanism| on & mechanism.bit() != 0) {
-        if Hook::objects_if_asked_for() & !must & mechanism.bit() != 0 {
+        if Hook::objects_if_asked_for() & !asked_for & mechanism.bit() != 0 {
             continue;
         }
         match objects::decide(&facts.objects, &facts.offsets, *mechanism) {
             Ok(()) => set |= mechanism.bit(),
-            Err(_) if must & mechanism.bit() == 0 => {}
+            Err(_) if asked_for & mechanism.bit() == 0 => {}
             Err(_) if Hook::objects() & mechanism.bit() == 0 => without.push(mechanism.name()),
             Err(reason) => reasons.push(reason),
         }
@@ -314,7 +315,8 @@ fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
         reasons.insert(0, format!("no object hooks for {} yet", without.join(", ")));
     }
     reasons.dedup();
-    if reasons.is_empty() { Ok(set) } else { Err(Refusal::NoObjectHooks(reasons.join("; "))) }
+    let some_will_do = choice == Choice::Objects && set != 0;
+    if reasons.is_empty() || some_will_do { Ok(set) } else { Err(Refusal::NoObjectHooks(reasons.join("; "))) }
 }
 
 /// Whether it is known of datagrams only what is taken: the kernel does not tell of arrivals, but frees their buffers in the call
@@ -509,6 +511,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_done_on_futexes_without_their_function_stays_with_system_calls() {
+        let futex = Mechanism::Futex;
+        assert!(!plan(&open()).expect("everything is there").is_at_object(futex));
+        let only = Plan::chosen(&open(), &[futex], 1, 0, Choice::Object(futex.bit())).expect("possible");
+        for hook in [Hook::FutexEntry, Hook::FutexExit, Hook::SchedWaking, Hook::SysEnter, Hook::SysExit] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+            assert_ne!(only.needed_by(hook) & futex.bit(), 0, "{hook:?}");
+        }
+    }
+
+    #[test]
+    fn what_else_is_done_with_segments_stays_with_system_calls() {
+        let shm = Mechanism::SysvShm;
+        let only = Plan::chosen(&open(), &[shm], 1, 0, Choice::Object(shm.bit())).expect("possible");
+        for hook in [Hook::ShmMade, Hook::ShmatExit, Hook::ShmdtEntry, Hook::ShmctlEntry, Hook::ShmctlExit] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+        // Unmapping and first touches.
+        for hook in [Hook::SysEnter, Hook::SysExit, Hook::PageFaultUser, Hook::PageFaultKernel] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+    }
+
+    #[test]
+    fn terminals_are_at_their_objects_if_asked_for() {
+        let pty = Mechanism::Pty;
+        assert!(!plan(&open()).expect("everything is there").is_at_object(pty));
+        let only = Plan::chosen(&open(), &[pty], 1, 0, Choice::Object(pty.bit())).expect("possible");
+        // Shells that have been waiting for what is typed.
+        for hook in [Hook::PtyMade, Hook::PtyReadEntry, Hook::PtyWriteExit, Hook::SysEnter, Hook::SysExit] {
+            assert!(only.hooks.contains(&hook), "{hook:?}");
+        }
+        let mut none = open();
+        none.offsets.remove("kiocb.ki_filp");
+        let refused = Plan::chosen(&none, &[pty], 1, 0, Choice::Object(pty.bit()));
+        assert!(refused.is_err_and(|why| why.to_string().contains("no kiocb.ki_filp")));
+    }
+
+    #[test]
     fn one_of_two_functions_is_enough() {
         let mut facts = open();
         let gone = |facts: &mut Facts, name: &str| {
@@ -530,12 +571,19 @@ mod tests {
         let refused = |facts: &Facts, wanted: &[Mechanism]| {
             Plan::chosen(facts, wanted, 1, 0, Choice::Object(u32::MAX)).expect_err("refused").to_string()
         };
-        let why = refused(&open(), &[Mechanism::PosixMq, Mechanism::Futex, Mechanism::Pty]);
-        assert!(why.starts_with("no object hooks for futex, pty yet: "), "{why}");
+        let why = refused(&open(), &[Mechanism::PosixMq, Mechanism::SysvSem, Mechanism::Memfd]);
+        assert!(why.starts_with("no object hooks for memfd, sysv_sem yet: "), "{why}");
         let why = refused(&facts(), &[Mechanism::PosixMq, Mechanism::SysvMsg]);
         assert!(why.starts_with("this kernel refuses fentry: not here: "), "{why}");
         let some = Choice::Object(Mechanism::PosixMq.bit());
         assert!(Plan::chosen(&open(), Mechanism::ALL, 1, 0, some).is_ok());
+        // Where none is named, those that can be are enough.
+        let mut partly = open();
+        partly.objects.failed(Hook::FutexExit, "too many arguments".to_owned());
+        let all = |facts: &Facts| Plan::chosen(facts, Mechanism::ALL, 1, 0, Choice::Objects);
+        let set = all(&partly).expect("the others can be").config.objects;
+        assert_eq!(set, Hook::objects() & !Mechanism::Futex.bit());
+        assert!(all(&facts()).is_err_and(|why| why.to_string().contains("refuses fentry")));
     }
 
     #[test]

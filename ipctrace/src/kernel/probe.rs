@@ -1,12 +1,14 @@
 //! What the kernel takes of programs: asked with small ones, which are loaded and dropped.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use ipctrace_common::hook::Point;
 
-/// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_FENTRY`, `BPF_TRACE_FEXIT`: include/uapi/linux/bpf.h.
+/// `BPF_PROG_LOAD`, `BPF_RAW_TRACEPOINT_OPEN`, `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_FENTRY`, `BPF_TRACE_FEXIT`:
+/// include/uapi/linux/bpf.h.
 const PROG_LOAD: libc::c_long = 5;
+const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const TYPE_TRACING: u32 = 26;
 const TRACE_FENTRY: u32 = 24;
 const TRACE_FEXIT: u32 = 25;
@@ -41,11 +43,25 @@ struct Load {
 
 const _: () = assert!(std::mem::offset_of!(Load, attach) == 68 && std::mem::offset_of!(Load, target) == 108);
 
-/// Whether the kernel takes a program for the function with that id in its types.
+/// What attaching one takes, of the same.
+#[repr(C)]
+struct Attach {
+    name: u64,
+    program: u32,
+    padding: u32,
+}
+
+/// Arguments that are in registers on all architectures that there are programs for. More are given to programs since Linux 6.6.
+const IN_REGISTERS: usize = 6;
+
+/// `ENOTSUPP`, include/linux/errno.h.
+pub(super) const NOT_SUPPORTED: i32 = 524;
+
+/// Whether the kernel takes a program for the function with that id in its types, which has so many arguments.
 ///
 /// # Errors
-/// What the kernel says: EPERM if it lets nobody, ENOENT if the function is nowhere by itself.
-pub(super) fn attaches(function: u32, point: Point) -> io::Result<()> {
+/// What the kernel says: EPERM if it lets nobody, ENOENT if the function is nowhere by itself, [`NOT_SUPPORTED`] if those are too many.
+pub(super) fn attaches(function: u32, point: Point, arguments: usize) -> io::Result<()> {
     /// `r0 = 0; exit`.
     const NOTHING: [u64; 2] = [0xb7, 0x95];
     let attach = match point {
@@ -53,7 +69,24 @@ pub(super) fn attaches(function: u32, point: Point) -> io::Result<()> {
         Point::Entry(_) => TRACE_FENTRY,
         Point::Exit(_) => TRACE_FEXIT,
     };
-    takes(&NOTHING, TYPE_TRACING, attach, function)
+    let program = load(&NOTHING, TYPE_TRACING, attach, function)?;
+    if arguments <= IN_REGISTERS {
+        return Ok(());
+    }
+    // That they are too many is found out when the way to the program is made (arch_prepare_bpf_trampoline, arch/x86/net).
+    let attributes = Attach { name: 0, program: program.as_raw_fd() as u32, padding: 0 };
+    // SAFETY: the structure has the size that is said.
+    let link = unsafe {
+        libc::syscall(libc::SYS_bpf, RAW_TRACEPOINT_OPEN, &raw const attributes, size_of::<Attach>())
+    };
+    if link < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call gave this descriptor, which nobody else knows.
+    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
+    // To take it away takes the kernel a while.
+    std::thread::spawn(move || drop(link));
+    Ok(())
 }
 
 /// Whether the kernel takes a program of that type, for `target` in its types if it is one that is attached to something there.
@@ -62,6 +95,11 @@ pub(super) fn attaches(function: u32, point: Point) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub(super) fn takes(code: &[u64], kind: u32, attach: u32, target: u32) -> io::Result<()> {
+    load(code, kind, attach, target).map(drop)
+}
+
+/// Loads such a program.
+fn load(code: &[u64], kind: u32, attach: u32, target: u32) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attributes = Load {
         kind,
@@ -81,6 +119,5 @@ pub(super) fn takes(code: &[u64], kind: u32, attach: u32, target: u32) -> io::Re
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call gave this descriptor, which nobody else knows.
-    drop(unsafe { OwnedFd::from_raw_fd(program as i32) });
-    Ok(())
+    Ok(unsafe { OwnedFd::from_raw_fd(program as i32) })
 }
