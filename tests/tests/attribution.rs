@@ -65,6 +65,7 @@ cases! {
     terminal_read_before_all_arrived
     terminal_of_a_real_program
     terminal_numbers_are_used_again
+    terminal_that_echoes_is_used_again
     memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
     eventfd_of_two_writers

@@ -110,6 +110,34 @@ fn a_new_pair_at_the_same_place_begins_anew() {
 }
 
 #[test]
+fn what_is_typed_first_in_a_new_pair_at_the_same_place_is_echoed_there() {
+    let typed = |when| record(wire::Op { digest: 6, ..access(PROGRAM, 20, 0, when, 0, 5) });
+    let at = |time, record| match record {
+        Record::Channel(channel, name) => {
+            let header = wire::Header { time, ..channel.header };
+            Record::Channel(wire::Channel { header, ..channel }, name)
+        }
+        other => other,
+    };
+    let events = correlate([
+        at(1, met(SCREEN, 0)),
+        at(2, met(PROGRAM, 0)),
+        // Nobody reads the echo of this.
+        typed((3, 4)),
+        at(5, met(PROGRAM, 0)),
+        typed((6, 7)),
+        at(8, met(SCREEN, 6)),
+        read(SCREEN, 20, (8, 9), 0, 6, 0),
+        // And once more, but the program is the first.
+        at(10, met(SCREEN, 0)),
+        write(SCREEN, 10, (11, 12), 0, 6, 6),
+        read(SCREEN, 20, (13, 14), 0, 6, 0),
+    ]);
+    let screen: Vec<_> = told(&events).into_iter().filter(|((_, to, _), _)| *to == Ok(20)).collect();
+    assert_eq!(screen, [((Err(Why::Kernel), Ok(20), 6), true), ((Ok(10), Ok(20), 6), true)]);
+}
+
+#[test]
 fn what_was_there_before_is_of_nobody_known() {
     let events = correlate([met(SCREEN, 8), read(SCREEN, 20, (5, 6), 0, 8, 0)]);
     assert_eq!(told(&events), [((Err(Why::BeforeStart), Ok(20), 8), true)]);
