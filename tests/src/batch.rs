@@ -19,6 +19,9 @@ use crate::scenarios::{BESIDES, InTheMiddle, impossible, playing};
 use crate::trace::{Scratch, Trace, said};
 use crate::{binary, check, kernel, oracle};
 
+/// Names a file that is to get the trace.
+const KEEP: &str = "IPCTRACE_KEEP";
+
 /// Something to play.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workload {
@@ -324,6 +327,10 @@ impl Recorded {
                     println!("played {of} FAILED: {reason}");
                 }
             }
+        }
+        if let Some(file) = std::env::var_os(KEEP) {
+            let text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(file, text)?;
         }
         for (name, seconds) in self.slowest() {
             println!("{name} took {seconds:.1} s");

@@ -24,6 +24,14 @@ pub fn rings_off() -> Option<&'static str> {
     plan().map_or(Some("nothing can be traced"), |plan| plan.uring.as_ref().err().map(String::as_str))
 }
 
+/// Why a send through a ring of which no completion tells cannot be seen, if it cannot.
+pub fn quiet_sends_off() -> Option<&'static str> {
+    let at_objects = std::env::var("IPCTRACE_HOOKS").is_ok_and(|kind| kind == "object");
+    let by_socket = plan().is_some_and(|plan| plan.config.uring.by_socket != 0);
+    (!at_objects && !by_socket)
+        .then_some("sends without completions are seen at sockets, which this kernel does not tell of")
+}
+
 /// Takes what cannot be traced on this kernel out of what processes say they did; gives why, if that leaves nothing.
 pub fn possible(truth: Vec<Truth>) -> Result<Vec<Truth>, &'static str> {
     let mut reason = None;

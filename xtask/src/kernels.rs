@@ -6,6 +6,7 @@ mod image;
 mod report;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -191,15 +192,21 @@ fn run_one(
     let start = Instant::now();
     println!("   {}: {}", series.name, kernel.version);
     let script = script(steps, programs, demos);
-    let mut output = String::new();
-    let outcome = guest::run(&kernel, &script, LIMIT, &mut |said| {
-        output.push_str(said);
-        output.push('\n');
-    });
     let logs = workspace::target().join("kernels");
     fs::create_dir_all(&logs)?;
     let log = logs.join(format!("{}.log", kernel.version));
-    fs::write(&log, &output).with_context(|| format!("writing {}", log.display()))?;
+    let mut file = fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?;
+    let mut output = String::new();
+    let mut written = Ok(());
+    // As it comes: whoever waits for it can look, and what was interrupted is not lost.
+    let outcome = guest::run(&kernel, &script, LIMIT, &mut |said| {
+        output.push_str(said);
+        output.push('\n');
+        if written.is_ok() {
+            written = writeln!(file, "{said}");
+        }
+    });
+    written.with_context(|| format!("writing {}", log.display()))?;
     let steps = report::steps(&output);
     // What `ipctrace/src/kernel/recorded` has of it is this.
     if let Some(facts) = steps.iter().find(|step| step.name == "facts") {

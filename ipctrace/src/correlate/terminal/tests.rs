@@ -9,8 +9,12 @@ const PROGRAM: wire::Key = wire::Key { id: 7, space: wire::Key::TERMINAL };
 const SCREEN: wire::Key = wire::Key { id: 7, space: wire::Key::TERMINAL | 1 };
 
 fn met(key: wire::Key, queued: u64) -> Record {
+    met_at(0, key, queued)
+}
+
+fn met_at(time: u64, key: wire::Key, queued: u64) -> Record {
     let fixed = wire::Channel {
-        header: header(Kind::Channel, Mechanism::Pty, 0, 0),
+        header: wire::Header { time, ..header(Kind::Channel, Mechanism::Pty, 0, 0) },
         key,
         queued,
         receiver_inode: 4,
@@ -112,24 +116,17 @@ fn a_new_pair_at_the_same_place_begins_anew() {
 #[test]
 fn what_is_typed_first_in_a_new_pair_at_the_same_place_is_echoed_there() {
     let typed = |when| record(wire::Op { digest: 6, ..access(PROGRAM, 20, 0, when, 0, 5) });
-    let at = |time, record| match record {
-        Record::Channel(channel, name) => {
-            let header = wire::Header { time, ..channel.header };
-            Record::Channel(wire::Channel { header, ..channel }, name)
-        }
-        other => other,
-    };
     let events = correlate([
-        at(1, met(SCREEN, 0)),
-        at(2, met(PROGRAM, 0)),
+        met_at(1, SCREEN, 0),
+        met_at(2, PROGRAM, 0),
         // Nobody reads the echo of this.
         typed((3, 4)),
-        at(5, met(PROGRAM, 0)),
+        met_at(5, PROGRAM, 0),
         typed((6, 7)),
-        at(8, met(SCREEN, 6)),
+        met_at(8, SCREEN, 6),
         read(SCREEN, 20, (8, 9), 0, 6, 0),
         // And once more, but the program is the first.
-        at(10, met(SCREEN, 0)),
+        met_at(10, SCREEN, 0),
         write(SCREEN, 10, (11, 12), 0, 6, 6),
         read(SCREEN, 20, (13, 14), 0, 6, 0),
     ]);
