@@ -1,6 +1,6 @@
 # What is run in a guest: each step between two lines that the caller looks for. Expects IPCTRACE, TESTS, DEMOS, STEPS
 # and SEEDS, which the caller puts before this.
-export HOME=/root TERM=dumb LANG=C.UTF-8 IPCTRACE IPCTRACE_SLOW=6 IPCTRACE_SEEDS=$SEEDS
+export HOME=/root TERM=dumb LANG=C.UTF-8 IPCTRACE IPCTRACE_SLOW=20 IPCTRACE_SEEDS=$SEEDS
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ulimit -l unlimited
 # The kernel would look for it in the root that it started with. Without it the tests between namespaces are skipped.
