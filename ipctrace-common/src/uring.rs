@@ -63,6 +63,8 @@ places! {
     splice_flags = "io_splice.flags", Perhaps;
     /// Buffer or vector of a read or write.
     rw_addr = "io_rw.addr", Perhaps;
+    /// Flags of a send or receive.
+    msg_flags = "io_sr_msg.msg_flags", Perhaps;
     /// Files registered with a ring (since Linux 6.13).
     nodes = "io_ring_ctx.file_table.data.nodes", Perhaps;
     /// How many.

@@ -27,6 +27,8 @@ const FIXED_FILE: u32 = 1 << 0;
 const SKIPS_COMPLETION: u32 = 1 << 6;
 /// `REQ_F_BUFFER_SELECT`, of `IOSQE_BUFFER_SELECT`.
 const CHOOSES_BUFFER: u32 = 1 << 5;
+/// `MSG_PEEK | MSG_ERRQUEUE`, include/linux/socket.h.
+const LOOKS: u32 = 0x2 | 0x2000;
 /// `SPLICE_F_FD_IN_FIXED`, include/uapi/linux/io_uring.h.
 const FD_IN_FIXED: u32 = 1 << 31;
 /// `FFS_MASK` inverted, io_uring/filetable.h: the alignment of a file leaves room for flags.
@@ -205,6 +207,9 @@ fn try_submitted(request: u64, tid: u32) -> Result<()> {
         let moves = matches!(work, Work::Move(_)) && !at_socket(&call.sides[0]);
         object::pass_over(&mut call.sides[0], moves);
     }
+    if only_looks(request, work)? {
+        return Ok(());
+    }
     if let Work::Move(class) = work
         && class != Class::Tee
         && has(place!(splice_fd))
@@ -285,6 +290,16 @@ fn settled(thread: &mut Thread, ctx: u64) {
         )
         .unwrap_or(0);
     }
+}
+
+/// Whether it receives, but takes nothing: where sockets do not tell what they move.
+#[inline(always)]
+pub(crate) fn only_looks(request: u64, work: Work) -> Result<bool> {
+    if config::uring_by_socket() != 0 || !has(place!(msg_flags)) || work != Work::Take(Class::Recvmsg) {
+        return Ok(false);
+    }
+    let flags: u32 = read(request, place!(msg_flags))?;
+    Ok(flags & LOOKS != 0)
 }
 
 /// Whether what goes through this side is told at the socket.

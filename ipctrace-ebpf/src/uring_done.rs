@@ -218,6 +218,9 @@ fn unbegun(request: u64, bytes: u32) -> Result<()> {
     let Some(work) = uring::work(read(request, place!(opcode))?) else {
         return Ok(());
     };
+    if uring::only_looks(request, work)? {
+        return Ok(());
+    }
     let (class, direction) = match work {
         Work::Take(class) => (class, Direction::Receive),
         Work::Put(class) => (class, Direction::Send),

@@ -258,6 +258,12 @@ impl Correlator {
                 let terminal =
                     self.terminals.entry(record.key).or_insert_with(|| Terminal::new(record.key, now));
                 terminal.opened(record, &mut context!(self, out));
+                let screen = wire::Key { space: record.key.space | 1, ..record.key };
+                if record.key != screen
+                    && let Some(screen) = self.terminals.get_mut(&screen)
+                {
+                    screen.other_opened(record.header.time);
+                }
                 Some(())
             }
             Shape::Wake => {

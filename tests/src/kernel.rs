@@ -24,6 +24,20 @@ pub fn rings_off() -> Option<&'static str> {
     plan().map_or(Some("nothing can be traced"), |plan| plan.uring.as_ref().err().map(String::as_str))
 }
 
+/// Why a send through a ring of which no completion tells cannot be seen, if it cannot.
+pub fn quiet_sends_off() -> Option<&'static str> {
+    let at_objects = std::env::var("IPCTRACE_HOOKS").is_ok_and(|kind| kind == "object");
+    let by_socket = plan().is_some_and(|plan| plan.config.uring.by_socket != 0);
+    (!at_objects && !by_socket)
+        .then_some("sends without completions are seen at sockets, which this kernel does not tell of")
+}
+
+/// How many messages of a sendmmsg(2) or recvmmsg(2) can be told of.
+pub fn messages_at_once() -> usize {
+    // Where programs have plain loops (before Linux 5.17) these are shorter.
+    if plan().is_some_and(|plan| plan.plain) { 8 } else { usize::MAX }
+}
+
 /// Takes what cannot be traced on this kernel out of what processes say they did; gives why, if that leaves nothing.
 pub fn possible(truth: Vec<Truth>) -> Result<Vec<Truth>, &'static str> {
     let mut reason = None;
@@ -35,6 +49,7 @@ pub fn possible(truth: Vec<Truth>) -> Result<Vec<Truth>, &'static str> {
     let named = |name: &str| Mechanism::ALL.iter().copied().find(|mechanism| mechanism.name() == name);
     let left: Vec<Truth> = truth
         .into_iter()
+        .map(of_a_file_where_off)
         .filter(|truth| match truth {
             Truth::Member { .. } | Truth::Named { .. } | Truth::Handoff { .. } => true,
             Truth::Sent { mechanism, .. }
@@ -53,6 +68,17 @@ pub fn possible(truth: Vec<Truth>) -> Result<Vec<Truth>, &'static str> {
         Some(reason) if nothing => Err(reason),
         Some(_) | None => Ok(left),
     }
+}
+
+/// Where memory is not traced, what is passed of it is a file like others.
+fn of_a_file_where_off(mut truth: Truth) -> Truth {
+    if let Truth::Handoff { object, .. } = &mut truth
+        && off(Mechanism::Memfd).is_some()
+        && let Some(place) = object.strip_prefix("memfd:")
+    {
+        *object = format!("file:{place}");
+    }
+    truth
 }
 
 /// Whether the kernel is older than `major.minor`: for what it does otherwise since, which nothing else tells.

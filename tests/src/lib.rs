@@ -1,5 +1,6 @@
 //! What the end-to-end tests and benchmarks share.
 
+pub mod batch;
 pub mod bench;
 pub mod check;
 pub mod ends;

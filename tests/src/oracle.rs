@@ -13,6 +13,7 @@ mod shared;
 mod signals;
 pub mod story;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,6 +136,41 @@ pub fn verify_with_losses(seed: u64, operations: u64) -> Result<Score> {
     played?;
     let truth = account::read(report.path())?;
     compare_after_loss(&truth, &lines).with_context(|| format!("seed {seed} with {operations} operations"))
+}
+
+/// Compares what the processes of one workload among others did with what was traced of it. What the trace lost is no difference
+/// by itself. Gives the mechanisms that were used; of a failure those concerned.
+///
+/// # Errors
+/// With the report's; with the differences and their story inside the mechanisms they concern.
+pub fn compare_one(report: &Path, lines: &[Value]) -> Result<(BTreeSet<String>, Result<Score>)> {
+    let truth = account::read(report)?;
+    let outcome = compare::compare_whole(&truth, lines);
+    let concerned: Option<&BTreeSet<String>> = outcome
+        .as_ref()
+        .err()
+        .and_then(|error| error.downcast_ref::<compare::Differs>())
+        .map(|differs| &differs.channels);
+    let used = truth.iter().filter_map(|line| match line {
+        account::Line::Lane { mechanism, id, .. }
+            if concerned.is_none_or(|channels| channels.contains(id)) =>
+        {
+            Some(mechanism.clone())
+        }
+        account::Line::Lane { .. }
+        | account::Line::Member { .. }
+        | account::Line::Sent { .. }
+        | account::Line::Got { .. }
+        | account::Line::Signalled { .. }
+        | account::Line::Handled { .. }
+        | account::Line::Done { .. } => None,
+    });
+    let used = used.collect();
+    let outcome = outcome.map_err(|error| {
+        let story = story::story(lines, &error);
+        error.context(format!("of the channels concerned:\n{story}"))
+    });
+    Ok((used, outcome))
 }
 
 /// Plays a seed in processes of its own and waits for them.

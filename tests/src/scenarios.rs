@@ -23,20 +23,19 @@ mod uring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ipctrace::demo::truth::Truth;
-use ipctrace::demo::{Stage, truth};
+use ipctrace::demo::{Stage, stage, truth};
 use ipctrace_common::Mechanism;
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::check::check;
 use crate::kernel;
-use crate::pause_until;
-use crate::skip;
 use crate::trace::{Scratch, Trace, said};
+use crate::{pause_until, skip, slowed};
 
 /// A workload.
 pub struct Scenario {
@@ -103,7 +102,7 @@ pub fn play(name: &str, report: &Path) -> Result<()> {
         .flat_map(|scenarios| scenarios.iter())
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}"))?;
-    (scenario.play)(&Stage::new(report)?)
+    (scenario.play)(&Stage::with_patience(report, slowed(stage::PATIENCE))?)
 }
 
 /// The program that plays scenarios: beside the test executables.
@@ -126,36 +125,43 @@ pub fn verify(name: &str) -> Result<()> {
     verified(name).map(|_| ())
 }
 
+/// Why a scenario cannot be played here, if it cannot.
+pub fn impossible(name: &str) -> Option<&'static str> {
+    let is_one_of = |scenarios: &[Scenario]| scenarios.iter().any(|scenario| scenario.name == name);
+    if name.contains("namespaces") {
+        namespaces::missing()
+    } else if is_one_of(uring::SCENARIOS) {
+        let quiet = || kernel::quiet_sends_off().filter(|_| name == "sends_without_completions");
+        kernel::rings_off().or_else(quiet)
+    } else if is_one_of(futex::SCENARIOS) {
+        // Where futexes are off the newer of their calls are not there either.
+        kernel::off(Mechanism::Futex)
+    } else {
+        None
+    }
+}
+
+/// The command that plays a scenario.
+///
+/// # Errors
+/// If the program that does is not there.
+pub fn playing(name: &str, report: &Path) -> Result<Command> {
+    let mut command = Command::new(actor()?);
+    command.arg(name).arg(report).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    Ok(command)
+}
+
 /// The same, for a look at the lines; none if the scenario cannot be played here.
 ///
 /// # Errors
 /// With every difference.
 pub fn verified(name: &str) -> Result<Vec<serde_json::Value>> {
-    if name.contains("namespaces")
-        && let Some(reason) = namespaces::missing()
-    {
-        return skip(name, reason).map(|()| Vec::new());
-    }
-    if uring::SCENARIOS.iter().any(|scenario| scenario.name == name)
-        && let Some(reason) = kernel::rings_off()
-    {
-        return skip(name, reason).map(|()| Vec::new());
-    }
-    // Where futexes are off the newer of their calls are not there either.
-    if futex::SCENARIOS.iter().any(|scenario| scenario.name == name)
-        && let Some(reason) = kernel::off(Mechanism::Futex)
-    {
+    if let Some(reason) = impossible(name) {
         return skip(name, reason).map(|()| Vec::new());
     }
     let report = Scratch::new(".report");
     let trace = Trace::start(&[])?;
-    let actor = Command::new(actor()?)
-        .arg(name)
-        .arg(report.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()?;
+    let actor = playing(name, report.path())?.output()?;
     let lines = trace.stop()?;
     ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
     let truth = match kernel::possible(truth::read(report.path())?) {
@@ -164,6 +170,57 @@ pub fn verified(name: &str) -> Result<Vec<serde_json::Value>> {
     };
     check(&truth, &lines).with_context(|| format!("scenario {name}"))?;
     Ok(lines)
+}
+
+/// What there is to say of a scenario's trace besides: the lines of what it did must pass.
+pub type Besides = fn(&[Value]) -> Result<()>;
+
+/// What else is looked at, as a test of its own: its name, of which scenario.
+pub const BESIDES: &[(&str, &str, Besides)] =
+    &[("a_terminals_signals_name_the_terminal", "ctrl_c_at_a_terminal", signals::name_the_terminal)];
+
+/// Plays a scenario and looks at that.
+///
+/// # Errors
+/// With every difference, and if there is no such test.
+pub fn verify_besides(test: &str) -> Result<()> {
+    let (_, name, look) =
+        BESIDES.iter().find(|(found, ..)| *found == test).with_context(|| format!("no test {test}"))?;
+    let lines = verified(name)?;
+    if lines.is_empty() { Ok(()) } else { look(&lines) }
+}
+
+/// A scenario that waits for tracing to begin.
+pub struct InTheMiddle {
+    playing: Child,
+    files: Scratch,
+}
+
+impl InTheMiddle {
+    /// Starts it and waits until it is ready for tracing.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(name: &str, report: &Path) -> Result<InTheMiddle> {
+        let files = Scratch::new(".ready");
+        let mut playing = playing(name, report)?.env(MIDDLE, files.path()).spawn()?;
+        pause_until("the scenario is ready for tracing", || {
+            Ok(files.path().exists() || playing.try_wait()?.is_some())
+        })?;
+        Ok(InTheMiddle { playing, files })
+    }
+
+    /// Tells it that tracing has begun, and waits for its end.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub fn go_on(self) -> Result<Output> {
+        let go = self.files.path().with_extension("go");
+        fs::write(&go, [])?;
+        let output = self.playing.wait_with_output()?;
+        fs::remove_file(&go)?;
+        Ok(output)
+    }
 }
 
 /// The same, but the trace begins when the scenario says so.
@@ -180,26 +237,10 @@ pub fn verify_in_the_middle(name: &str) -> Result<()> {
 /// With every difference.
 pub fn trace_in_the_middle(name: &str, options: &[&str]) -> Result<(Vec<Truth>, Vec<Value>)> {
     let report = Scratch::new(".report");
-    let ready = Scratch::new(".ready");
-    let files = ready.path().clone();
-    let mut playing = Command::new(actor()?)
-        .arg(name)
-        .arg(report.path())
-        .env(MIDDLE, &files)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let begun = pause_until("the scenario is ready for tracing", || {
-        Ok(files.exists() || playing.try_wait()?.is_some())
-    });
+    let scenario = InTheMiddle::start(name, report.path())?;
     let trace = Trace::start(options)?;
-    let go = files.with_extension("go");
-    fs::write(&go, [])?;
-    let actor = playing.wait_with_output()?;
-    fs::remove_file(&go)?;
+    let actor = scenario.go_on()?;
     let lines = trace.stop()?;
-    begun?;
     ensure!(actor.status.success(), "the scenario {name} ended with {}: {}", actor.status, said(&actor));
     let truth = match kernel::possible(truth::read(report.path())?) {
         Ok(truth) => truth,

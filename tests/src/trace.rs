@@ -16,6 +16,21 @@ use crate::{binary, slowed};
 /// How long the tracer may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Exit status of `ipctrace` where something cannot be done on this kernel.
+const IMPOSSIBLE: i32 = 3;
+
+/// What was asked for cannot be traced on this kernel: what the tracer said.
+#[derive(Debug)]
+pub struct Impossible(pub String);
+
+impl std::fmt::Display for Impossible {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "not possible on this kernel: {}", self.0)
+    }
+}
+
+impl std::error::Error for Impossible {}
+
 /// A file that is removed when this is dropped.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
@@ -67,12 +82,26 @@ impl Trace {
         while !fs::read_to_string(file.path()).unwrap_or_default().contains('\n') {
             if let Some(status) = child.try_wait()? {
                 let output = child.wait_with_output()?;
-                bail!("ipctrace ended with {status}: {}", String::from_utf8_lossy(&output.stderr));
+                if status.code() == Some(IMPOSSIBLE) {
+                    return Err(Impossible(said(&output)).into());
+                }
+                bail!("ipctrace ended with {status}: {}", said(&output));
             }
             ensure!(start.elapsed() < slowed(PATIENCE), "ipctrace did not start");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(
+                (start.elapsed() / 16).clamp(Duration::from_millis(5), Duration::from_millis(50)),
+            );
         }
         Ok(Trace { child, file })
+    }
+
+    /// Its first line.
+    ///
+    /// # Errors
+    /// If that is no JSON.
+    pub fn hello(&self) -> Result<Value> {
+        let text = fs::read_to_string(self.file.path())?;
+        Ok(serde_json::from_str(text.lines().next().context("no first line")?)?)
     }
 
     /// The mechanisms that are on, as its first line says.
@@ -80,8 +109,7 @@ impl Trace {
     /// # Errors
     /// If that is no `hello`.
     pub fn mechanisms(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(self.file.path())?;
-        let hello: Value = serde_json::from_str(text.lines().next().context("no first line")?)?;
+        let hello = self.hello()?;
         let mechanisms = hello["mechanisms"].as_object().context("hello without mechanisms")?;
         Ok(mechanisms.iter().filter(|(_, state)| *state == "on").map(|(name, _)| name.clone()).collect())
     }

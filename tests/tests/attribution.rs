@@ -4,7 +4,7 @@
 //! say they did: all of it, nothing else between them, every name right.
 
 use anyhow::Result;
-use ipctrace_tests::scenarios::{IN_THE_MIDDLE, SCENARIOS, verified, verify, verify_in_the_middle};
+use ipctrace_tests::scenarios::{IN_THE_MIDDLE, SCENARIOS, verify, verify_besides, verify_in_the_middle};
 
 macro_rules! cases {
     ($($name:ident)*) => {
@@ -65,6 +65,7 @@ cases! {
     terminal_read_before_all_arrived
     terminal_of_a_real_program
     terminal_numbers_are_used_again
+    terminal_that_echoes_is_used_again
     memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
     eventfd_of_two_writers
@@ -154,15 +155,5 @@ fn queues_with_messages_from_before_the_start() -> Result<()> {
 
 #[test]
 fn a_terminals_signals_name_the_terminal() -> Result<()> {
-    let lines = verified("ctrl_c_at_a_terminal")?;
-    let signals: Vec<_> = lines
-        .iter()
-        .filter(|line| line["signal"] == "SIGINT" && line["sender_why"] == "kernel")
-        .filter(|line| line["receiver"]["comm"] == "leader" || line["receiver"]["comm"] == "follower")
-        .collect();
-    assert_eq!(signals.len(), 2);
-    for line in signals {
-        assert!(line["tty"].as_str().is_some_and(|tty| tty.starts_with("pts")), "{line}");
-    }
-    Ok(())
+    verify_besides("a_terminals_signals_name_the_terminal")
 }

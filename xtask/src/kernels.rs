@@ -6,6 +6,7 @@ mod image;
 mod report;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -33,7 +34,7 @@ pub(crate) struct Programs<'a> {
 pub(crate) enum Extent {
     /// Everything.
     All,
-    /// What has room in every run of the tests: a few kernels, `doctor` and the demos.
+    /// What has room in every run of the tests: a few kernels, `doctor` and the demos; in one of them both sets of hooks.
     Part,
 }
 
@@ -50,11 +51,26 @@ pub(crate) struct Outcome {
 /// The kernels of [`Extent::Part`]: the oldest, one between, and the newest.
 const PART: [&str; 3] = ["5.10", "6.12", "newest"];
 
-/// Runs the kernels of these names (all of the matrix, or of the part, if none is named) and prints a table.
+/// Time for all that is run in a guest.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// What can be run in a kernel; the last two are all scenarios, demos and seeds with one of the sets of hooks.
+const STEPS: [&str; 6] = ["doctor", "facts", "programs", "demos", "syscall", "object"];
+
+/// Runs the kernels of these names (all of the matrix, or of the part, if none is named) and prints a table. `only`: of what is run in
+/// each only these steps, if any is named; `doctor` in any case, for the table.
 ///
 /// # Errors
 /// If a name is unknown, or the demos cannot be listed.
-pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<'_>) -> Result<Outcome> {
+pub(crate) fn run_kernels(
+    names: &[String],
+    extent: Extent,
+    only: &[String],
+    programs: &Programs<'_>,
+) -> Result<Outcome> {
+    for step in only {
+        anyhow::ensure!(STEPS.contains(&step.as_str()), "no step {step}: there are {}", STEPS.join(", "));
+    }
     let chosen: Vec<&Series> = archive::MATRIX
         .iter()
         .filter(|series| match (names.is_empty(), extent) {
@@ -74,7 +90,7 @@ pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<
     let ready = set_up();
     let places = copies(programs)?;
     let reports = match &ready {
-        Ok(()) => side_by_side(&chosen, extent, &places, &demos)?,
+        Ok(()) => side_by_side(&chosen, &|series| steps(series, extent, only), &places, &demos)?,
         Err(reason) => chosen.iter().map(|series| Report::not_run(series.name, reason.clone())).collect(),
     };
     print!("{}", report::table(&reports, &demos));
@@ -92,7 +108,7 @@ pub(crate) fn run_kernels(names: &[String], extent: Extent, programs: &Programs<
 /// Runs the kernels, as many at once as there are processors here, for an emulated machine has use for one of them.
 fn side_by_side(
     chosen: &[&Series],
-    extent: Extent,
+    steps: &(dyn Fn(&Series) -> Vec<&'static str> + Sync),
     places: &Places,
     demos: &[report::Demo],
 ) -> Result<Vec<Report>> {
@@ -105,7 +121,7 @@ fn side_by_side(
             let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((index, (series, kernel))) = next else { return Ok(reports) };
             let report = match kernel {
-                Ok(kernel) => run_one(series, kernel, extent, places, demos)?,
+                Ok(kernel) => run_one(series, kernel, &steps(series), places, demos)?,
                 Err(error) => Report::not_run(series.name, format!("{error:#}")),
             };
             reports.push((index, report));
@@ -169,26 +185,28 @@ fn set_up() -> Result<(), String> {
 fn run_one(
     series: &Series,
     kernel: image::Kernel,
-    extent: Extent,
+    steps: &[&str],
     programs: &Places,
     demos: &[report::Demo],
 ) -> Result<Report> {
     let start = Instant::now();
     println!("   {}: {}", series.name, kernel.version);
-    let script = script(series, extent, programs, demos);
-    let limit = match extent {
-        Extent::All => Duration::from_secs(75 * 60),
-        Extent::Part => Duration::from_secs(40 * 60),
-    };
-    let mut output = String::new();
-    let outcome = guest::run(&kernel, &script, limit, &mut |said| {
-        output.push_str(said);
-        output.push('\n');
-    });
+    let script = script(steps, programs, demos);
     let logs = workspace::target().join("kernels");
     fs::create_dir_all(&logs)?;
     let log = logs.join(format!("{}.log", kernel.version));
-    fs::write(&log, &output).with_context(|| format!("writing {}", log.display()))?;
+    let mut file = fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?;
+    let mut output = String::new();
+    let mut written = Ok(());
+    // As it comes: whoever waits for it can look, and what was interrupted is not lost.
+    let outcome = guest::run(&kernel, &script, LIMIT, &mut |said| {
+        output.push_str(said);
+        output.push('\n');
+        if written.is_ok() {
+            written = writeln!(file, "{said}");
+        }
+    });
+    written.with_context(|| format!("writing {}", log.display()))?;
     let steps = report::steps(&output);
     // What `ipctrace/src/kernel/recorded` has of it is this.
     if let Some(facts) = steps.iter().find(|step| step.name == "facts") {
@@ -230,9 +248,9 @@ fn copies(programs: &Programs<'_>) -> Result<Places> {
         fs::copy(from, &to).with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
         Ok(to)
     };
-    for name in ["attribution", "oracle", "programs"] {
+    for name in ["batch", "programs"] {
         let from = (programs.tests)(name).with_context(|| format!("no test executable {name}"))?;
-        if name == "attribution" {
+        if name == "batch" {
             let actor = from.ancestors().nth(2).context("tests stand in target/PROFILE/deps")?.join("actor");
             copy(&actor, folder.join("actor"))?;
         }
@@ -242,20 +260,30 @@ fn copies(programs: &Programs<'_>) -> Result<Places> {
     Ok(Places { binary, tests: folder.join("deps") })
 }
 
-/// What the guest runs.
-fn script(series: &Series, extent: Extent, programs: &Places, demos: &[report::Demo]) -> String {
-    let steps = match extent {
-        Extent::All => "doctor facts programs demos attribution seeds",
-        Extent::Part if series.steady => "doctor facts programs demos",
-        Extent::Part => "doctor facts programs",
+/// What is run in a kernel.
+fn steps(series: &Series, extent: Extent, only: &[String]) -> Vec<&'static str> {
+    let wanted = |step: &str| match extent {
+        _ if !only.is_empty() => step == "doctor" || only.iter().any(|one| one == step),
+        Extent::All => true,
+        Extent::Part => match step {
+            "demos" => series.steady,
+            "syscall" | "object" => series.both_sets,
+            _ => true,
+        },
     };
+    STEPS.into_iter().filter(|step| wanted(step)).collect()
+}
+
+/// What the guest runs.
+fn script(steps: &[&str], programs: &Places, demos: &[report::Demo]) -> String {
     let names: Vec<&str> = demos.iter().map(|(name, _)| name.as_str()).collect();
     format!(
-        "cd '{}'\nIPCTRACE='{}'\nTESTS='{}'\nDEMOS='{}'\nSTEPS='{steps}'\nSEEDS=3\n{}",
+        "cd '{}'\nIPCTRACE='{}'\nTESTS='{}'\nDEMOS='{}'\nSTEPS='{}'\nSEEDS=3\n{}",
         workspace::root().display(),
         programs.binary.display(),
         programs.tests.display(),
         names.join(" "),
+        steps.join(" "),
         include_str!("kernels/run.sh")
     )
 }

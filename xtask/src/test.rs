@@ -21,6 +21,10 @@ pub(crate) struct Arguments {
     /// what is run of them with all other tests
     #[arg(long, value_name = "VERSION", num_args = 0.., conflicts_with = "filter")]
     kernels: Option<Vec<String>>,
+    /// In these kernels only that: doctor, facts, programs, demos, syscall, object (all scenarios, demos and seeds with hooks of
+    /// that kind)
+    #[arg(long, value_name = "STEP", num_args = 1.., requires = "kernels")]
+    steps: Vec<String>,
 }
 
 /// Totals over all suites.
@@ -40,9 +44,10 @@ struct Totals {
 pub(crate) fn test(arguments: &Arguments) -> Result<ExitCode> {
     let ready = setup::ready()?;
     let mut totals = Totals::default();
+    let only = &arguments.steps;
     let outcome = match &arguments.kernels {
-        Some(names) if *names == ["part"] => other_kernels(&ready, &[], Extent::Part, &mut totals),
-        Some(names) => other_kernels(&ready, names, Extent::All, &mut totals),
+        Some(names) if *names == ["part"] => other_kernels(&ready, &[], Extent::Part, only, &mut totals),
+        Some(names) => other_kernels(&ready, names, Extent::All, only, &mut totals),
         None => steps(&ready, arguments, &mut totals),
     };
     println!(
@@ -70,19 +75,25 @@ fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()
     step("nothing of ours is left in the kernel");
     leftovers()?;
     if arguments.filter.is_none() {
-        other_kernels(ready, &[], Extent::Part, totals)?;
+        other_kernels(ready, &[], Extent::Part, &[], totals)?;
     }
     Ok(())
 }
 
 /// The tests in emulated machines.
-fn other_kernels(ready: &Ready, names: &[String], extent: Extent, totals: &mut Totals) -> Result<()> {
+fn other_kernels(
+    ready: &Ready,
+    names: &[String],
+    extent: Extent,
+    only: &[String],
+    totals: &mut Totals,
+) -> Result<()> {
     step("other kernels");
     let binary = build::build(&build::Arguments { release: true })?;
     let suites = suites(ready)?;
     let tests =
         |name: &str| suites.iter().find(|suite| suite.name == name).map(|suite| suite.executable.clone());
-    let outcome = run_kernels(names, extent, &Programs { binary: &binary, tests: &tests })?;
+    let outcome = run_kernels(names, extent, only, &Programs { binary: &binary, tests: &tests })?;
     totals.passed += outcome.passed;
     totals.failed += outcome.failed;
     totals.not_run += outcome.not_run;

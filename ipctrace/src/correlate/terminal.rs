@@ -69,6 +69,8 @@ pub(super) struct Terminal {
     /// Lengths have been as expected since nothing was left over.
     aligned: bool,
     readers: Recent,
+    /// To the screen: when the kernel first saw the other direction, if that was after this one.
+    other: Option<u64>,
     /// When it was last used.
     pub(super) used: u64,
 }
@@ -87,14 +89,18 @@ impl Terminal {
             last: None,
             aligned: true,
             readers: Recent::default(),
+            other: None,
             used: now,
         }
     }
 
     /// What the kernel says of it when it first sees it.
     pub(super) fn opened(&mut self, record: &wire::Channel, context: &mut Context<'_>) {
+        let other = self.other.take();
         if self.met {
+            let echoes = other.map_or_else(VecDeque::new, |since| self.echoes(since, record.queued));
             self.finish(context);
+            self.pending = echoes;
             self.writes = Books::default();
             self.reads = Books::default();
             self.last = None;
@@ -110,6 +116,27 @@ impl Terminal {
         self.writes.follow();
         self.reads.follow();
         self.settle(false, context);
+    }
+
+    /// The kernel has seen the other direction for the first time.
+    pub(super) fn other_opened(&mut self, time: u64) {
+        self.other = Some(time);
+    }
+
+    /// Takes out the echoes in a new terminal, whose other direction was used first: of those since then as many as make up what is
+    /// queued now.
+    fn echoes(&mut self, since: u64, queued: u64) -> VecDeque<Write> {
+        let is_new =
+            |write: &mut Write| write.call.who == End::Unknown(Why::Kernel) && write.call.time >= since;
+        let mut echoes = VecDeque::new();
+        let mut sum = 0;
+        while sum < queued
+            && let Some(echo) = self.pending.pop_back_if(is_new)
+        {
+            sum += echo.left;
+            echoes.push_front(echo);
+        }
+        echoes
     }
 
     /// One call.

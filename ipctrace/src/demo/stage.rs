@@ -30,11 +30,15 @@ pub use wait::{AT_FUTEXES, AT_SEMAPHORES, Semaphores, futex_wait, futex_wake, sh
 
 use super::truth::{Party, Truth};
 
-/// How long anything on a stage may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything on a stage may take, if nothing else is said.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much longer a workload lives that did not notice that it took too long.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How often it is looked for what is waited for: at first, and after a while.
+const LOOK: Duration = Duration::from_micros(200);
+const MOST: Duration = Duration::from_millis(20);
 
 /// The longest command name that the kernel keeps; a longer one it cuts.
 const NAME_MAX: usize = 15;
@@ -58,6 +62,8 @@ pub struct Stage {
     report: File,
     shared: &'static Shared,
     mark: AtomicU8,
+    /// How long anything may take.
+    patience: Duration,
 }
 
 impl Stage {
@@ -66,6 +72,14 @@ impl Stage {
     /// # Errors
     /// If the file cannot be made.
     pub fn new(report: &Path) -> Result<Stage> {
+        Stage::with_patience(report, PATIENCE)
+    }
+
+    /// The same, where anything may take so long.
+    ///
+    /// # Errors
+    /// As [`Stage::new`].
+    pub fn with_patience(report: &Path, patience: Duration) -> Result<Stage> {
         let report = OpenOptions::new()
             .create(true)
             .append(true)
@@ -81,8 +95,8 @@ impl Stage {
         shared.mark.store(1, Ordering::SeqCst);
         // A workload that hangs is ended by the kernel, and with it (see `child`) its children. What waits for longer than
         // it should fails before that, so that the workload can clear up.
-        nix::unistd::alarm::set((PATIENCE + GRACE).as_secs() as u32);
-        let stage = Stage { report, shared, mark: AtomicU8::new(0) };
+        nix::unistd::alarm::set((patience + GRACE).as_secs() as u32);
+        let stage = Stage { report, shared, mark: AtomicU8::new(0), patience };
         stage.join("stage")?;
         Ok(stage)
     }
@@ -236,10 +250,11 @@ impl Stage {
     fn wait_until_ok(&self, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
         let start = Instant::now();
         while !is_so()? {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > self.patience {
                 bail!("waited too long");
             }
-            std::thread::sleep(Duration::from_micros(200));
+            // The longer it takes, the more seldom it is looked for: those who wait leave the processor to those who work.
+            std::thread::sleep((start.elapsed() / 16).clamp(LOOK, MOST));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::account::Line;
+use crate::check::nothing_lost;
 
 /// Bytes and messages.
 type Amount = (u64, u64);
@@ -55,13 +56,18 @@ impl std::error::Error for Differs {}
 /// Compares.
 ///
 /// # Errors
-/// With every difference: a byte credited to the wrong member, one that is missing or too many, a wrong name, a signal.
+/// With every difference: a byte credited to the wrong member, one that is missing or too many, a wrong name, a signal. And if
+/// something was lost.
 pub fn compare(truth: &[Line], lines: &[Value]) -> Result<Score> {
-    let end = lines.last().map(|line| &line["lost"]);
-    ensure!(
-        end.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty),
-        "the tracer lost something: {end:?}"
-    );
+    nothing_lost(lines)?;
+    compare_whole(truth, lines)
+}
+
+/// The same, but what the trace lost is no difference by itself.
+///
+/// # Errors
+/// With every difference.
+pub(super) fn compare_whole(truth: &[Line], lines: &[Value]) -> Result<Score> {
     let mut differences = Differs::default();
     let mut score = tally(truth, lines, true, &mut differences)?;
     signals(truth, lines, &mut score, &mut differences);

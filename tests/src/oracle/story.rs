@@ -47,7 +47,7 @@ pub fn compare(operations: u64, mut play: impl FnMut(u64) -> Result<Recorded>) -
 }
 
 /// What was traced of the channels at which there was a difference, one line a transfer.
-fn story(lines: &[Value], error: &Error) -> String {
+pub(super) fn story(lines: &[Value], error: &Error) -> String {
     let Some(differs) = error.downcast_ref::<Differs>() else { return String::new() };
     let concerned = |line: &&Value| {
         line["channel"]["id"].as_str().is_some_and(|id| differs.channels.contains(id))

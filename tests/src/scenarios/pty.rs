@@ -17,6 +17,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "terminal_read_before_all_arrived", play: before_all_arrived },
     Scenario { name: "terminal_of_a_real_program", play: real_program },
     Scenario { name: "terminal_numbers_are_used_again", play: used_again },
+    Scenario { name: "terminal_that_echoes_is_used_again", play: echoes_again },
 ];
 
 fn terminal(raw: bool) -> Result<(OwnedFd, OwnedFd, Option<String>)> {
@@ -132,6 +133,26 @@ fn used_again(stage: &Stage) -> Result<()> {
         };
         let (mechanism, channel) = ("pty".to_owned(), id);
         stage.tell(&Truth::Transfer { mechanism, channel, from, to, bytes: 20, messages: None })?;
+    }
+    Ok(())
+}
+
+/// In new pairs, which stand where one was before, the first that is used is what is typed; of some the echo is never read.
+fn echoes_again(stage: &Stage) -> Result<()> {
+    const TYPED: &[u8] = b"line\n";
+    for round in 0..12 {
+        let (master, slave, id) = terminal(false)?;
+        let tell = |from, bytes: usize| {
+            let (mechanism, channel, bytes) = ("pty".to_owned(), id.clone(), bytes as u64);
+            stage.tell(&Truth::Transfer { mechanism, channel, from, to: stage.me(), bytes, messages: None })
+        };
+        stage::write_all(&master, TYPED)?;
+        if round % 3 != 0 {
+            stage::read_exactly(&master, TYPED.len() + 1)?;
+            tell(Party::None("kernel".to_owned()), TYPED.len() + 1)?;
+        }
+        stage::read_exactly(&slave, TYPED.len())?;
+        tell(stage.me(), TYPED.len())?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use nix::sys::signal::{
 };
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid, setpgid};
+use serde_json::Value;
 
 use super::Scenario;
 use crate::kernel::is_older_than;
@@ -22,6 +23,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "real_time_signals_queue_up", play: real_time },
     Scenario { name: "ctrl_c_at_a_terminal", play: ctrl_c },
 ];
+
+/// Who got the Ctrl-C of [`ctrl_c`] is told of with the terminal.
+pub(super) fn name_the_terminal(lines: &[Value]) -> Result<()> {
+    let signals: Vec<_> = lines
+        .iter()
+        .filter(|line| line["signal"] == "SIGINT" && line["sender_why"] == "kernel")
+        .filter(|line| line["receiver"]["comm"] == "leader" || line["receiver"]["comm"] == "follower")
+        .collect();
+    ensure!(signals.len() == 2, "not two signals: {signals:?}");
+    for line in signals {
+        ensure!(line["tty"].as_str().is_some_and(|tty| tty.starts_with("pts")), "{line}");
+    }
+    Ok(())
+}
 
 extern "C" fn nothing(_signal: libc::c_int) {}
 

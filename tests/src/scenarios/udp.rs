@@ -13,6 +13,7 @@ use nix::sys::socket::{
 use super::Scenario;
 use super::messages::mmsg;
 use super::namespaces::{apart, ip, joined};
+use crate::kernel::messages_at_once;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "udp_connected_and_by_address", play: connected_and_not },
@@ -87,20 +88,20 @@ fn connected_and_not(stage: &Stage) -> Result<()> {
 
 /// Each message by itself.
 fn many_at_once(stage: &Stage) -> Result<()> {
-    const COUNT: usize = 12;
+    let count = messages_at_once().min(12);
     let (receiver, address) = bound(false)?;
     let sender = stage.child("sender", |stage| {
         let (socket, _) = bound(false)?;
         socket.connect(address)?;
-        let mut buffers: Vec<_> = (1..=COUNT).map(|index| stage.marked(index * 10)).collect();
-        ensure!(mmsg(&socket.into(), &mut buffers, false)?.len() == COUNT);
+        let mut buffers: Vec<_> = (1..=count).map(|index| stage.marked(index * 10)).collect();
+        ensure!(mmsg(&socket.into(), &mut buffers, false)?.len() == count);
         Ok(())
     })?;
     let receiver = stage.child("receiver", |stage| {
         let mut heard = 0;
         let socket = receiver.as_fd().try_clone_to_owned()?;
-        while heard < COUNT {
-            let mut buffers = vec![vec![0; 500]; COUNT - heard];
+        while heard < count {
+            let mut buffers = vec![vec![0; 500]; count - heard];
             let lengths = mmsg(&socket, &mut buffers, true)?;
             for (buffer, len) in buffers.iter().zip(&lengths) {
                 stage.heard_message("udp", &buffer[..*len as usize])?;

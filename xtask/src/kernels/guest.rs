@@ -178,9 +178,12 @@ fn bound(program: &str) -> Command {
 fn machine(kernel: &Kernel, folder: &Path) -> Command {
     const MEMORY: &str = "1536M";
     let path = |name: &str| folder.join(name).display().to_string();
+    // Without fast string operations, which the emulation does byte by byte, and the kernel would clear and copy whole pages by:
+    // half of a tracer's start.
+    const PROCESSOR: &str = "max,la57=off,erms=off,fsrm=off";
     let mut command = bound(QEMU);
     command
-        .args(["-machine", "q35", "-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,la57=off"])
+        .args(["-machine", "q35", "-accel", "tcg,thread=single,tb-size=512", "-cpu", PROCESSOR])
         .args(["-smp", "2", "-m", MEMORY])
         .args(["-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none"])
         .args(["-object", &format!("memory-backend-memfd,id=memory,size={MEMORY},share=on")])

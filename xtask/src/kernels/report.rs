@@ -5,6 +5,70 @@ use std::collections::BTreeMap;
 /// Exit status of `ipctrace` where something cannot be done on this kernel.
 const IMPOSSIBLE: i32 = 3;
 
+/// The kinds of hooks, as `--hooks` calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    /// On system calls.
+    Syscall,
+    /// On the functions of objects.
+    Object,
+}
+
+impl Set {
+    const ALL: [Set; 2] = [Set::Syscall, Set::Object];
+
+    fn name(self) -> &'static str {
+        match self {
+            Set::Syscall => "syscall",
+            Set::Object => "object",
+        }
+    }
+
+    fn named(name: &str) -> Option<Set> {
+        Set::ALL.into_iter().find(|set| set.name() == name)
+    }
+
+    /// Whether a step plays with these hooks.
+    fn of(self, step: &Step) -> bool {
+        step.name
+            .split_once(' ')
+            .is_some_and(|(kind, set)| matches!(kind, "batch" | "calls") && set == self.name())
+    }
+}
+
+/// What `doctor` says of a mechanism.
+struct Mechanism {
+    name: String,
+    /// By which hooks it is traced unless others are asked for.
+    hooks: Set,
+    /// Why it is off, if it is.
+    off: Option<String>,
+}
+
+/// A line that `tests/src/batch.rs` prints: what came of one workload of many.
+struct Played<'a> {
+    name: &'a str,
+    mechanisms: Vec<&'a str>,
+    /// `passed`, `skipped: …` or `FAILED: …`.
+    outcome: &'a str,
+}
+
+impl Played<'_> {
+    fn read(line: &str) -> Option<Played<'_>> {
+        let (name, rest) = line.strip_prefix("played ")?.split_once(": [")?;
+        let (mechanisms, outcome) = rest.split_once("] ")?;
+        Some(Played { name, mechanisms: mechanisms.split(' ').collect(), outcome })
+    }
+
+    fn passed(&self) -> bool {
+        self.outcome == "passed"
+    }
+
+    fn failed(&self) -> bool {
+        self.outcome.starts_with("FAILED")
+    }
+}
+
 /// One thing that was run in a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
@@ -83,8 +147,8 @@ impl Report {
         self.steps.iter().find(|step| step.name == name)
     }
 
-    /// Mechanisms with why they are off, if they are.
-    fn mechanisms(&self) -> Vec<(String, Option<String>)> {
+    /// What `doctor` says of mechanisms.
+    fn mechanisms(&self) -> Vec<Mechanism> {
         let text = self.step("doctor").map_or("", |step| &step.output);
         let table = text.lines().skip_while(|line| !line.trim().starts_with("mechanism")).skip(1);
         table
@@ -92,9 +156,27 @@ impl Report {
             .filter_map(|line| {
                 let mut words = line.split_whitespace();
                 let (name, state) = (words.next()?.to_owned(), words.next()?);
-                Some((name, (state != "on").then(|| words.collect::<Vec<_>>().join(" "))))
+                let (hooks, off) = if state == "on" {
+                    (words.next().and_then(Set::named).unwrap_or(Set::Syscall), None)
+                } else {
+                    (Set::Syscall, Some(words.collect::<Vec<_>>().join(" ")))
+                };
+                Some(Mechanism { name, hooks, off })
             })
             .collect()
+    }
+
+    /// What was played under one trace with hooks of a set.
+    fn played(&self, set: Set) -> impl Iterator<Item = (&Step, Played<'_>)> {
+        let steps = self.steps.iter().filter(move |step| set.of(step));
+        steps.flat_map(|step| step.output.lines().filter_map(Played::read).map(move |played| (step, played)))
+    }
+
+    /// Why a set of hooks cannot be had on this kernel, if it cannot.
+    fn refused(&self, set: Set) -> Option<&str> {
+        let mut lines =
+            self.steps.iter().filter(move |step| set.of(step)).flat_map(|step| step.output.lines());
+        lines.find_map(|line| line.strip_prefix("refused "))
     }
 
     /// How many things failed.
@@ -102,12 +184,25 @@ impl Report {
         self.failed(demos).len() + usize::from(self.broken.is_some())
     }
 
-    /// What failed.
-    fn failed(&self, demos: &[Demo]) -> Vec<&Step> {
-        self.steps
-            .iter()
-            .filter(|step| !step.passed() && !self.is_off(step, demos) && !self.passed_again(step))
-            .collect()
+    /// What failed: steps, and in place of those that play much what failed of that.
+    fn failed(&self, demos: &[Demo]) -> Vec<String> {
+        let mut failed = Vec::new();
+        for step in &self.steps {
+            if step.passed() || self.is_off(step, demos) || self.passed_again(step) {
+                continue;
+            }
+            let played = step.output.lines().filter_map(Played::read);
+            let of_it: Vec<String> = played
+                .filter(|played| played.failed())
+                .map(|played| format!("{} FAILED", played.name))
+                .collect();
+            let ended = step.output.lines().any(|line| line.starts_with("test result:"));
+            if of_it.is_empty() || !ended {
+                failed.push(format!("{} FAILED", step.name));
+            }
+            failed.extend(of_it.iter().map(|what| format!("{}: {what}", step.name)));
+        }
+        failed
     }
 
     /// Whether it failed, but not when it was repeated.
@@ -121,32 +216,80 @@ impl Report {
             return false;
         };
         let uses = |mechanism: &str| uses(demos, name).any(|used| used == mechanism);
-        self.mechanisms().iter().any(|(mechanism, why)| why.is_some() && uses(mechanism))
+        self.mechanisms().iter().any(|mechanism| mechanism.off.is_some() && uses(&mechanism.name))
     }
 
-    /// One mechanism's cell.
-    fn cell(&self, mechanism: &str, demos: &[Demo]) -> String {
+    /// One mechanism's cell in the column of a set.
+    fn cell(&self, name: &str, set: Set, demos: &[Demo]) -> &'static str {
         if self.version.is_err() {
-            return "not run".to_owned();
+            return "not run";
         }
-        match self.mechanisms().iter().find(|(name, _)| name == mechanism) {
-            None => return "FAILED".to_owned(),
-            Some((_, Some(_))) => return "off".to_owned(),
-            Some((_, None)) => {}
+        let mechanisms = self.mechanisms();
+        let Some(mechanism) = mechanisms.iter().find(|mechanism| mechanism.name == name) else {
+            return "FAILED";
+        };
+        if mechanism.off.is_some() {
+            return "off";
         }
-        let played: Vec<&Step> = demos
-            .iter()
-            .filter(|(name, _)| uses(demos, name).any(|used| used == mechanism))
-            .filter_map(|(name, _)| self.step(&format!("demo {name}")))
-            .filter(|step| !self.is_off(step, demos))
-            .collect();
-        if played.iter().any(|step| !step.passed() && !self.passed_again(step)) {
-            return "FAILED".to_owned();
+        let (mut passed, mut again) = (false, false);
+        // Demos are played with the hooks that are chosen unless others are asked for.
+        if mechanism.hooks == set {
+            let of_it = demos.iter().filter(|(demo, _)| uses(demos, demo).any(|used| used == name));
+            for step in of_it.filter_map(|(demo, _)| self.step(&format!("demo {demo}"))) {
+                match (step.passed(), self.passed_again(step)) {
+                    (true, _) => passed = true,
+                    (false, true) => again = true,
+                    (false, false) if self.is_off(step, demos) => {}
+                    (false, false) => return "FAILED",
+                }
+            }
         }
-        if played.iter().any(|step| !step.passed()) {
-            return "passed at 2nd try".to_owned();
+        // What was traced by the other hooks, for want of these, is none of this set's.
+        let by_other = self.traced(set, name).is_some_and(|hooks| hooks != set);
+        for (_, played) in self.played(set).filter(|(_, played)| played.mechanisms.contains(&name)) {
+            if played.failed() {
+                return "FAILED";
+            }
+            passed |= played.passed() && !by_other;
         }
-        if played.is_empty() { "on" } else { "passed" }.to_owned()
+        if self.steps.iter().any(|step| set.of(step) && step.status.is_none()) {
+            return "FAILED";
+        }
+        match (passed, again) {
+            (_, true) => "2nd try",
+            (true, false) => "passed",
+            (false, false) if self.refused(set).is_some() => "off",
+            (false, false) if mechanism.hooks == set => "on",
+            (false, false) => "-",
+        }
+    }
+
+    /// The hooks by which a mechanism was traced when those of a set were asked for.
+    fn traced(&self, set: Set, mechanism: &str) -> Option<Set> {
+        let mut lines =
+            self.steps.iter().filter(move |step| set.of(step)).flat_map(|step| step.output.lines());
+        lines.find_map(|line| {
+            let mut words = line.strip_prefix("traced ")?.split_whitespace();
+            (words.next()? == mechanism).then(|| words.next().and_then(Set::named)).flatten()
+        })
+    }
+
+    /// How many of what was played in a set passed: seeds, or all else.
+    fn counts(&self, set: Set, seeds: bool) -> String {
+        let (mut passed, mut skipped, mut failed) = (0, 0, 0);
+        for (_, played) in self.played(set).filter(|(_, played)| played.name.starts_with("seed ") == seeds) {
+            match () {
+                () if played.passed() => passed += 1,
+                () if played.failed() => failed += 1,
+                () => skipped += 1,
+            }
+        }
+        match (passed, skipped, failed) {
+            (0, 0, 0) => "-".to_owned(),
+            (_, 0, 0) => passed.to_string(),
+            (_, _, 0) => format!("{passed}, {skipped} off"),
+            (_, _, _) => format!("{passed}, {failed} FAILED"),
+        }
     }
 
     /// What a test executable says in the end.
@@ -213,49 +356,59 @@ fn columns(rows: &[Vec<String>]) -> String {
 
 /// The table of kernels and mechanisms, why mechanisms are off, and what the verifier looked at.
 pub(super) fn table(reports: &[Report], demos: &[Demo]) -> String {
-    let row = |name: &str, cell: &dyn Fn(&Report) -> String| {
-        std::iter::once(name.to_owned()).chain(reports.iter().map(cell)).collect::<Vec<_>>()
+    let row = |name: &str, cell: &dyn Fn(&Report, Set) -> String| {
+        let cells = reports.iter().flat_map(|report| Set::ALL.map(|set| cell(report, set)));
+        std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>()
     };
-    let mut rows = vec![
-        row("", &|report| report.series.to_owned()),
-        row("kernel", &|report| match &report.version {
-            Ok(version) => version.trim_end_matches("-cloud-amd64").to_owned(),
-            Err(_) => "not run".to_owned(),
-        }),
-    ];
+    // What there is once for a kernel.
+    let once = |name: &str, cell: &dyn Fn(&Report) -> String| {
+        row(name, &|report, set| if set == Set::ALL[0] { cell(report) } else { String::new() })
+    };
+    let mut rows =
+        vec![once("", &|report| report.series.to_owned()), row("hooks", &|_, set| set.name().to_owned())];
     let names = reports.iter().map(Report::mechanisms).max_by_key(Vec::len).unwrap_or_default();
-    for (name, _) in &names {
-        rows.push(row(name, &|report| report.cell(name, demos)));
+    for Mechanism { name, .. } in &names {
+        rows.push(row(name, &|report, set| report.cell(name, set, demos).to_owned()));
     }
-    for (name, step) in [("attribution tests", "attribution"), ("seeds", "seeds"), ("programs", "programs")] {
-        if reports.iter().any(|report| report.step(step).is_some()) {
-            rows.push(row(name, &|report| report.tests(step)));
-        }
+    if reports.iter().any(|report| Set::ALL.iter().any(|set| report.played(*set).next().is_some())) {
+        rows.push(row("scenarios, demos", &|report, set| report.counts(set, false)));
+        rows.push(row("seeds", &|report, set| report.counts(set, true)));
+    }
+    if reports.iter().any(|report| report.step("programs").is_some()) {
+        rows.push(once("programs", &|report| report.tests("programs")));
     }
     let mut text = columns(&rows);
+    text.push_str("-: not traced by these hooks, or not played with them\n");
     for report in reports {
         match &report.version {
             Ok(version) => {
-                for (name, why) in report.mechanisms() {
-                    if let Some(why) = why {
-                        text.push_str(&format!("{version}: {name} is off: {why}\n"));
+                text.push_str(&format!("{}: {version}\n", report.series));
+                for Mechanism { name, off, .. } in report.mechanisms() {
+                    if let Some(why) = off {
+                        text.push_str(&format!("{}: {name} is off: {why}\n", report.series));
                     }
                 }
             }
             Err(reason) => text.push_str(&format!("{} was not run: {reason}\n", report.series)),
         }
+        for set in Set::ALL {
+            if let Some(reason) = report.refused(set) {
+                text.push_str(&format!("{}: no {} hooks: {reason}\n", report.series, set.name()));
+            }
+        }
         if let Some(broken) = &report.broken {
             text.push_str(&format!("{}: {broken}\n", report.series));
         }
-        for step in report.failed(demos) {
-            text.push_str(&format!("{}: {} FAILED\n", report.series, step.name));
+        for what in report.failed(demos) {
+            text.push_str(&format!("{}: {what}\n", report.series));
         }
     }
     let programs: Vec<_> = reports.iter().map(Report::verified).collect();
     let all: BTreeMap<&String, ()> =
         programs.iter().flat_map(BTreeMap::keys).map(|name| (name, ())).collect();
     if !all.is_empty() {
-        let mut rows = vec![row("verified instructions", &|report| report.series.to_owned())];
+        let series = reports.iter().map(|report| report.series.to_owned());
+        let mut rows = vec![std::iter::once("verified instructions".to_owned()).chain(series).collect()];
         for name in all.keys() {
             let counts =
                 programs.iter().map(|counts| counts.get(*name).cloned().unwrap_or_else(|| "-".to_owned()));
@@ -271,13 +424,25 @@ pub(super) fn table(reports: &[Report], demos: &[Demo]) -> String {
 mod tests {
     use super::*;
 
-    const OUTPUT: &str = "@@ begin doctor\nkernel 5.10\n\n mechanism state why\n pipe on\n udp off no hook\n\n hook\n@@ end 0\n\
-                          @@ begin demo pipe\nfine\n@@ end 0\n@@ begin demo udp\n@@ end 3\n@@ begin attribution\nSKIP a: b\n\
-                          test result: FAILED. 3 passed; 1 failed; 0 ignored\n@@ end 101\n@@ begin programs\n\
-                          sys_enter 12 verified instructions of 99\n";
+    const OUTPUT: &str = "@@ begin doctor\nkernel 5.10\n\n mechanism state hooks why\n pipe on syscall\n udp off no hook\n \
+                          queue on object\n\n hook\n@@ end 0\n@@ begin demo pipe\nfine\n@@ end 0\n@@ begin demo udp\n@@ end 3\n\
+                          @@ begin batch syscall\ntraced pipe syscall on\ntraced queue syscall on\n\
+                          played one: [pipe signal] passed\nplayed two: [udp] skipped: no hook\n\
+                          played seed 7: [pipe] passed\ntest result: ok. 1 passed; 0 failed; 2 ignored\n@@ end 0\n\
+                          @@ begin batch object\ntraced pipe syscall on\ntraced queue object on\n\
+                          played one: [pipe] passed\nplayed other: [queue] FAILED: bytes: [x] y\nmore of it\n\
+                          played seed 7: [] passed\ntest result: FAILED. 0 passed; 1 failed; 2 ignored\n@@ end 101\n\
+                          @@ begin programs\nSKIP a: b\nsys_enter 12 verified instructions of 99\n\
+                          test result: FAILED. 3 passed; 1 failed; 0 ignored\n";
+
+    const DEMOS: &str = "pipe    two\n        uses pipe\n\nudp     d\n        uses udp, pipe\n\nqueue    q\n        uses queue\n";
+
+    fn report_of(output: &str) -> Report {
+        Report { series: "5.10", version: Ok("5.10.1".to_owned()), steps: steps(output), broken: None }
+    }
 
     fn report() -> Report {
-        Report { series: "5.10", version: Ok("5.10.1".to_owned()), steps: steps(OUTPUT), broken: None }
+        report_of(OUTPUT)
     }
 
     #[test]
@@ -285,38 +450,54 @@ mod tests {
         let steps = steps(OUTPUT);
         assert_eq!(
             steps.iter().map(|step| step.status).collect::<Vec<_>>(),
-            [Some(0), Some(0), Some(3), Some(101), None]
+            [Some(0), Some(0), Some(3), Some(0), Some(101), None]
         );
+        assert_eq!(demos(DEMOS)[1].1, ["udp", "pipe"]);
         assert_eq!(
-            report().failures(&demos("udp     d\n        uses udp, pipe\n")),
-            2,
-            "tests that failed, and a step that did not end"
+            report().failed(&demos(DEMOS)),
+            ["batch object: other FAILED", "programs FAILED"],
+            "a workload that failed, and a step that did not end"
         );
     }
 
     #[test]
     fn what_passes_when_it_is_repeated_is_said_to() {
-        let demos = demos("pipe    two\n        uses pipe\n");
+        let demos = demos(DEMOS);
         let output = OUTPUT.replace("fine\n@@ end 0", "no\n@@ end 1\n@@ begin demo pipe again\n@@ end 0");
-        let again = Report { steps: steps(&output), ..report() };
-        assert_eq!((again.cell("pipe", &demos).as_str(), again.failures(&demos)), ("passed at 2nd try", 3));
-        let twice = output.replace("again\n@@ end 0", "again\n@@ end 1");
-        let twice = Report { steps: steps(&twice), ..report() };
-        assert_eq!((twice.cell("pipe", &demos).as_str(), twice.failures(&demos)), ("FAILED", 5));
+        let again = report_of(&output);
+        assert_eq!((again.cell("pipe", Set::Syscall, &demos), again.failures(&demos)), ("2nd try", 2));
+        let twice = report_of(&output.replace("again\n@@ end 0", "again\n@@ end 1"));
+        assert_eq!((twice.cell("pipe", Set::Syscall, &demos), twice.failures(&demos)), ("FAILED", 4));
     }
 
     #[test]
-    fn cells_say_what_passed_and_what_is_off() {
-        let demos = demos("pipe    two\n        uses pipe\n\nudp     d\n        uses udp, pipe\n");
-        assert_eq!(demos[1].1, ["udp", "pipe"]);
-        assert_eq!(report().cell("pipe", &demos), "passed");
-        assert_eq!(report().cell("udp", &demos), "off");
-        assert_eq!(report().tests("attribution"), "2 passed, 1 skipped, 1 FAILED");
+    fn cells_say_what_passed_by_which_hooks_and_what_is_off() {
+        let demos = demos(DEMOS);
+        let cells = |report: &Report, name| Set::ALL.map(|set| report.cell(name, set, &demos));
+        assert_eq!(cells(&report(), "pipe"), ["passed", "-"], "at its objects it was not");
+        assert_eq!(cells(&report(), "udp"), ["off", "off"]);
+        assert_eq!(cells(&report(), "queue"), ["-", "FAILED"]);
+        assert_eq!(Set::ALL.map(|set| report().counts(set, false)), ["1, 1 off", "1, 1 FAILED"]);
+        assert_eq!(Set::ALL.map(|set| report().counts(set, true)), ["1", "1"]);
+        assert_eq!(report().tests("programs"), "2 passed, 1 skipped, 1 FAILED");
         let text = table(&[report(), Report::not_run("7", "no network".to_owned())], &demos);
         assert!(
-            text.contains("5.10.1: udp is off: no hook") && text.contains("7 was not run: no network"),
+            text.contains("5.10: udp is off: no hook") && text.contains("7 was not run: no network"),
             "{text}"
         );
         assert!(text.contains("sys_enter"), "{text}");
+    }
+
+    #[test]
+    fn a_set_that_does_not_end_has_failed_and_one_that_is_refused_is_off() {
+        let demos = demos(DEMOS);
+        let begin = OUTPUT.split("@@ begin batch object").next().unwrap_or_default();
+        let cut = report_of(&format!("{begin}@@ begin batch object\nplayed one: [pipe] passed\n"));
+        assert_eq!(cut.cell("pipe", Set::Object, &demos), "FAILED");
+        assert_eq!(cut.failed(&demos), ["batch object FAILED"]);
+        let refused = report_of(&format!("{begin}@@ begin batch object\nrefused none of it\n@@ end 0\n"));
+        assert_eq!(Set::ALL.map(|set| refused.cell("pipe", set, &demos)), ["passed", "off"]);
+        assert_eq!(refused.failures(&demos), 0);
+        assert!(table(&[refused], &demos).contains("5.10: no object hooks: none of it"));
     }
 }

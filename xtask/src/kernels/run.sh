@@ -1,6 +1,6 @@
 # What is run in a guest: each step between two lines that the caller looks for. Expects IPCTRACE, TESTS, DEMOS, STEPS
 # and SEEDS, which the caller puts before this.
-export HOME=/root TERM=dumb LANG=C.UTF-8 IPCTRACE IPCTRACE_SLOW=4 IPCTRACE_SEEDS=$SEEDS IPCTRACE_OPERATIONS=1000
+export HOME=/root TERM=dumb LANG=C.UTF-8 IPCTRACE IPCTRACE_SLOW=20 IPCTRACE_SEEDS=$SEEDS
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ulimit -l unlimited
 # The kernel would look for it in the root that it started with. Without it the tests between namespaces are skipped.
@@ -25,7 +25,12 @@ for one in $STEPS; do
       done
       ;;
     programs) step programs 600 "$TESTS/programs" --test-threads=1 --nocapture ;;
-    attribution) step attribution 2400 "$TESTS/attribution" --test-threads=1 --nocapture ;;
-    seeds) step seeds 900 "$TESTS/oracle" fresh_seeds --exact --test-threads=1 --nocapture ;;
+    syscall | object)
+      # All scenarios, demos and seeds under one tracer, for each start of one takes 10 to 60 s here.
+      export IPCTRACE_HOOKS=$one
+      step "batch $one" 2400 "$TESTS/batch" all_under_one_trace --exact --ignored --test-threads=1 --nocapture
+      step "calls $one" 900 "$TESTS/batch" seeds_call_by_call --exact --ignored --test-threads=1 --nocapture
+      unset IPCTRACE_HOOKS
+      ;;
   esac
 done

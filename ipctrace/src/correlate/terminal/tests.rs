@@ -9,8 +9,12 @@ const PROGRAM: wire::Key = wire::Key { id: 7, space: wire::Key::TERMINAL };
 const SCREEN: wire::Key = wire::Key { id: 7, space: wire::Key::TERMINAL | 1 };
 
 fn met(key: wire::Key, queued: u64) -> Record {
+    met_at(0, key, queued)
+}
+
+fn met_at(time: u64, key: wire::Key, queued: u64) -> Record {
     let fixed = wire::Channel {
-        header: header(Kind::Channel, Mechanism::Pty, 0, 0),
+        header: wire::Header { time, ..header(Kind::Channel, Mechanism::Pty, 0, 0) },
         key,
         queued,
         receiver_inode: 4,
@@ -107,6 +111,27 @@ fn a_new_pair_at_the_same_place_begins_anew() {
         read(SCREEN, 20, (5, 6), 0, 5, 0),
     ]);
     assert_eq!(told(&events), [((Ok(10), Err(Why::Unread), 10), true), ((Ok(11), Ok(20), 5), true)]);
+}
+
+#[test]
+fn what_is_typed_first_in_a_new_pair_at_the_same_place_is_echoed_there() {
+    let typed = |when| record(wire::Op { digest: 6, ..access(PROGRAM, 20, 0, when, 0, 5) });
+    let events = correlate([
+        met_at(1, SCREEN, 0),
+        met_at(2, PROGRAM, 0),
+        // Nobody reads the echo of this.
+        typed((3, 4)),
+        met_at(5, PROGRAM, 0),
+        typed((6, 7)),
+        met_at(8, SCREEN, 6),
+        read(SCREEN, 20, (8, 9), 0, 6, 0),
+        // And once more, but the program is the first.
+        met_at(10, SCREEN, 0),
+        write(SCREEN, 10, (11, 12), 0, 6, 6),
+        read(SCREEN, 20, (13, 14), 0, 6, 0),
+    ]);
+    let screen: Vec<_> = told(&events).into_iter().filter(|((_, to, _), _)| *to == Ok(20)).collect();
+    assert_eq!(screen, [((Err(Why::Kernel), Ok(20), 6), true), ((Ok(10), Ok(20), 6), true)]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use anyhow::{Context, Result, bail, ensure};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, Fixed};
-use io_uring::{IoUring, cqueue, opcode};
+use io_uring::{IoUring, Probe, cqueue, opcode};
 
 /// A ring of this process, with one request under way at a time unless said otherwise.
 pub struct Ring {
@@ -38,6 +38,16 @@ impl Ring {
     pub fn by_workers(mut self) -> Ring {
         self.flags = Flags::ASYNC;
         self
+    }
+
+    /// Whether the kernel knows requests with this code.
+    ///
+    /// # Errors
+    /// Those of io_uring_register(2).
+    pub fn knows(&self, code: u8) -> Result<bool> {
+        let mut probe = Probe::new();
+        self.ring.submitter().register_probe(&mut probe).context("io_uring_register(2), probe")?;
+        Ok(probe.is_supported(code))
     }
 
     /// Files that requests name by their place here.
