@@ -64,6 +64,16 @@ pub(crate) unsafe fn account(books: *mut Books, receive: u8) -> *mut Account {
     unsafe { (&raw mut (*books).0).cast::<Account>().add(usize::from(receive & 1)) }
 }
 
+/// What has been moved through one side, likewise.
+///
+/// # Safety
+/// As for [`account`].
+#[inline(always)]
+pub(crate) unsafe fn moved(books: *mut Books, receive: u8) -> *mut u64 {
+    // SAFETY: by contract.
+    unsafe { &raw mut (*account(books, receive)).moved }
+}
+
 /// See [`Side::receive`].
 pub(crate) const SENDING: u8 = 0;
 pub(crate) const RECEIVING: u8 = 1;

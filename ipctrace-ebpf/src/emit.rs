@@ -6,7 +6,7 @@ use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
-use crate::channel::{self, Books};
+use crate::channel;
 use crate::inflight::{self, InFlight};
 use crate::kernel::add;
 use crate::run::{self, Ended};
@@ -89,20 +89,6 @@ fn put(call: &InFlight, index: usize, ended: &Ended) {
     // SAFETY: the entry is room for an `Op`; `fill` writes every field of it.
     unsafe { fill(entry.as_mut_ptr(), call, index, ended) };
     ring::submit(entry);
-}
-
-/// As [`op`], of a message of a queue with these books whose messages are alike.
-#[inline(always)]
-pub(crate) fn alike(tid: u32, call: &mut InFlight, books: *mut Books) {
-    let side = &call.sides[0];
-    // SAFETY: a valid pointer into the map's value.
-    let before = unsafe { add(&raw mut (*channel::account(books, side.receive)).moved, 1) };
-    let flags = side.flags | op_flag::SEQUENCED | op_flag::ALIKE;
-    let ended = Ended { before, position: 0, flags, time: ring::now() };
-    call.ended = ended.time;
-    if !run::add(tid, call, 0, &ended, true) {
-        put(call, 0, &ended);
-    }
 }
 
 /// As [`op`], of a call that is not the current thread's own system call: `task` did it. `position` is where the object stood

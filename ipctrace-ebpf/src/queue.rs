@@ -16,7 +16,7 @@ use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::is_at_object;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, special, sysv_msg, task};
+use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, run, special, sysv_msg, task};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
@@ -276,13 +276,14 @@ pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
     let Some(detail) = (unsafe { alike::detail(books, side.receive) }) else {
         return 0;
     };
-    if side.receive != 0 {
+    let receive = side.receive;
+    if receive != 0 {
         call.moved.bytes = returned;
         call.moved.len = returned;
         call.moved.detail = detail;
     }
-    emit::alike(tid, call, books);
-    1
+    // SAFETY: as above.
+    i32::from(unsafe { run::add_message(tid, call, channel::moved(books, receive)) })
 }
 
 /// Whether a receive that has filled its buffer may have taken less than the message.

@@ -12,7 +12,7 @@ use ipctrace_common::run::{RUNS as COUNT, Run, Standing};
 use ipctrace_common::wire::{self, op_flag};
 
 use crate::inflight::InFlight;
-use crate::kernel::swap;
+use crate::kernel::{self, swap};
 use crate::{config, emit, ring};
 
 /// The collector looks at them without a system call.
@@ -79,24 +79,53 @@ pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -
     if call.run == 0 && !(fits && hot) {
         return false;
     }
-    add(tid, call, index, ended, fits)
-}
-
-/// The same, of a call that is to continue the run, or begin one (`fits`), or to end it.
-#[inline(always)]
-pub(crate) fn add(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, fits: bool) -> bool {
-    let Some(run) = place(tid) else {
+    let Some(run) = take(tid) else {
         return false;
     };
-    // SAFETY: a valid pointer into the map; who has exchanged 0 for 1 has the run for itself until it gives it back.
-    unsafe {
-        if swap(&raw mut (*run).lock, 1) != 0 {
-            return false;
+    // SAFETY: the run is this program's until it is given back.
+    let joined = unsafe { joined(tid, call, index, ended, &mut *run, fits) };
+    give_back(run);
+    joined
+}
+
+/// Puts a message of a queue whose messages are alike into the thread's run, or begins one with it, and enters it into the books.
+/// `false`: nothing has been done.
+///
+/// # Safety
+/// `moved` must be the account of the call's side in valid books.
+#[inline(always)]
+pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, moved: *mut u64) -> bool {
+    let Some(run) = take(tid) else {
+        return false;
+    };
+    // SAFETY: by contract, and the run is this program's until it is given back.
+    let joined = unsafe {
+        let others = (*run).op.messages != 0 && (*run).owner != u64::from(tid);
+        if others {
+            false
+        } else {
+            let before = kernel::add(moved, 1);
+            let flags = call.sides[0].flags | op_flag::SEQUENCED | op_flag::ALIKE;
+            let ended = Ended { before, position: 0, flags, time: ring::now() };
+            call.ended = ended.time;
+            joined(tid, call, 0, &ended, &mut *run, true)
         }
-        let joined = joined(tid, call, index, ended, &mut *run, fits);
-        swap(&raw mut (*run).lock, 0);
-        joined
-    }
+    };
+    give_back(run);
+    joined
+}
+
+/// The thread's run, which is this program's until it gives it back; `None` if somebody works on it.
+#[inline(always)]
+fn take(tid: u32) -> Option<*mut Run> {
+    // SAFETY: a valid pointer into the map; who has exchanged 0 for 1 has the run.
+    place(tid).filter(|run| unsafe { swap(&raw mut (**run).lock, 1) } == 0)
+}
+
+#[inline(always)]
+fn give_back(run: *mut Run) {
+    // SAFETY: a valid pointer into the map.
+    unsafe { swap(&raw mut (*run).lock, 0) };
 }
 
 /// The same, with the run to itself.
