@@ -194,7 +194,11 @@ impl Report {
             let played = step.output.lines().filter_map(Played::read);
             let of_it: Vec<String> = played
                 .filter(|played| played.failed())
-                .map(|played| format!("{} FAILED", played.name))
+                .map(|played| match played.name {
+                    // What was lost there says much about the others.
+                    "losses" => format!("{} {}", played.name, played.outcome),
+                    name => format!("{name} FAILED"),
+                })
                 .collect();
             let ended = step.output.lines().any(|line| line.starts_with("test result:"));
             if of_it.is_empty() || !ended {
