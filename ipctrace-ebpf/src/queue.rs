@@ -125,11 +125,21 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
             if channel::announce(tid, 0, 0) == 1 {
                 opened(tid);
             }
-            queue_prepared(tid, special);
+            begun_again(tid, special);
         }
         _ => {}
     }
     0
+}
+
+/// The same once the queue has books.
+#[inline(always)]
+fn begun_again(tid: u32, special: u32) {
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        let enter = unsafe { (*call).enter };
+        queue_begun(tid, special, enter);
+    }
 }
 
 /// Tells of what is in a queue whose books have been opened.
@@ -159,24 +169,7 @@ pub extern "C" fn queue_begun(tid: u32, special: u32, enter: u64) -> i32 {
     }
 }
 
-/// Completes what is known of a call in flight at its begin. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn queue_prepared(tid: u32, special: u32) -> i32 {
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        let call = unsafe { &mut *call };
-        if let Some(books) = channel::books(&call.sides[0].key) {
-            prepare(tid, special, call, books);
-        } else if !is_receive(special) {
-            // There was no room for them.
-            queue_content(tid, special);
-        }
-    }
-    0
-}
-
-/// The same, of a call on a queue with these books.
+/// Completes what is known of a call in flight on a queue with these books at its begin.
 #[inline(always)]
 fn prepare(tid: u32, special: u32, call: &mut InFlight, books: *mut Books) {
     if call.enter == 0 {
@@ -306,7 +299,7 @@ fn straddled(tid: u32, special: u32) -> bool {
         opened(tid);
     }
     if known == NEW {
-        queue_prepared(tid, special);
+        begun_again(tid, special);
     }
     // What is sent is among what has been found.
     receive || !first
