@@ -37,16 +37,6 @@ pub(crate) fn has_messages(mechanism: u8) -> bool {
     SEPARATE >> (mechanism & 31) & 1 != 0
 }
 
-/// Writes a record of what `call.moved` says was moved through side `index` of the call in flight of thread `tid`.
-#[inline(always)]
-pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
-    if is_long(call) {
-        long(tid, call, index);
-    } else {
-        short(tid, call, index);
-    }
-}
-
 /// Socket addresses and payload make a record that is copied once more; without them it is made in place.
 #[inline(always)]
 fn is_long(call: &InFlight) -> bool {
@@ -183,9 +173,10 @@ fn leave_desk() {
     }
 }
 
-/// As [`op`], for the paths on which time matters less than the verifier's patience: it looks at both halves by themselves.
+/// Writes a record of what `call.moved` says was moved through side `index` of the call in flight of thread `tid`. The verifier looks
+/// at both halves by themselves: it comes by here on many ways.
 #[inline(always)]
-pub(crate) fn slowly(tid: u32, call: &mut InFlight, index: usize) {
+pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
     if is_long(call) {
         long(tid, call, index);
     } else {
@@ -193,7 +184,7 @@ pub(crate) fn slowly(tid: u32, call: &mut InFlight, index: usize) {
     }
 }
 
-/// The half of [`slowly`] that is not long.
+/// The half of [`op`] that is not long.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn emit_short(tid: u32, index: u32) -> i32 {

@@ -232,6 +232,6 @@ pub extern "C" fn connected_meanwhile(tid: u32, index: u32) -> i32 {
         return 0;
     }
     channel::open(tid, call, index, call.moved.bytes);
-    emit::slowly(tid, call, index);
+    emit::op(tid, call, index);
     0
 }

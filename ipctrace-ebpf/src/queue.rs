@@ -242,7 +242,7 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
         queue_completed(tid, special, returned as u64);
         if let Some(call) = inflight::get(tid) {
             // SAFETY: a valid pointer into the map; the entry is the current thread's.
-            emit::slowly(tid, unsafe { &mut *call }, 0);
+            emit::op(tid, unsafe { &mut *call }, 0);
         }
     }
     inflight::end(tid);

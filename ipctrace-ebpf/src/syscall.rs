@@ -322,7 +322,7 @@ pub extern "C" fn second(tid: u32) -> i32 {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
         let call = unsafe { &mut *call };
         if prepare(call, 1) {
-            emit::slowly(tid, call, 1);
+            emit::op(tid, call, 1);
         } else {
             inet::late(tid, call, 1);
         }
@@ -353,7 +353,7 @@ fn try_exited_slowly(tid: u32, call: &mut InFlight, returned: u64) -> Result<()>
     let header = MsgHdr::read(call.user)?;
     call.moved =
         Moved { user: call.user, address: header.name, address_len: header.name_len, ..Moved::of(returned) };
-    one_slowly(tid, call);
+    one(tid, call);
     if call.sides[0].mechanism == 0 {
         return Ok(());
     }
@@ -386,20 +386,6 @@ fn one(tid: u32, call: &mut InFlight) {
     }
     if prepare(call, 0) {
         emit::op(tid, call, 0);
-    } else {
-        inet::late(tid, call, 0);
-    }
-}
-
-/// The same where the verifier would otherwise have too many paths to follow.
-#[inline(always)]
-fn one_slowly(tid: u32, call: &mut InFlight) {
-    if udp_taken::receives(&call.sides[0]) {
-        udp_taken::tell(tid);
-        return;
-    }
-    if prepare(call, 0) {
-        emit::slowly(tid, call, 0);
     } else {
         inet::late(tid, call, 0);
     }
@@ -446,7 +432,7 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
     if !has_messages(call.sides[0].mechanism) {
         let sum = message::each::<message::AddUp>(tid, count)?;
         call.moved = Moved { messages: count, ..Moved::of(sum) };
-        one_slowly(tid, call);
+        one(tid, call);
         return Ok(());
     }
     if !receive || call.sides[0].mechanism == Mechanism::Udp as u8 {
@@ -476,7 +462,7 @@ impl message::Visit for One {
         if udp_taken::receives(&call.sides[0]) {
             udp_taken::tell(tid);
         } else if prepare(call, 0) {
-            emit::slowly(tid, call, 0);
+            emit::op(tid, call, 0);
         }
         handoff::passed_along(tid, user);
         call.sides[0].key = call.sides[1].key;
@@ -500,7 +486,7 @@ pub extern "C" fn message_received(tid: u32) -> i32 {
             let user = call.user + u64::from(index) * MMSGHDR;
             call.moved = Moved { user, ..Moved::of(bytes) };
             if prepare(call, 0) {
-                emit::slowly(tid, call, 0);
+                emit::op(tid, call, 0);
             }
             handoff::passed_along(tid, user);
         }

@@ -131,7 +131,7 @@ pub(crate) fn tell(tid: u32) {
         && let Some(call) = inflight::get(tid)
     {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        emit::slowly(tid, unsafe { &mut *call }, 0);
+        emit::op(tid, unsafe { &mut *call }, 0);
     }
 }
 
