@@ -17,6 +17,8 @@ pub(super) const SCENARIOS: &[Scenario] =
 /// Messages of a sender: so many that it goes on for longer than a queue must have been known before its messages are told of
 /// together.
 const COUNT: usize = 12_000;
+/// Of those that come later, of whose messages each is told of by itself.
+const FEWER: usize = 3_000;
 
 /// A queue of either kind.
 struct Ends<'a> {
@@ -106,12 +108,12 @@ fn play(stage: &Stage, ends: &Ends<'_>) -> Result<()> {
     let left: [Pid; 1] = [send("leaves-some", few, 1)?];
     stage.reap(&left)?;
     let both = [
-        send("sender-a", COUNT, 1)?,
-        send("sender-b", COUNT, 1)?,
-        receive("receiver-a", COUNT + few, true)?,
-        receive("receiver-b", COUNT, false)?,
+        send("sender-a", FEWER, 1)?,
+        send("sender-b", FEWER, 1)?,
+        receive("receiver-a", FEWER + few, true)?,
+        receive("receiver-b", FEWER, false)?,
     ];
     stage.reap(&both)?;
-    let kinds = [send("kinds", COUNT, 3)?, receive("receives-kinds", COUNT, true)?];
+    let kinds = [send("kinds", FEWER, 3)?, receive("receives-kinds", FEWER, true)?];
     stage.reap(&kinds)
 }
