@@ -11,6 +11,7 @@ use crate::channel::{self, Books, RECEIVING, SENDING};
 use crate::config;
 use crate::inflight::InFlight;
 use crate::kernel::exchange;
+use crate::run;
 
 /// Of [`channel::Account::alike`], which is the same on both sides: it does not hold. 0: nothing has been sent yet. Else the priority
 /// or type of all that has been sent, plus 1.
@@ -30,10 +31,7 @@ pub(crate) unsafe fn meet(books: *mut Books, call: &InFlight, tgid: u32) -> bool
     // SAFETY: valid by contract; each field is read in one access.
     unsafe {
         let own = channel::account(books, call.sides[0].receive);
-        let mut who = read_volatile(&raw const (*own).present.who);
-        if who == 0 {
-            who = exchange(&raw mut (*own).present.who, 0, u64::from(tgid));
-        }
+        let who = channel::first(&raw mut (*own).present, tgid);
         if who != 0 && who != u64::from(tgid) {
             end(books);
             return false;
@@ -41,8 +39,8 @@ pub(crate) unsafe fn meet(books: *mut Books, call: &InFlight, tgid: u32) -> bool
         let ready = read_volatile(&raw const (*own).ready);
         read_volatile(&raw const (*own).alike) != MIXED
             && ready != 0
-            && call.enter.wrapping_sub(ready).cast_signed() > SETTLED.cast_signed()
-            && call.enter.wrapping_sub(call.ended) < u64::from(config::run())
+            && call.enter > ready + SETTLED
+            && run::follows_at_once(call)
             && config::payload() == 0
     }
 }

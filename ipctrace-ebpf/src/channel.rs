@@ -64,16 +64,6 @@ pub(crate) unsafe fn account(books: *mut Books, receive: u8) -> *mut Account {
     unsafe { (&raw mut (*books).0).cast::<Account>().add(usize::from(receive & 1)) }
 }
 
-/// What has been moved through one side, likewise.
-///
-/// # Safety
-/// As for [`account`].
-#[inline(always)]
-pub(crate) unsafe fn moved(books: *mut Books, receive: u8) -> *mut u64 {
-    // SAFETY: by contract.
-    unsafe { &raw mut (*account(books, receive)).moved }
-}
-
 /// See [`Side::receive`].
 pub(crate) const SENDING: u8 = 0;
 pub(crate) const RECEIVING: u8 = 1;
@@ -85,7 +75,7 @@ pub(crate) struct Present {
     /// How many calls are under way, and in the upper half how many have begun.
     calls: u64,
     /// The first process that made one, and [`SEVERAL`].
-    pub(crate) who: u64,
+    who: u64,
 }
 
 /// What the begin of a call adds to [`Present::calls`].
@@ -99,6 +89,21 @@ fn under_way(calls: u64) -> u64 {
 
 /// Of [`Present::who`]: another process has made a call too.
 const SEVERAL: u64 = 1 << 32;
+
+/// Notes that a process makes a call there; gives the first one that has made one, and [`SEVERAL`], or 0 if it is the first.
+///
+/// # Safety
+/// `present` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn first(present: *mut Present, tgid: u32) -> u64 {
+    // SAFETY: by contract. Of two calls that come first at once one finds the other.
+    unsafe {
+        match core::ptr::read_volatile(&raw const (*present).who) {
+            0 => exchange(&raw mut (*present).who, 0, u64::from(tgid)),
+            who => who,
+        }
+    }
+}
 
 /// Whether it matters which thread of a process it was: of two messages one may be cut short, and its rest is gone.
 #[inline(always)]
@@ -154,13 +159,10 @@ pub(crate) fn arrive_if_known(side: &mut Side, tgid: u32) -> bool {
 /// The same, with the books at hand.
 #[inline(always)]
 fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
-    // SAFETY: a valid pointer into the map; the index is 0 or 1. Of two calls that come first at once one finds the other.
+    // SAFETY: a valid pointer into the map; the index is 0 or 1.
     unsafe {
         let present = &raw mut (*account(books, side.receive)).present;
-        let mut who = core::ptr::read_volatile(&raw const (*present).who);
-        if who == 0 {
-            who = exchange(&raw mut (*present).who, 0, u64::from(tgid));
-        }
+        let who = first(present, tgid);
         let several = who != 0 && who != u64::from(tgid);
         if several && who & SEVERAL == 0 {
             // The process stays what it is, so that nothing is lost whoever writes this at the same time.

@@ -6,11 +6,10 @@ use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::wire::{self, ADDRESS_MAX, Kind, op_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
-use crate::channel;
 use crate::inflight::{self, InFlight};
 use crate::kernel::add;
 use crate::run::{self, Ended};
-use crate::{config, inet, own, payload, pipe, ring, task};
+use crate::{channel, config, inet, own, payload, pipe, ring, task};
 
 /// An `Op` record with room for its variable parts.
 #[repr(C)]
@@ -55,18 +54,16 @@ fn long(tid: u32, call: &mut InFlight, index: usize) {
 #[inline(always)]
 fn short(tid: u32, call: &mut InFlight, index: usize) {
     let ended = ended(call, index);
-    if config::run() != 0 && ended.flags & op_flag::POSITIONS != 0 {
-        let joined = run::join(tid, call, index, &ended);
-        call.ended = ended.time;
-        if joined {
-            return;
-        }
-    } else if call.run != 0 {
+    let may_join = config::run() != 0 && ended.flags & op_flag::POSITIONS != 0;
+    let joined = may_join && run::join(tid, call, index, &ended);
+    if !may_join && call.run != 0 {
         call.run = 0;
         run::end_run(tid);
     }
     call.ended = ended.time;
-    put(call, index, &ended);
+    if !joined {
+        put(call, index, &ended);
+    }
 }
 
 /// Puts the record of a call on the ring.

@@ -18,7 +18,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::{self, offset};
 use crate::kernel::{Result, add, exchange, read, read_user};
 use crate::object::{self, is_at_object, is_on};
-use crate::{channel, ring, segment, special, task};
+use crate::{channel, ring, segment, special, sysv, task};
 
 const MAP_SHARED: u64 = 1;
 const MAP_SHARED_VALIDATE: u64 = 3;
@@ -36,7 +36,6 @@ const IPC_EXCL: u64 = 0o2000;
 const O_CREAT: u64 = 0o100;
 /// include/linux/fs.h: the file did not exist before it was opened.
 const FMODE_CREATED: u32 = 1 << 20;
-pub(crate) const IPC_RMID: u32 = 0;
 const PAGE: u64 = 4096;
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
@@ -475,8 +474,7 @@ fn unmapped(start: u64, len: u64) -> Result<()> {
 #[inline(always)]
 fn removing(tid: u32) -> Result<()> {
     let [id, command, ..] = special::arguments()?;
-    // IPC_64 may be added to it.
-    if command as u32 & !0x100 == IPC_RMID {
+    if sysv::removes(command as u32) {
         segment::segment_removing(tid, id as u32);
     }
     Ok(())

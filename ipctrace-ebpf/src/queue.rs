@@ -16,14 +16,11 @@ use crate::inflight::{self, InFlight, Side};
 use crate::kernel::{Result, read, read_user};
 use crate::object::is_at_object;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, run, special, sysv_msg, task};
+use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, run, special, sysv, sysv_msg, task};
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
 pub(crate) const MSG_COPY: u64 = 0o40_000;
-/// `IPC_RMID`, and the flag that may come with a command.
-const IPC_RMID: u64 = 0;
-const IPC_64: u64 = 0x100;
 
 /// Whether the call is one of a POSIX queue.
 #[inline(always)]
@@ -119,40 +116,30 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
     if is_at_object(mechanism(special) as u8) {
         return 0;
     }
-    match queue_begun(tid, special, ring::now()) {
-        NOT_TRACED => return 0,
-        NEW => {
-            if channel::announce(tid, 0, 0) == 1 {
-                opened(tid);
-            }
-            begun_again(tid, special);
-        }
-        _ => {}
+    if queue_begun(tid, special, ring::now()) == NEW {
+        open(tid, special, 0);
     }
     0
 }
 
-/// The same once the queue has books.
+/// Opens the books of a queue that is seen for the first time, tells of what is in it, and begins the call once more, now that it has
+/// books. Gives whether they were opened now.
 #[inline(always)]
-fn begun_again(tid: u32, special: u32) {
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        let enter = unsafe { (*call).enter };
-        queue_begun(tid, special, enter);
+fn open(tid: u32, special: u32, taken_before: u64) -> bool {
+    let first = channel::announce(tid, 0, taken_before) == 1;
+    if first {
+        queue_found(tid);
     }
-}
-
-/// Tells of what is in a queue whose books have been opened.
-#[inline(always)]
-fn opened(tid: u32) {
-    queue_found(tid);
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        if let Some(books) = channel::books(unsafe { &(*call).sides[0].key }) {
+        let call = unsafe { &*call };
+        if first && let Some(books) = channel::books(&call.sides[0].key) {
             // SAFETY: a valid pointer into the map.
             unsafe { alike::ready(books, ring::now()) };
         }
+        queue_begun(tid, special, call.enter);
     }
+    first
 }
 
 /// Puts a call in flight that began at `enter` (0: not seen), and gives what is known of its queue. The verifier looks at it by
@@ -269,14 +256,13 @@ pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
     let Some(detail) = (unsafe { alike::detail(books, side.receive) }) else {
         return 0;
     };
-    let receive = side.receive;
-    if receive != 0 {
+    if side.receive != 0 {
         call.moved.bytes = returned;
         call.moved.len = returned;
         call.moved.detail = detail;
     }
     // SAFETY: as above.
-    i32::from(unsafe { run::add_message(tid, call, channel::moved(books, receive)) })
+    i32::from(unsafe { run::add_message(tid, call, books) })
 }
 
 /// Whether a receive that has filled its buffer may have taken less than the message.
@@ -294,13 +280,7 @@ fn straddled(tid: u32, special: u32) -> bool {
     if known == NOT_TRACED {
         return false;
     }
-    let first = known == NEW && channel::announce(tid, 0, u64::from(receive)) == 1;
-    if first {
-        opened(tid);
-    }
-    if known == NEW {
-        begun_again(tid, special);
-    }
+    let first = known == NEW && open(tid, special, u64::from(receive));
     // What is sent is among what has been found.
     receive || !first
 }
@@ -338,7 +318,7 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
 pub extern "C" fn queue_controlled(returned: i64) -> i32 {
     if !is_at_object(Mechanism::SysvMsg as u8)
         && let (Ok([id, command, ..]), 0) = (special::arguments(), returned)
-        && command & 0xffff_ffff & !IPC_64 == IPC_RMID
+        && sysv::removes(command as u32)
     {
         channel::removed(Mechanism::SysvMsg, sysv_msg::key(id as u32));
     }

@@ -11,8 +11,9 @@ use aya_ebpf::maps::Array;
 use ipctrace_common::run::{RUNS as COUNT, Run, Standing};
 use ipctrace_common::wire::{self, op_flag};
 
+use crate::channel::{self, Books};
 use crate::inflight::InFlight;
-use crate::kernel::{self, swap};
+use crate::kernel::{add, swap};
 use crate::{config, emit, ring};
 
 /// The collector looks at them without a system call.
@@ -68,15 +69,18 @@ fn fits(call: &InFlight, index: usize, ended: &Ended) -> bool {
     ended.flags & !PLAIN == 0 && ended.flags & op_flag::SEQUENCED != 0 && same_page && alone
 }
 
+/// Whether the thread calls again at once. Only who does so is worth it: what others do is told of at once.
+#[inline(always)]
+pub(crate) fn follows_at_once(call: &InFlight) -> bool {
+    call.enter.wrapping_sub(call.ended) < u64::from(config::run())
+}
+
 /// Puts the call into the thread's run, or tells of the run that it does not continue. `false`: the call is still to be told
 /// of, by itself.
 #[inline(always)]
 pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -> bool {
     let fits = fits(call, index, ended);
-    let limit = u64::from(config::run());
-    // Only who calls again and again is worth it: others are told of at once.
-    let hot = call.enter.wrapping_sub(call.ended) < limit;
-    if call.run == 0 && !(fits && hot) {
+    if call.run == 0 && !(fits && follows_at_once(call)) {
         return false;
     }
     let Some(run) = take(tid) else {
@@ -92,9 +96,9 @@ pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -
 /// `false`: nothing has been done.
 ///
 /// # Safety
-/// `moved` must be the account of the call's side in valid books.
+/// `books` must be valid.
 #[inline(always)]
-pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, moved: *mut u64) -> bool {
+pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Books) -> bool {
     let Some(run) = take(tid) else {
         return false;
     };
@@ -104,7 +108,7 @@ pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, moved: *mut u64)
         if others {
             false
         } else {
-            let before = kernel::add(moved, 1);
+            let before = add(&raw mut (*channel::account(books, call.sides[0].receive)).moved, 1);
             let flags = call.sides[0].flags | op_flag::SEQUENCED | op_flag::ALIKE;
             let ended = Ended { before, position: 0, flags, time: ring::now() };
             call.ended = ended.time;

@@ -8,6 +8,13 @@ use crate::task;
 pub(crate) const SEM: u64 = 0;
 /// `IPC_MSG_IDS`, ipc/util.h.
 pub(crate) const MSG: u64 = 1;
+/// Whether a command of msgctl(2) or shmctl(2) removes the object: `IPC_RMID`, to which `IPC_64` may be added,
+/// include/uapi/linux/ipc.h and ipc/util.h.
+#[inline(always)]
+pub(crate) fn removes(command: u32) -> bool {
+    command & !0x100 == 0
+}
+
 /// Bits of an identifier that are the place in the table: `IPCMNI_SHIFT`, and `IPCMNI_EXTEND_SHIFT` on kernels that were
 /// started with `ipcmni_extend`.
 const INDEX_BITS: [u32; 2] = [15, 24];

@@ -6,8 +6,7 @@ use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 
 use crate::kernel::{argument, read};
-use crate::memory::IPC_RMID;
-use crate::{ring, segment, task};
+use crate::{ring, segment, sysv, task};
 
 /// hook: fexit/newseg `int (struct ipc_namespace *ns, struct ipc_params *params)` — ipc/shm.c
 #[fexit(function = "newseg")]
@@ -47,7 +46,7 @@ pub fn shmdt_entry(ctx: FEntryContext) -> i32 {
 /// hook: fentry/shmctl_down `int (struct ipc_namespace *ns, int shmid, int cmd, struct shmid64_ds *shmid64)` — ipc/shm.c
 #[fentry(function = "shmctl_down")]
 pub fn shmctl_entry(ctx: FEntryContext) -> i32 {
-    if argument(&ctx, 2) as u32 == IPC_RMID && !is_tracer() {
+    if sysv::removes(argument(&ctx, 2) as u32) && !is_tracer() {
         segment::segment_removing(task::pid_tgid() as u32, argument(&ctx, 1) as u32);
     }
     0
@@ -56,7 +55,7 @@ pub fn shmctl_entry(ctx: FEntryContext) -> i32 {
 /// hook: fexit/shmctl_down `int (struct ipc_namespace *ns, int shmid, int cmd, struct shmid64_ds *shmid64)` — ipc/shm.c
 #[fexit(function = "shmctl_down")]
 pub fn shmctl_exit(ctx: FExitContext) -> i32 {
-    if argument(&ctx, 2) as u32 == IPC_RMID {
+    if sysv::removes(argument(&ctx, 2) as u32) {
         let failed = argument(&ctx, 4) as i32 != 0;
         segment::segment_removed(task::pid_tgid() as u32, argument(&ctx, 1) as u32, u32::from(failed));
     }

@@ -17,6 +17,7 @@ use crate::config::{self, place};
 use crate::inflight::{self, Side, Taken};
 use crate::kernel::{Result, load, read};
 use crate::object::{self, Direction};
+use crate::syscall::TAKES_NOTHING;
 use crate::{channel, pipe, ring, task};
 
 /// `PF_IO_WORKER`, include/linux/sched.h.
@@ -27,8 +28,6 @@ const FIXED_FILE: u32 = 1 << 0;
 const SKIPS_COMPLETION: u32 = 1 << 6;
 /// `REQ_F_BUFFER_SELECT`, of `IOSQE_BUFFER_SELECT`.
 const CHOOSES_BUFFER: u32 = 1 << 5;
-/// `MSG_PEEK | MSG_ERRQUEUE`, include/linux/socket.h.
-const LOOKS: u32 = 0x2 | 0x2000;
 /// `SPLICE_F_FD_IN_FIXED`, include/uapi/linux/io_uring.h.
 const FD_IN_FIXED: u32 = 1 << 31;
 /// `FFS_MASK` inverted, io_uring/filetable.h: the alignment of a file leaves room for flags.
@@ -299,7 +298,7 @@ pub(crate) fn only_looks(request: u64, work: Work) -> Result<bool> {
         return Ok(false);
     }
     let flags: u32 = read(request, place!(msg_flags))?;
-    Ok(flags & LOOKS != 0)
+    Ok(u64::from(flags) & TAKES_NOTHING != 0)
 }
 
 /// Whether what goes through this side is told at the socket.

@@ -95,21 +95,13 @@ impl Trace {
         Ok(Trace { child, file })
     }
 
-    /// Its first line.
-    ///
-    /// # Errors
-    /// If that is no JSON.
-    pub fn hello(&self) -> Result<Value> {
-        let text = fs::read_to_string(self.file.path())?;
-        Ok(serde_json::from_str(text.lines().next().context("no first line")?)?)
-    }
-
     /// The mechanisms that are on, as its first line says.
     ///
     /// # Errors
     /// If that is no `hello`.
     pub fn mechanisms(&self) -> Result<Vec<String>> {
-        let hello = self.hello()?;
+        let text = fs::read_to_string(self.file.path())?;
+        let hello: Value = serde_json::from_str(text.lines().next().context("no first line")?)?;
         let mechanisms = hello["mechanisms"].as_object().context("hello without mechanisms")?;
         Ok(mechanisms.iter().filter(|(_, state)| *state == "on").map(|(name, _)| name.clone()).collect())
     }
