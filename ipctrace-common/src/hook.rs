@@ -13,6 +13,35 @@ pub enum Point {
     Exit(&'static [&'static str]),
 }
 
+/// A field of the record that a tracepoint makes for perf events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// As `format` in tracefs calls it.
+    pub name: &'static str,
+    /// Where it begins.
+    pub offset: usize,
+    /// Its size.
+    pub size: usize,
+}
+
+/// A tracepoint as a perf event: the program there is not preempted, and is handed a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The name of the program in the eBPF object.
+    pub program: &'static str,
+    /// The folder of the tracepoint in tracefs.
+    pub category: &'static str,
+    /// What the program reads of the record.
+    pub fields: &'static [Field],
+}
+
+/// `name @ offset: size`.
+macro_rules! fields {
+    ($($name:ident @ $offset:literal : $size:literal),*) => {
+        &[$(Field { name: stringify!($name), offset: $offset, size: $size }),*]
+    };
+}
+
 macro_rules! hooks {
     ($($(#[$doc:meta])* $variant:ident, $program:literal, $point:expr, $target:literal, $needs:expr, $purpose:literal;)*) => {
         /// A place in the kernel that a program of ours is attached to: a tracepoint, or one of the functions by which objects are
@@ -106,7 +135,7 @@ hooks! {
     /// Programs that processes change to.
     ProcessExec, "process_exec", Point::Tracepoint, "sched_process_exec", 0, "changes of a process's program and name";
     /// New processes.
-    ProcessFork, "process_fork", Point::Tracepoint, "sched_process_fork", 0, "new processes and their parents";
+    ProcessFork, "process_fork", Point::Tracepoint, "sched_wakeup_new", 0, "new processes and their parents";
     /// New event counters.
     EventfdMade, "eventfd_made_exit", Point::Exit(&["int (unsigned int, int)"]), "do_eventfd", EVENTFD, "new event counters";
     /// The end of a read of an event counter.
@@ -365,13 +394,32 @@ impl Hook {
         }
     }
 
-    /// The mechanisms that are traced at their objects only where that is asked for, by [`Mechanism::bit`]. Through them go so many
-    /// calls, one right after the other, that those whose programs the kernel skips, as it does while another task is in the
-    /// middle of the same program on that CPU, are too many on kernels which can be preempted there. Segments are no such case: but
-    /// what else is done with their memory is seen at system calls only, which so cost the same, and each program more is some time
-    /// of the kernel's when tracing begins and ends.
+    /// The mechanisms that are traced at their objects only where that is asked for, by [`Mechanism::bit`]. What is done with these
+    /// objects without the functions (splice(2) and its like, mappings, waits in vectors) is seen at system calls only, whose hooks are
+    /// needed all the same and so cost the same; and each program more is some time of the verifier's and the kernel's when tracing
+    /// begins and ends.
     pub const fn objects_if_asked_for() -> u32 {
         PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
+    }
+
+    /// The same tracepoint as a perf event. Only of those that come in a task which can be preempted there: others do without.
+    pub const fn event(self) -> Option<Event> {
+        let mut index = 0;
+        while index < EVENTS.len() {
+            if EVENTS[index].0 as u32 == self as u32 {
+                return Some(EVENTS[index].1);
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// Field `index` of [`Hook::event`]. For programs, at compile time.
+    pub const fn field(self, index: usize) -> Field {
+        match self.event() {
+            Some(event) => event.fields[index],
+            None => panic!("no event"),
+        }
     }
 
     /// Whether all that it tells is between which others a call came: where it is missing nothing is lost, but less is certain.
@@ -406,4 +454,48 @@ impl Hook {
             (needed, _) => needed,
         }
     }
+}
+
+/// Tracepoints that programs can be on as perf events.
+const EVENTS: &[(Hook, Event)] = &[
+    (Hook::SysEnter, event("sys_enter_event", "raw_syscalls", fields![id @ 8: 8])),
+    (Hook::SysExit, event("sys_exit_event", "raw_syscalls", fields![id @ 8: 8, ret @ 16: 8])),
+    (Hook::ProcessExec, event("process_exec_event", "sched", fields![])),
+    (Hook::ProcessExit, event("process_exit_event", "sched", fields![])),
+    (Hook::ConsumeSkb, event("consume_skb_event", "skb", fields![skbaddr @ 8: 8])),
+    (Hook::SkbCopied, event("skb_copied_event", "skb", fields![skbaddr @ 8: 8])),
+    (Hook::SockSend, event("sock_send_event", "sock", fields![sk @ 8: 8, ret @ 20: 4])),
+    (
+        Hook::SockReceive,
+        event("sock_receive_event", "sock", fields![sk @ 8: 8, protocol @ 18: 2, ret @ 20: 4, flags @ 24: 4]),
+    ),
+    (Hook::UringSubmit, event("uring_submit_event", "io_uring", fields![req @ 16: 8])),
+    (
+        Hook::UringComplete,
+        event(
+            "uring_complete_event",
+            "io_uring",
+            fields![ctx @ 8: 8, req @ 16: 8, user_data @ 24: 8, res @ 32: 4, cflags @ 36: 4],
+        ),
+    ),
+    (
+        Hook::UringOverflow,
+        event(
+            "uring_overflow_event",
+            "io_uring",
+            fields![ctx @ 8: 8, user_data @ 16: 8, res @ 24: 4, cflags @ 28: 4],
+        ),
+    ),
+    (
+        Hook::PageFaultUser,
+        event("page_fault_user_event", "exceptions", fields![address @ 8: 8, error_code @ 24: 8]),
+    ),
+    (
+        Hook::PageFaultKernel,
+        event("page_fault_kernel_event", "exceptions", fields![address @ 8: 8, error_code @ 24: 8]),
+    ),
+];
+
+const fn event(program: &'static str, category: &'static str, fields: &'static [Field]) -> Event {
+    Event { program, category, fields }
 }

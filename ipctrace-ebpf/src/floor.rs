@@ -18,7 +18,7 @@ macro_rules! floor {
 floor! {
     floor_process_exit, "sched_process_exit";
     floor_process_exec, "sched_process_exec";
-    floor_process_fork, "sched_process_fork";
+    floor_process_fork, "sched_wakeup_new";
     floor_sys_exit, "sys_exit";
     floor_consume_skb, "consume_skb";
     floor_skb_copied, "skb_copy_datagram_iovec";

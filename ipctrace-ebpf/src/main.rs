@@ -12,6 +12,7 @@ mod alike;
 mod channel;
 mod config;
 mod emit;
+mod event;
 mod eventfd;
 mod eventfd_object;
 mod floor;

@@ -8,9 +8,9 @@ use aya_ebpf::cty::c_void;
 #[cfg(not(feature = "plain"))]
 use aya_ebpf::helpers::generated::{bpf_find_vma, bpf_get_current_task_btf};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str};
-use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::syscall::Special;
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, share_event};
 use ipctrace_common::{Cause, Mechanism};
@@ -18,7 +18,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::{self, offset};
 use crate::kernel::{Result, add, exchange, read, read_user};
 use crate::object::{self, is_at_object, is_on};
-use crate::{channel, ring, segment, special, sysv, task};
+use crate::{channel, event, ring, segment, special, sysv, task};
 
 const MAP_SHARED: u64 = 1;
 const MAP_SHARED_VALIDATE: u64 = 3;
@@ -689,6 +689,20 @@ pub fn page_fault_user(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "page_fault_kernel")]
 pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
     touched(ctx.arg(0), ctx.arg(2));
+    0
+}
+
+/// hook: tracepoint/exceptions/page_fault_user
+#[tracepoint]
+pub fn page_fault_user_event(ctx: TracePointContext) -> u32 {
+    touched(event::field!(&ctx, PageFaultUser, 0, u64), event::field!(&ctx, PageFaultUser, 1, u64));
+    0
+}
+
+/// hook: tracepoint/exceptions/page_fault_kernel
+#[tracepoint]
+pub fn page_fault_kernel_event(ctx: TracePointContext) -> u32 {
+    touched(event::field!(&ctx, PageFaultKernel, 0, u64), event::field!(&ctx, PageFaultKernel, 1, u64));
     0
 }
 

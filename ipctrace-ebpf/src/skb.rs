@@ -1,7 +1,8 @@
 //! Which datagram a receiver took: the buffer itself, as it is freed inside the receive call.
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 
@@ -9,7 +10,7 @@ use crate::config::{self, offset};
 use crate::emit::has_messages;
 use crate::inflight::{self, Taken};
 use crate::kernel::{Result, read};
-use crate::{ring, syscall, task, udp, unix, uring, uring_socket};
+use crate::{event, ring, syscall, task, udp, unix, uring, uring_socket};
 
 /// hook: tp_btf/consume_skb `void (struct sk_buff *skb, void *location)` — include/trace/events/skb.h
 ///
@@ -17,10 +18,23 @@ use crate::{ring, syscall, task, udp, unix, uring, uring_socket};
 /// belongs to the sending socket.
 #[btf_tracepoint(function = "consume_skb")]
 pub fn consume_skb(ctx: BtfTracePointContext) -> i32 {
-    if let Err(cause) = try_consume(udp::address(&ctx), task::pid_tgid() as u32) {
-        ring::failed!(&ctx, cause);
-    }
+    consumed(&ctx, udp::address(&ctx));
     0
+}
+
+/// hook: tracepoint/skb/consume_skb
+#[tracepoint]
+pub fn consume_skb_event(ctx: TracePointContext) -> u32 {
+    consumed(&ctx, event::field!(&ctx, ConsumeSkb, 0, u64));
+    0
+}
+
+/// A buffer is freed.
+#[inline(always)]
+fn consumed(ctx: &impl EbpfContext, buffer: u64) {
+    if let Err(cause) = try_consume(buffer, task::pid_tgid() as u32) {
+        ring::failed!(ctx, cause);
+    }
 }
 
 /// Remembers the message with the call that takes it.

@@ -1,7 +1,8 @@
 //! The programs on `sys_enter` and `sys_exit`, through which all data goes.
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Cause;
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::{Class, SPECIAL, Special};
@@ -14,7 +15,7 @@ use crate::kernel::{Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
 use crate::{
-    channel, futex, handoff, inet, own, pipe_object, pty_object, ring, signal, socket_object, special,
+    channel, event, futex, handoff, inet, own, pipe_object, pty_object, ring, signal, socket_object, special,
     straddle, task, udp_taken,
 };
 
@@ -49,32 +50,51 @@ pub(crate) unsafe fn argument(regs: *const u8, index: usize) -> u64 {
 /// hook: tp_btf/sys_enter `void (struct pt_regs *regs, long id)` — include/trace/events/syscalls.h
 #[btf_tracepoint(function = "sys_enter")]
 pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
-    let class = config::class(ctx.arg::<u64>(1));
     // SAFETY: `regs` is the tracepoint's first argument.
-    if class == 0 || unsafe { futex::is_private(ctx.arg(0), class) } {
-        return 0;
+    unsafe { entered(&ctx, ctx.arg(0), ctx.arg(1)) };
+    0
+}
+
+/// hook: tracepoint/raw_syscalls/sys_enter
+#[tracepoint]
+pub fn sys_enter_event(ctx: TracePointContext) -> u32 {
+    let number = event::field!(&ctx, SysEnter, 0, u64);
+    // SAFETY: the registers of the current task, whose type the verifier knows.
+    unsafe { entered(&ctx, task::registers(), number) };
+    0
+}
+
+/// A system call begins.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
+    let class = config::class(number);
+    // SAFETY: by contract.
+    if class == 0 || unsafe { futex::is_private(regs, class) } {
+        return;
     }
     let task = task::current();
     let ids = task::ids_of(task);
     if task::is_tracer(ids) {
-        return 0;
+        return;
     }
     if class >= SPECIAL {
         if is_compat(task) {
-            ring::failed!(&ctx, Cause::CompatCall);
+            ring::failed!(ctx, Cause::CompatCall);
         } else {
-            // SAFETY: `regs` is the tracepoint's first argument.
-            unsafe { special::enter(ctx.arg(0), ids as u32, class) };
+            // SAFETY: by contract.
+            unsafe { special::enter(regs, ids as u32, class) };
         }
-        return 0;
+        return;
     }
     let Some(class) = Class::from_wire(class) else {
-        return 0;
+        return;
     };
-    if let Err(cause) = try_enter(ctx.arg::<*const u8>(0), class, task, ids) {
-        ring::failed!(&ctx, cause);
+    if let Err(cause) = try_enter(regs, class, task, ids) {
+        ring::failed!(ctx, cause);
     }
-    0
 }
 
 /// Describes the call and remembers it, if it works on a channel.
@@ -191,28 +211,47 @@ fn vmsplice_direction(fd: u32) -> Result<Direction> {
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let regs = ctx.arg::<*const u8>(0);
     // SAFETY: the tracepoint's first argument, at an offset of this kernel; the static is initialised.
-    let number: u64 =
-        unsafe { load(regs, core::ptr::read_volatile(&raw const (*registers()).number) as usize) };
+    unsafe {
+        let number = load(regs, core::ptr::read_volatile(&raw const (*registers()).number) as usize);
+        left(regs, number, ctx.arg(1));
+    }
+    0
+}
+
+/// hook: tracepoint/raw_syscalls/sys_exit
+#[tracepoint]
+pub fn sys_exit_event(ctx: TracePointContext) -> u32 {
+    let (number, returned) = (event::field!(&ctx, SysExit, 0, u64), event::field!(&ctx, SysExit, 1, i64));
+    // SAFETY: the registers of the current task, whose type the verifier knows.
+    unsafe { left(task::registers(), number, returned) };
+    0
+}
+
+/// A system call ends.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint.
+#[inline(always)]
+unsafe fn left(regs: *const u8, number: u64, returned: i64) {
     let class = config::class(number);
-    // SAFETY: as above.
+    // SAFETY: by contract.
     if class == 0 || unsafe { futex::is_private(regs, class) } {
-        return 0;
+        return;
     }
     let task = task::current();
     let ids = task::ids_of(task);
-    let returned: i64 = ctx.arg(1);
     let tid = ids as u32;
     if class >= SPECIAL {
         // By an eventfd of the tracer's own the programs learn what one looks like.
         if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat(task) {
-            // SAFETY: `regs` is the tracepoint's first argument.
+            // SAFETY: by contract.
             unsafe { special::exit(regs, tid, class, returned) };
         }
-        return 0;
+        return;
     }
     let Some(call) = inflight::get(tid) else {
         if straddle::any() && !task::is_tracer(ids) {
-            // SAFETY: `regs` is the tracepoint's first argument.
+            // SAFETY: by contract.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
             // SAFETY: as above.
             let looks = |class| unsafe { takes_nothing(regs, class) };
@@ -220,11 +259,11 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
                 straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
             }
         }
-        return 0;
+        return;
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
-    // SAFETY: `regs` is the tracepoint's first argument.
+    // SAFETY: by contract.
     let fd = || unsafe { argument(regs, 0) } as u32;
     // SAFETY: as above.
     let looks = || Class::from_wire(class).is_some_and(|class| unsafe { takes_nothing(regs, class) });
@@ -235,7 +274,7 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     {
         // Left over from something else.
         call.active = 0;
-        return 0;
+        return;
     }
     if returned >= 0 {
         call.active = inflight::ENDING;
@@ -260,7 +299,6 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         channel::left(tid);
     }
     call.active = 0;
-    0
 }
 
 /// What is left to do at the end of a call. `sys_exit` does it, not [`exited`], whose part of the stack is free again then:

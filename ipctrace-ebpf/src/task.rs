@@ -1,11 +1,11 @@
 //! Who the current task is.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-#[cfg(not(feature = "plain"))]
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_uid_gid,
 };
+#[cfg(not(feature = "plain"))]
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use ipctrace_common::wire::Task;
 
 use crate::config::{loads, offset, own_tgid};
@@ -24,6 +24,17 @@ pub(crate) fn current() -> *const u8 {
     #[cfg(not(feature = "plain"))]
     // SAFETY: the helper has no preconditions.
     return unsafe { bpf_get_current_task_btf() as *const u8 };
+}
+
+/// The current task's registers of user space, a `struct pt_regs` whose type the verifier knows: where system calls have their
+/// arguments. Since Linux 5.15; programs that want it are not for older kernels.
+#[inline(always)]
+pub(crate) fn registers() -> *const u8 {
+    #[cfg(feature = "plain")]
+    return core::ptr::null();
+    #[cfg(not(feature = "plain"))]
+    // SAFETY: the helper takes the current task.
+    return unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 };
 }
 
 /// Whether the current task belongs to the tracer, whose own doings are never reported.

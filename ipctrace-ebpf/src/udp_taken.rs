@@ -1,9 +1,10 @@
 //! Which datagram a receiver of UDP took, as far as that can be seen: its buffer, or what the receiver's memory has of it.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::{Op, op_flag};
 use ipctrace_common::{Mechanism, digest};
@@ -13,7 +14,7 @@ use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::{Result, add, read, read_either, read_user};
 use crate::message::MsgHdr;
 use crate::repeat::opaque;
-use crate::{channel, emit, ring, syscall, task, udp, uring, uring_socket};
+use crate::{channel, emit, event, ring, syscall, task, udp, uring, uring_socket};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -45,10 +46,23 @@ pub(crate) fn receives(side: &Side) -> bool {
 /// Comes in the receiver's call if the content is not in the buffer itself but in pages.
 #[btf_tracepoint(function = "skb_copy_datagram_iovec")]
 pub fn skb_copied(ctx: BtfTracePointContext) -> i32 {
-    if let Err(cause) = try_copied(ctx.arg::<*const u8>(0) as u64, task::pid_tgid() as u32) {
-        ring::failed!(&ctx, cause);
-    }
+    copied(&ctx, ctx.arg::<*const u8>(0) as u64);
     0
+}
+
+/// hook: tracepoint/skb/skb_copy_datagram_iovec
+#[tracepoint]
+pub fn skb_copied_event(ctx: TracePointContext) -> u32 {
+    copied(&ctx, event::field!(&ctx, SkbCopied, 0, u64));
+    0
+}
+
+/// A receiver copies from a buffer.
+#[inline(always)]
+fn copied(ctx: &impl EbpfContext, buffer: u64) {
+    if let Err(cause) = try_copied(buffer, task::pid_tgid() as u32) {
+        ring::failed!(ctx, cause);
+    }
 }
 
 /// Remembers the buffer with the call that takes it.

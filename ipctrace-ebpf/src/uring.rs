@@ -5,9 +5,10 @@
 //! made to look at the ring (SQPOLL), or a worker. All of them belong to the process (since Linux 5.12), so that who it is
 //! needs no search.
 
-use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Cause;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::uring::Places;
@@ -18,7 +19,7 @@ use crate::inflight::{self, Side, Taken};
 use crate::kernel::{Result, load, read};
 use crate::object::{self, Direction};
 use crate::syscall::TAKES_NOTHING;
-use crate::{channel, pipe, ring, task};
+use crate::{channel, event, pipe, ring, task};
 
 /// `PF_IO_WORKER`, include/linux/sched.h.
 const PF_IO_WORKER: u32 = 0x10;
@@ -158,25 +159,33 @@ pub(crate) fn is_user() -> bool {
 /// From `io_submit_sqe`, in the submitter or in the kernel's thread for the ring, before the request begins.
 #[btf_tracepoint(function = "io_uring_submit_req")]
 pub fn uring_submit(ctx: BtfTracePointContext) -> i32 {
-    submitted(&ctx)
+    submitted(&ctx, ctx.arg::<*const u8>(0) as u64);
+    0
+}
+
+/// hook: tracepoint/io_uring/io_uring_submit_req
+#[tracepoint]
+pub fn uring_submit_event(ctx: TracePointContext) -> u32 {
+    submitted(&ctx, event::field!(&ctx, UringSubmit, 0, u64));
+    0
 }
 
 /// hook: tp_btf/io_uring_submit_sqe `void (struct io_kiocb *req)` — include/trace/events/io_uring.h
 #[btf_tracepoint(function = "io_uring_submit_sqe")]
 pub fn uring_submit_sqe(ctx: BtfTracePointContext) -> i32 {
-    submitted(&ctx)
+    submitted(&ctx, ctx.arg::<*const u8>(0) as u64);
+    0
 }
 
+/// A request begins.
 #[inline(always)]
-fn submitted(ctx: &BtfTracePointContext) -> i32 {
+fn submitted(ctx: &impl EbpfContext, request: u64) {
     let ids = task::pid_tgid();
-    if task::is_tracer(ids) {
-        return 0;
-    }
-    if let Err(cause) = try_submitted(ctx.arg::<*const u8>(0) as u64, ids as u32) {
+    if !task::is_tracer(ids)
+        && let Err(cause) = try_submitted(request, ids as u32)
+    {
         ring::failed!(ctx, cause);
     }
-    0
 }
 
 /// Describes the request and remembers it, if it works on a channel.

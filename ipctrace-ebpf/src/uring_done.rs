@@ -1,7 +1,8 @@
 //! The end of requests through io_uring: what they moved.
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Cause;
 use ipctrace_common::uring::complete_form;
 use ipctrace_common::wire::op_flag;
@@ -12,7 +13,7 @@ use crate::kernel::{Result, read};
 use crate::object::{self, Direction};
 use crate::repeat::opaque;
 use crate::uring::{self, Request, Work};
-use crate::{emit, own, pipe, ring, straddle, task};
+use crate::{emit, event, own, pipe, ring, straddle, task};
 
 /// `struct io_uring_cqe`, include/uapi/linux/io_uring.h.
 const CQE_USER_DATA: usize = 0;
@@ -48,6 +49,32 @@ pub fn uring_complete(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// hook: tracepoint/io_uring/io_uring_complete
+#[tracepoint]
+pub fn uring_complete_event(ctx: TracePointContext) -> u32 {
+    reported(
+        &ctx,
+        Completion {
+            ctx: event::field!(&ctx, UringComplete, 0, u64),
+            request: event::field!(&ctx, UringComplete, 1, u64),
+            user_data: event::field!(&ctx, UringComplete, 2, u64),
+            result: event::field!(&ctx, UringComplete, 3, i32),
+            flags: event::field!(&ctx, UringComplete, 4, u32),
+        },
+    );
+    0
+}
+
+/// A completion, as the record of a tracepoint tells of it.
+#[inline(always)]
+fn reported(ctx: &impl EbpfContext, completion: Completion) {
+    if !task::is_tracer(task::pid_tgid())
+        && let Err(cause) = completed(completion)
+    {
+        ring::failed!(ctx, cause);
+    }
+}
+
 #[inline(always)]
 fn try_complete(ctx: &BtfTracePointContext) -> Result<()> {
     let (ring, request) = (ctx.arg::<*const u8>(0) as u64, ctx.arg::<*const u8>(1) as u64);
@@ -72,19 +99,32 @@ fn try_complete(ctx: &BtfTracePointContext) -> Result<()> {
 /// From `io_cqring_event_overflow`, where the ring has no room for a completion.
 #[btf_tracepoint(function = "io_uring_cqe_overflow")]
 pub fn uring_overflow(ctx: BtfTracePointContext) -> i32 {
-    if task::is_tracer(task::pid_tgid()) {
-        return 0;
-    }
-    let completion = Completion {
-        ctx: ctx.arg::<*const u8>(0) as u64,
-        request: 0,
-        user_data: ctx.arg(1),
-        result: ctx.arg(2),
-        flags: ctx.arg(3),
-    };
-    if let Err(cause) = completed(completion) {
-        ring::failed!(&ctx, cause);
-    }
+    reported(
+        &ctx,
+        Completion {
+            ctx: ctx.arg::<*const u8>(0) as u64,
+            request: 0,
+            user_data: ctx.arg(1),
+            result: ctx.arg(2),
+            flags: ctx.arg(3),
+        },
+    );
+    0
+}
+
+/// hook: tracepoint/io_uring/io_uring_cqe_overflow
+#[tracepoint]
+pub fn uring_overflow_event(ctx: TracePointContext) -> u32 {
+    reported(
+        &ctx,
+        Completion {
+            ctx: event::field!(&ctx, UringOverflow, 0, u64),
+            request: 0,
+            user_data: event::field!(&ctx, UringOverflow, 1, u64),
+            result: event::field!(&ctx, UringOverflow, 2, i32),
+            flags: event::field!(&ctx, UringOverflow, 3, u32),
+        },
+    );
     0
 }
 

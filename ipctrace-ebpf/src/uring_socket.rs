@@ -2,8 +2,9 @@
 //! of them is seen, whatever becomes of its completion, however often one request receives, and with the datagram that
 //! it took.
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
@@ -12,7 +13,7 @@ use crate::config::offset;
 use crate::inflight::{self, Moved, Side, Taken};
 use crate::kernel::{Result, load, read};
 use crate::object::{self, Direction};
-use crate::{channel, emit, ring, straddle, syscall, task, udp_taken, unix, uring};
+use crate::{channel, emit, event, ring, straddle, syscall, task, udp_taken, unix, uring};
 
 /// `inode` of what was taken where `sock` is no socket but the buffer of a UDP datagram.
 const BUFFER: u64 = u64::MAX;
@@ -20,35 +21,60 @@ const BUFFER: u64 = u64::MAX;
 /// hook: tp_btf/sock_send_length `void (struct sock *sk, int ret, int flags)` — include/trace/events/sock.h
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
-    if uring::is_user()
-        && let Err(cause) = try_moved(ctx.arg::<*const u8>(0) as u64, ctx.arg(1), Direction::Send)
-    {
-        ring::failed!(&ctx, cause);
-    }
+    sent(&ctx, ctx.arg::<*const u8>(0) as u64, ctx.arg(1));
     0
+}
+
+/// hook: tracepoint/sock/sock_send_length
+#[tracepoint]
+pub fn sock_send_event(ctx: TracePointContext) -> u32 {
+    sent(&ctx, event::field!(&ctx, SockSend, 0, u64), event::field!(&ctx, SockSend, 1, i32));
+    0
+}
+
+/// So much was sent through a socket.
+#[inline(always)]
+fn sent(ctx: &impl EbpfContext, sock: u64, returned: i32) {
+    if uring::is_user()
+        && let Err(cause) = try_moved(sock, returned, Direction::Send)
+    {
+        ring::failed!(ctx, cause);
+    }
 }
 
 /// hook: tp_btf/sock_recv_length `void (struct sock *sk, int ret, int flags)` — include/trace/events/sock.h
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn sock_receive(ctx: BtfTracePointContext) -> i32 {
-    if ctx.arg::<i32>(1) >= 0 && is_udp(ctx.arg(0)) {
-        udp_taken::received(task::pid_tgid() as u32);
-    }
-    if uring::is_user()
-        && u64::from(ctx.arg::<u32>(2)) & syscall::TAKES_NOTHING == 0
-        && let Err(cause) = try_moved(ctx.arg::<*const u8>(0) as u64, ctx.arg(1), Direction::Receive)
-    {
-        ring::failed!(&ctx, cause);
-    }
+    // SAFETY: the tracepoint's argument has BTF type sock; an offset of this kernel.
+    let protocol: u16 = unsafe { load(ctx.arg(0), offset!(sock_protocol)) };
+    received(&ctx, ctx.arg::<*const u8>(0) as u64, protocol, ctx.arg(1), ctx.arg(2));
     0
 }
 
-/// Whether the argument of the tracepoint is a UDP socket.
+/// hook: tracepoint/sock/sock_recv_length
+#[tracepoint]
+pub fn sock_receive_event(ctx: TracePointContext) -> u32 {
+    let (sock, protocol) =
+        (event::field!(&ctx, SockReceive, 0, u64), event::field!(&ctx, SockReceive, 1, u16));
+    let (returned, flags) =
+        (event::field!(&ctx, SockReceive, 2, i32), event::field!(&ctx, SockReceive, 3, u32));
+    received(&ctx, sock, protocol, returned, flags);
+    0
+}
+
+/// So much was received through a socket.
 #[inline(always)]
-fn is_udp(sock: *const u8) -> bool {
+fn received(ctx: &impl EbpfContext, sock: u64, protocol: u16, returned: i32, flags: u32) {
     const IPPROTO_UDP: u16 = 17;
-    // SAFETY: the tracepoint's argument has BTF type sock; an offset of this kernel.
-    unsafe { load::<u16>(sock, offset!(sock_protocol)) == IPPROTO_UDP }
+    if returned >= 0 && protocol == IPPROTO_UDP {
+        udp_taken::received(task::pid_tgid() as u32);
+    }
+    if uring::is_user()
+        && u64::from(flags) & syscall::TAKES_NOTHING == 0
+        && let Err(cause) = try_moved(sock, returned, Direction::Receive)
+    {
+        ring::failed!(ctx, cause);
+    }
 }
 
 /// Tells of it, unless a system call does.

@@ -64,6 +64,8 @@ pub struct Attached {
     reported: HashMap<Cause, u64>,
     /// Runs that the kernel skipped, by program.
     skipped: HashMap<String, u64>,
+    /// The programs with whose runs something is lost.
+    needed: Vec<&'static str>,
     /// What the programs log, if they were told to.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Hooks that could not be attached, and why.
@@ -150,15 +152,15 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     } else {
         Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?)
     };
-    let mut loaded = verify(&mut ebpf, &plan.hooks, &btf);
+    let mut loaded = verify(&mut ebpf, plan, &btf);
     let mut failed = Vec::new();
     for hook in &plan.hooks {
-        let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
+        let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
         if *hook == Hook::SysEnter {
             // What begins from here on is seen; what ends, and was not seen to begin, began before.
             straddling(&mut ebpf, straddling::ALL)?;
         }
-        if let Err(error) = loaded.and_then(|()| start(&mut ebpf, *hook)) {
+        if let Err(error) = loaded.and_then(|()| start(&mut ebpf, plan, *hook)) {
             if hook.is_on_object() {
                 return Err(ObjectHookFailed { hook: *hook, reason: one_line(&error) }.into());
             }
@@ -187,6 +189,12 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
         mechanisms: plan.config.mechanisms,
         reported: HashMap::new(),
         skipped: HashMap::new(),
+        needed: plan
+            .hooks
+            .iter()
+            .filter(|hook| plan.is_lost_with(**hook))
+            .map(|hook| plan.program(*hook))
+            .collect(),
         log,
         failed,
     })
@@ -250,10 +258,12 @@ fn missing(program: &str) -> anyhow::Error {
 
 /// Loads the hooks' programs, several at a time: most of the start-up is the verifier's, which has a thread of its own for
 /// each program.
-fn verify(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> HashMap<Hook, Result<()>> {
+fn verify(ebpf: &mut Ebpf, plan: &Plan, btf: &Btf) -> HashMap<Hook, Result<()>> {
     let mut programs: Vec<(Hook, &mut Program)> = ebpf
         .programs_mut()
-        .filter_map(|(name, program)| Some((*hooks.iter().find(|hook| hook.program() == name)?, program)))
+        .filter_map(|(name, program)| {
+            Some((*plan.hooks.iter().find(|hook| plan.program(**hook) == name)?, program))
+        })
         .collect();
     // The last are taken first: those on system calls take longest.
     programs.sort_by_key(|(hook, _)| (matches!(hook, Hook::SysEnter | Hook::SysExit), *hook));
@@ -262,7 +272,7 @@ fn verify(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> HashMap<Hook, Result<()
         // Nobody panics while a lock is held.
         while let Some((hook, program)) = waiting.lock().ok().and_then(|mut waiting| waiting.pop()) {
             let loaded = load_program(program, hook, btf)
-                .with_context(|| format!("loading the program {}", hook.program()));
+                .with_context(|| format!("loading the program {}", plan.program(hook)));
             if let Ok(mut done) = done.lock() {
                 done.insert(hook, loaded);
             }
@@ -284,6 +294,9 @@ fn seen(ebpf: &mut Ebpf) -> Result<&mut Iter> {
 
 /// Hands a program to the verifier.
 fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
+    if let Program::TracePoint(program) = program {
+        return program.load();
+    }
     match hook.point() {
         Point::Tracepoint => <&mut BtfTracePoint>::try_from(program)?.load(hook.target(), btf),
         Point::Entry(_) => <&mut FEntry>::try_from(program)?.load(hook.target(), btf),
@@ -291,8 +304,15 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
     }
 }
 
-fn start(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
-    let program = ebpf.program_mut(hook.program()).ok_or_else(|| missing(hook.program()))?;
+fn start(ebpf: &mut Ebpf, plan: &Plan, hook: Hook) -> Result<()> {
+    let name = plan.program(hook);
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    if let (Program::TracePoint(program), Some(event)) = (&mut *program, hook.event()) {
+        return program
+            .attach(event.category, hook.target())
+            .map(drop)
+            .with_context(|| format!("attaching to the event {}:{}", event.category, hook.target()));
+    }
     match hook.point() {
         Point::Tracepoint => <&mut BtfTracePoint>::try_from(program)?
             .attach()
@@ -314,6 +334,7 @@ fn start(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
 fn descriptor(program: &Program) -> Option<&ProgramFd> {
     match program {
         Program::BtfTracePoint(program) => program.fd().ok(),
+        Program::TracePoint(program) => program.fd().ok(),
         Program::FEntry(program) => program.fd().ok(),
         Program::FExit(program) => program.fd().ok(),
         _ => None,
@@ -325,6 +346,7 @@ fn descriptor(program: &Program) -> Option<&ProgramFd> {
 fn unload(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::BtfTracePoint(program) => program.unload(),
+        Program::TracePoint(program) => program.unload(),
         Program::FEntry(program) => program.unload(),
         Program::FExit(program) => program.unload(),
         _ => Ok(()),
@@ -344,13 +366,11 @@ impl Attached {
     }
 
     /// How often the kernel skipped a program, because it was in the middle of it on that CPU, since the last call. A kernel
-    /// that can be preempted there (from 7.0 on) does so on busy hosts; on others an interrupt may come in between. Without
-    /// those of which nothing is lost ([`Hook::only_narrows`]).
+    /// that can be preempted there does so on busy hosts; on others an interrupt may come in between. Without those with which
+    /// nothing is lost ([`Plan::is_lost_with`]).
     pub fn misses(&mut self) -> u64 {
         self.count_misses();
-        let narrowing: Vec<_> =
-            Hook::ALL.iter().filter(|hook| hook.only_narrows()).map(|hook| hook.program()).collect();
-        let lost = self.skipped.iter().filter(|(name, _)| !narrowing.contains(&name.as_str()));
+        let lost = self.skipped.iter().filter(|(name, _)| self.needed.contains(&name.as_str()));
         let total = lost.map(|(_, count)| count).sum();
         let known = self.reported.entry(Cause::Recursion).or_default();
         let news = u64::saturating_sub(total, *known);
@@ -487,10 +507,10 @@ impl Attached {
 pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
     let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
         let mut ebpf = load(plan, None)?;
-        let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
+        let mut loaded = verify(&mut ebpf, plan, &types()?);
         let tried = plan.hooks.iter().map(|hook| {
-            let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())));
-            (*hook, loaded.and_then(|()| start(&mut ebpf, *hook)).map_err(|error| one_line(&error)))
+            let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
+            (*hook, loaded.and_then(|()| start(&mut ebpf, plan, *hook)).map_err(|error| one_line(&error)))
         });
         Ok(tried.collect())
     };
@@ -504,12 +524,12 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
 /// If a program cannot be loaded and attached.
 pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
     let mut ebpf = load(plan, None)?;
-    let mut loaded = verify(&mut ebpf, &plan.hooks, &types()?);
+    let mut loaded = verify(&mut ebpf, plan, &types()?);
     let mut counts = Vec::new();
     for hook in &plan.hooks {
-        loaded.remove(hook).unwrap_or_else(|| Err(missing(hook.program())))?;
-        start(&mut ebpf, *hook)?;
-        let program = ebpf.program(hook.program()).context("a program that was loaded")?;
+        loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))))?;
+        start(&mut ebpf, plan, *hook)?;
+        let program = ebpf.program(plan.program(*hook)).context("a program that was loaded")?;
         counts.push((*hook, program.info()?.verified_instruction_count()));
     }
     Ok(counts)
@@ -537,7 +557,11 @@ pub fn loaded_programs() -> impl Iterator<Item = ProgramInfo> {
     // One that goes away while we look is none that stays.
     aya::programs::loaded_programs().flatten().filter(|program| {
         let name = program.name_as_str().unwrap_or_default();
-        !name.is_empty() && Hook::ALL.iter().any(|hook| hook.program().starts_with(name))
+        let is_ours = |hook: &Hook| {
+            hook.program().starts_with(name)
+                || hook.event().is_some_and(|event| event.program.starts_with(name))
+        };
+        !name.is_empty() && Hook::ALL.iter().any(is_ours)
     })
 }
 

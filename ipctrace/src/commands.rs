@@ -30,6 +30,9 @@ pub const EXIT_DIFFERENT: u8 = 1;
 /// Not permitted, or the kernel cannot do it.
 pub const EXIT_IMPOSSIBLE: u8 = 3;
 
+/// What to do where programs on system calls are preempted.
+const TRACEFS: &str = "mount tracefs (mount -t tracefs tracefs /sys/kernel/tracing)";
+
 /// What a session differs in between commands.
 pub struct Wish {
     /// What is shown.
@@ -111,6 +114,13 @@ pub fn begin(wish: Wish) -> Result<Session> {
     let tracer = Tracer::start(&plan, attached, feedback)?;
     for (hook, error) in tracer.failed_hooks() {
         log::warn!("without {}: {error}", hook.purpose());
+    }
+    if plan.is_preempted {
+        log::warn!("where tasks are preempted in a program, this kernel loses calls: {TRACEFS}");
+    } else if plan.config.objects != 0 && facts.preemptible == Some(true) {
+        log::warn!(
+            "where tasks are preempted in a program on a function, this kernel loses calls: --hooks syscall loses none"
+        );
     }
     let mut filter = Filter::new(selection, cgroups);
     if children_only {

@@ -3,6 +3,7 @@
 
 pub mod btf;
 mod cast;
+mod events;
 pub mod facts;
 pub mod objects;
 pub mod plan;

@@ -58,6 +58,7 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
     if let Some(reason) = &facts.objects.refused {
         stdout::line(format_args!("object hooks  this kernel refuses fentry: {reason}"))?;
     }
+    stdout::line(format_args!("preemption    {}", preemption(&facts, &plan)))?;
     let failed = |hook: &Hook| {
         attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err())
     };
@@ -70,6 +71,19 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         .iter()
         .any(|(mechanism, state)| state.is_ok() && missing(&plan, *mechanism, &failed).is_none());
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(EXIT_IMPOSSIBLE) })
+}
+
+/// What it means for programs that tasks are preempted.
+fn preemption(facts: &Facts, plan: &Plan) -> String {
+    let known = match facts.preemptible {
+        Some(false) => return "none in the kernel".to_owned(),
+        Some(true) => "tasks are preempted in the kernel",
+        None => "unknown (/sys/kernel/debug/sched/preempt cannot be read)",
+    };
+    if plan.is_preempted {
+        return format!("{known}: calls can be lost: {}", super::TRACEFS);
+    }
+    format!("{known}: calls could be lost at objects (--hooks object), none are at system calls")
 }
 
 /// The first hook that a mechanism needs and that does not work.
@@ -121,6 +135,7 @@ fn hooks(facts: &Facts, plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) 
     let mut table = table(["hook", "state", "for"]);
     for hook in Hook::ALL {
         let name = match hook.point() {
+            Point::Tracepoint if plan.events.contains(hook) => format!("{} (perf event)", hook.target()),
             Point::Tracepoint => hook.target().to_owned(),
             Point::Entry(_) => format!("{} (begin)", hook.target()),
             Point::Exit(_) => format!("{} (end)", hook.target()),

@@ -11,7 +11,7 @@ use ipctrace_common::Hook;
 use ipctrace_common::config::{Offsets, Registers};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{btf, cast, objects, syscalls, uring};
+use super::{btf, cast, events, objects, syscalls, uring};
 
 /// Where kernels show their type information.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -37,6 +37,10 @@ pub struct Facts {
     pub uring: uring::Facts,
     /// BTF tracepoints that we have a use for and that this kernel has.
     pub tracepoints: Vec<Hook>,
+    /// Those of them that make the records for perf events that programs expect.
+    pub events: Vec<Hook>,
+    /// Whether tasks are preempted in the kernel, if that is known.
+    pub preemptible: Option<bool>,
     /// Functions of objects that programs can be attached to.
     pub objects: objects::Facts,
     /// Why there is no type information, if there is none.
@@ -56,6 +60,8 @@ impl Facts {
                 .unwrap_or_default(),
             lockdown: lockdown(),
             capabilities: capabilities(),
+            events: events::found(),
+            preemptible: events::preemptible(),
             ..Facts::default()
         };
         if !Path::new(BTF).exists() {
@@ -67,6 +73,13 @@ impl Facts {
             Err(error) => facts.no_btf = Some(format!("{BTF}: {error}")),
         }
         facts
+    }
+
+    /// Whether the kernel is of at least that version.
+    pub(super) fn is_since(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.release.split(|other: char| !other.is_ascii_digit());
+        let mut number = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+        (number(), number()) >= (major, minor)
     }
 
     fn read(&mut self, types: &btf::Types) {

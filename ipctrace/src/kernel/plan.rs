@@ -124,6 +124,10 @@ pub struct Plan {
     pub config: Config,
     /// The programs that are loaded and attached, in this order.
     pub hooks: Vec<Hook>,
+    /// Those of them that are on perf events: [`Hook::event`].
+    pub events: Vec<Hook>,
+    /// Whether programs on system calls can be preempted all the same, and calls lost.
+    pub is_preempted: bool,
     /// Whether they are the plain ones, for kernels that do not know the helpers (Linux 5.17) and instructions (Linux 5.12) that the
     /// others use.
     pub plain: bool,
@@ -184,7 +188,7 @@ impl Plan {
         let at_objects = at_objects(facts, on, choice)?;
         let by_calls = on & !at_objects;
         let uring = uring::decide(&facts.uring, &facts.tracepoints);
-        let hooks = Hook::ALL
+        let hooks: Vec<Hook> = Hook::ALL
             .iter()
             .copied()
             .filter(|hook| {
@@ -204,6 +208,12 @@ impl Plan {
             })
             .filter(|hook| uring.is_ok() || !uring::is_for_rings(*hook))
             .collect();
+        // Programs on BTF tracepoints can be preempted since then.
+        let since = facts.is_since(7, 0);
+        let events: Vec<Hook> =
+            hooks.iter().copied().filter(|hook| since && facts.events.contains(hook)).collect();
+        let missed = |hook: &Hook| hook.is_on_calls() && !events.contains(hook);
+        let is_preempted = since && facts.preemptible != Some(false) && hooks.iter().any(missed);
         let plain = !facts.has_loop || !facts.has_find_vma;
         let cast = facts.cast.filter(|_| !plain);
         let config = Config {
@@ -232,7 +242,29 @@ impl Plan {
             // Keeping a run needs an exchange that is one operation.
             run: if plain { 0 } else { RUN },
         };
-        Ok(Plan { config, hooks, plain, cast, mechanisms, uring: uring.map(|_| ()) })
+        Ok(Plan { config, hooks, events, is_preempted, plain, cast, mechanisms, uring: uring.map(|_| ()) })
+    }
+
+    /// The program for a hook.
+    pub fn program(&self, hook: Hook) -> &'static str {
+        match hook.event().filter(|_| self.events.contains(&hook)) {
+            Some(event) => event.program,
+            None => hook.program(),
+        }
+    }
+
+    /// Whether something is lost if the kernel skips the program of a hook.
+    pub fn is_lost_with(&self, hook: Hook) -> bool {
+        if self.events.is_empty() {
+            return !hook.only_narrows();
+        }
+        // On a perf event only what comes in an interrupt in the middle of another program is skipped, and but for the ends of
+        // processes and calls, which do not, what comes in interrupts is of no use. Of arrivals those that are of use come in
+        // interrupts, and those that are skipped in tasks.
+        let of_tasks = self.events.contains(&hook)
+            && !hook.is_on_calls()
+            && !matches!(hook, Hook::ProcessExec | Hook::ProcessExit);
+        !hook.only_narrows() && !of_tasks && hook != Hook::SkDataReady
     }
 
     /// Has every call told of by itself.
@@ -301,7 +333,9 @@ fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
     let mut reasons: Vec<String> = Vec::new();
     let mut without: Vec<&str> = Vec::new();
     for mechanism in Mechanism::ALL.iter().filter(|mechanism| on & mechanism.bit() != 0) {
-        if Hook::objects_if_asked_for() & !asked_for & mechanism.bit() != 0 {
+        // Programs on functions that are preempted are skipped, and calls lost.
+        let as_safe = facts.preemptible == Some(false) && Hook::objects_if_asked_for() & mechanism.bit() == 0;
+        if !as_safe && asked_for & mechanism.bit() == 0 {
             continue;
         }
         match objects::decide(&facts.objects, &facts.offsets, *mechanism) {
@@ -353,6 +387,8 @@ mod tests {
             registers: Some(Registers::default()),
             uring: uring::Facts::default(),
             tracepoints: Hook::ALL.iter().copied().filter(|hook| !hook.is_on_object()).collect(),
+            events: Hook::ALL.iter().copied().filter(|hook| hook.event().is_some()).collect(),
+            preemptible: Some(false),
             objects: objects::Facts { refused: Some("not here".to_owned()), ..objects::Facts::default() },
             no_btf: None,
             lockdown: None,

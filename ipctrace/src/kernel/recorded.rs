@@ -33,6 +33,14 @@ pub fn write(facts: &Facts) -> String {
     for hook in &facts.tracepoints {
         line(format_args!("tracepoint {}", hook.target()));
     }
+    for hook in &facts.events {
+        line(format_args!("event {}", hook.target()));
+    }
+    match facts.preemptible {
+        Some(true) => line(format_args!("preemptible yes")),
+        Some(false) => line(format_args!("preemptible no")),
+        None => {}
+    }
     if let Some(reason) = &facts.objects.refused {
         line(format_args!("functions refused: {reason}"));
     }
@@ -80,6 +88,8 @@ pub fn read(text: &str) -> Option<Facts> {
                 // One that the programs have no use for any more.
                 facts.tracepoints.extend(Hook::ALL.iter().filter(|hook| hook.target() == name));
             }
+            ("event", name) => facts.events.extend(Hook::ALL.iter().filter(|hook| hook.target() == name)),
+            ("preemptible", answer) => facts.preemptible = Some(answer == "yes"),
             ("iter", rest) => {
                 let (name, number) = rest.split_once(' ')?;
                 facts.objects.iter[usize::from(name == "iovec")] = Some(number.parse().ok()?);
@@ -171,7 +181,10 @@ mod tests {
             // What has too many arguments for them is not hooked.
             let without = if old { Mechanism::Futex.bit() } else { 0 };
             assert_eq!(all.config.objects, Hook::objects() & plan.config.mechanisms & !without, "{series}");
-            assert_eq!(plan.config.objects, all.config.objects & !Hook::objects_if_asked_for(), "{series}");
+            // Those of the newest are preempted, and calls would be lost.
+            let new = matches!(series, "6.18" | "7.3");
+            let chosen = if new { 0 } else { all.config.objects & !Hook::objects_if_asked_for() };
+            assert_eq!(plan.config.objects, chosen, "{series}");
             assert_eq!(plan.config.eventfd_signal_counts, u32::from(old), "{series}");
             let arguments = match series {
                 "5.10" => 6,
@@ -179,6 +192,16 @@ mod tests {
                 _ => 4,
             };
             assert_eq!(plan.config.inet_receive, arguments, "{series}");
+        }
+    }
+
+    #[test]
+    fn the_newest_is_traced_by_perf_events() {
+        for (series, _) in KERNELS {
+            let plan = plan(series);
+            let events = plan.events.contains(&Hook::SysEnter) && plan.events.contains(&Hook::ConsumeSkb);
+            assert_eq!((events, plan.events.is_empty()), (series == "7.3", series != "7.3"), "{series}");
+            assert!(!plan.is_preempted, "{series}");
         }
     }
 

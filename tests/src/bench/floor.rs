@@ -39,6 +39,11 @@ pub fn on_all_hooks() -> Result<Vec<Ebpf>> {
     let mut ebpf = load()?;
     let btf = Btf::from_sys_fs()?;
     for hook in &plan.hooks {
+        if let Some(event) = hook.event().filter(|_| plan.events.contains(hook)) {
+            let program = each_call(&mut ebpf)?;
+            program.attach(event.category, hook.target())?;
+            continue;
+        }
         let name = format!("floor_{}", hook.program());
         let program: &mut BtfTracePoint =
             ebpf.program_mut(&name).with_context(|| format!("no program {name}"))?.try_into()?;
@@ -50,6 +55,15 @@ pub fn on_all_hooks() -> Result<Vec<Ebpf>> {
         }
     }
     Ok(vec![ebpf])
+}
+
+/// The empty program for perf events, loaded.
+fn each_call(ebpf: &mut Ebpf) -> Result<&mut TracePoint> {
+    let program: &mut TracePoint = ebpf.program_mut("floor_call").context("no such program")?.try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    Ok(program)
 }
 
 /// The object, with maps that are as small as can be: nobody uses them.
@@ -78,8 +92,7 @@ pub fn see_tracefs() -> Result<()> {
 /// If the kernel refuses, or tracefs is not mounted.
 pub fn on_each_call() -> Result<Ebpf> {
     let mut ebpf = load()?;
-    let program: &mut TracePoint = ebpf.program_mut("floor_call").context("no such program")?.try_into()?;
-    program.load()?;
+    let program = each_call(&mut ebpf)?;
     for call in CALLS {
         for phase in ["enter", "exit"] {
             program.attach("syscalls", &format!("sys_{phase}_{call}"))?;

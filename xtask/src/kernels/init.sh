@@ -55,6 +55,7 @@ case $checkout in
   /tmp/* | /run/*) mkdir -p ".$checkout" && mount --bind "/host$checkout" ".$checkout" ;;
 esac
 mount -t tracefs tracefs sys/kernel/tracing 2>/dev/null
+mount -t debugfs debugfs sys/kernel/debug 2>/dev/null
 mount -t bpf bpf sys/fs/bpf 2>/dev/null
 mount -t cgroup2 cgroup2 sys/fs/cgroup 2>/dev/null
 mount -t securityfs securityfs sys/kernel/security 2>/dev/null
