@@ -110,7 +110,7 @@ pub struct Task {
 pub struct Key {
     /// Inode number, or address.
     pub id: u64,
-    /// Device or namespace, or [`Key::SOCKET`].
+    /// Device or namespace, or [`Key::SOCKET`]. Of a FIFO, 28 bits of the inode's generation above the device.
     pub space: u64,
 }
 

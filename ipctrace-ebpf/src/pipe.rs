@@ -16,7 +16,12 @@ pub(crate) const PIPEFS_MAGIC: u64 = 0x5049_5045;
 #[inline(always)]
 pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> Result<()> {
     let number: u64 = read(inode, offset!(inode_ino))?;
-    if side.last.file != file || side.last.inode != inode || side.key.id != number {
+    let another = side.last.file != file || side.last.inode != inode || side.key.id != number;
+    // Even where file and inode stand is given to others, and the number of a FIFO, too.
+    if another
+        || (side.last.mechanism == Mechanism::Fifo as u8
+            && generation(inode).is_ok_and(|generation| generation != side.key.space >> 32))
+    {
         side.last.file = 0;
         let super_block: u64 = read(inode, offset!(inode_sb))?;
         let magic: u64 = read(super_block, offset!(sb_magic))?;
@@ -25,7 +30,8 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
             return Ok(());
         }
         let device: u32 = read(super_block, offset!(sb_dev))?;
-        side.key = Key { id: number, space: u64::from(device) };
+        let generation = if mechanism == Mechanism::Fifo { generation(inode)? } else { 0 };
+        side.key = Key { id: number, space: u64::from(device) | generation << 32 };
         side.own_inode = number;
         side.peer = 0;
         // Both ends are one object.
@@ -41,6 +47,13 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
     side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, since)?;
     side.flags |= op_flag::POSITIONS;
     Ok(())
+}
+
+/// Which of the files that had a FIFO's inode number it is: file systems give the number of one that was removed to the next. As much of
+/// it as there is room for beside what other keys have in the upper half of `space`.
+#[inline(always)]
+fn generation(inode: u64) -> Result<u64> {
+    Ok(u64::from(read::<u32>(inode, offset!(inode_generation))? & 0xfff_ffff))
 }
 
 /// Whether the object of a side of that mechanism is a `struct pipe_inode_info`.

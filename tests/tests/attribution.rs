@@ -68,6 +68,7 @@ cases! {
     terminal_that_echoes_is_used_again
     memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
+    fifo_made_anew
     eventfd_of_two_writers
     eventfd_as_semaphore
     eventfd_ping_pong

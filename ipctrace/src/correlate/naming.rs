@@ -174,7 +174,8 @@ impl Naming {
             }
             let id = match mechanism {
                 Mechanism::Pipe => format!("pipe:[{}]", key.id),
-                Mechanism::Fifo => file("fifo", key.space, key.id),
+                // Above the device stands the inode's generation.
+                Mechanism::Fifo => file("fifo", u64::from(key.space as u32), key.id),
                 Mechanism::UnixStream | Mechanism::UnixDgram | Mechanism::UnixSeqpacket => {
                     sockets(*sender, *receiver)
                 }
@@ -232,7 +233,7 @@ mod tests {
     fn ids_are_those_that_other_tools_show() {
         let key = |id, space| wire::Key { id, space };
         assert_eq!(Naming::new(Mechanism::Pipe, key(47, 13)).channel().id, "pipe:[47]");
-        assert_eq!(Naming::new(Mechanism::Fifo, key(9, 8 << 20 | 1)).channel().id, "fifo:[8:1:9]");
+        assert_eq!(Naming::new(Mechanism::Fifo, key(9, 7 << 32 | 8 << 20 | 1)).channel().id, "fifo:[8:1:9]");
         let mut socket = Naming::new(Mechanism::UnixStream, key(1, wire::Key::SOCKET));
         socket.meet(52, 0);
         assert_eq!(socket.channel().id, "socket:[52]->socket:[?]");

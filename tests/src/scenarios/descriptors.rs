@@ -23,6 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "taken_by_pidfd_getfd", play: by_pidfd },
     Scenario { name: "passed_in_several_messages", play: several },
     Scenario { name: "equal_inodes_on_two_file_systems", play: equal_inodes },
+    Scenario { name: "fifo_made_anew", play: made_anew },
 ];
 
 /// One number is one pipe first and another then.
@@ -171,6 +172,42 @@ fn equal_inodes(stage: &Stage) -> Result<()> {
         std::fs::remove_dir(folder)?;
     }
     outcome
+}
+
+/// A FIFO that is made where another was removed is another, although it may have the inode number: what was left in the one is not in
+/// the other, however much is written to that.
+fn made_anew(stage: &Stage) -> Result<()> {
+    let folder = mkdtemp(&std::env::temp_dir().join("ipctrace-anew-XXXXXX"))?;
+    let path = folder.join("fifo");
+    for turn in 0..10 {
+        mkfifo(&path, Mode::S_IRWXU)?;
+        // Opened for both, so that neither waits for the other.
+        let fifo = OwnedFd::from(File::options().read(true).write(true).open(&path)?);
+        let status = fstat(&fifo)?;
+        let (major, minor) = (nix::sys::stat::major(status.st_dev), nix::sys::stat::minor(status.st_dev));
+        let id = format!("fifo:[{major}:{minor}:{}]", status.st_ino);
+        // More each time, of which one byte is left.
+        let bytes = 10 + 20 * turn;
+        let writer = stage.child(&format!("writer-{turn}"), |stage| {
+            stage::write_all(&fifo, &stage.marked(bytes))?;
+            stage.tell(&Truth::Transfer {
+                mechanism: "fifo".to_owned(),
+                channel: Some(id.clone()),
+                from: stage.me(),
+                to: Party::None("unread".to_owned()),
+                bytes: 1,
+                messages: None,
+            })
+        })?;
+        stage.reap(&[writer])?;
+        let reader = stage.child(&format!("reader-{turn}"), |stage| {
+            stage.heard("fifo", Some(id.clone()), &stage::read_exactly(&fifo, bytes - 1)?)
+        })?;
+        stage.reap(&[reader])?;
+        std::fs::remove_file(&path)?;
+    }
+    std::fs::remove_dir(folder)?;
+    Ok(())
 }
 
 fn talk_over(stage: &Stage, first: &std::path::Path, second: &std::path::Path) -> Result<()> {
