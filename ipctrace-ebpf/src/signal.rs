@@ -5,9 +5,9 @@ use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Kind, signal_info, signal_phase};
 
-use crate::config::offset;
+use crate::config::{self, offset};
 use crate::kernel::{read, read_user};
-use crate::{ring, task};
+use crate::{ring, syscall, task};
 
 /// SIG_DFL and SIG_IGN.
 const DEFAULT: u64 = 0;
@@ -118,6 +118,8 @@ fn information(info: u64) -> Information {
     const SI_USER: i32 = 0;
     const SI_KERNEL: i32 = 0x80;
     match info {
+        // What the kernel sends itself; but newer ones (7.3) say no more of what kill(2) sends.
+        0 if is_kill() => Information { form: signal_info::FULL, code: SI_USER, value: 0 },
         0 => Information { form: signal_info::NO_INFO, code: SI_USER, value: 0 },
         1 => Information { form: signal_info::PRIVATE, code: SI_KERNEL, value: 0 },
         _ => Information {
@@ -126,6 +128,15 @@ fn information(info: u64) -> Information {
             value: read(info, offset!(siginfo_value)).unwrap_or(0),
         },
     }
+}
+
+/// Whether the current task is in kill(2) or pidfd_send_signal(2).
+#[inline(always)]
+fn is_kill() -> bool {
+    /// Their numbers for 32-bit programs, on x86 and on ARM.
+    const COMPAT: [u32; 2] = [37, 424];
+    let call = task::call();
+    if syscall::is_compat(task::current()) { COMPAT.contains(&call) } else { config::kills().contains(&call) }
 }
 
 /// Writes what all phases share.

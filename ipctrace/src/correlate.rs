@@ -214,7 +214,8 @@ impl Correlator {
         }
         if mechanism == Mechanism::Udp {
             self.make_room(out);
-            self.datagrams.opened(record, name, &mut context!(self, out));
+            let Correlator { datagrams, locals, .. } = self;
+            datagrams.opened(record, name, locals, &mut context!(self, out));
             return Some(());
         }
         match mechanism.shape() {

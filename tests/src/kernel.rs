@@ -12,6 +12,13 @@ fn plan() -> Option<&'static Plan> {
     PLAN.get_or_init(|| Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0).ok()).as_ref()
 }
 
+/// Whether calls may be lost because tasks are preempted in the middle of programs on functions, which are those that are asked for
+/// (docs/limitations.md).
+pub fn programs_are_preempted() -> bool {
+    let at_objects = std::env::var("IPCTRACE_HOOKS").is_ok_and(|kind| kind == "object");
+    at_objects && Facts::gather().preemptible != Some(false)
+}
+
 /// Why a mechanism cannot be traced on this kernel, if it cannot.
 pub fn off(mechanism: Mechanism) -> Option<&'static str> {
     plan().map_or(Some("nothing can be traced"), |plan| {

@@ -65,8 +65,14 @@ fn key(sock: u64) -> Key {
 
 impl Datagrams {
     /// What the kernel says of a socket when it first sees it receive, or sees it again.
-    pub(super) fn opened(&mut self, record: &wire::Channel, name: &[u8], context: &mut Context<'_>) {
-        let socket = self.socket(record.key, record.receiver_inode, context);
+    pub(super) fn opened(
+        &mut self,
+        record: &wire::Channel,
+        name: &[u8],
+        locals: &mut Locals,
+        context: &mut Context<'_>,
+    ) {
+        let socket = self.socket(record.key, record.receiver_inode, locals, context);
         socket.ends = address::Ends::read(name);
         // What the queue holds is told next, one by one.
         socket.told = usize::try_from(record.queued).unwrap_or(0).min(socket.arrivals.len());
@@ -74,11 +80,23 @@ impl Datagrams {
     }
 
     /// The socket with that key; another one at the same address begins anew.
-    fn socket(&mut self, key: Key, inode: u64, context: &Context<'_>) -> &mut Socket {
-        let socket = self.sockets.entry(key).or_default();
-        if socket.inode != 0 && inode != 0 && socket.inode != inode {
-            *socket = Socket::default();
+    fn socket(
+        &mut self,
+        key: Key,
+        inode: u64,
+        locals: &mut Locals,
+        context: &mut Context<'_>,
+    ) -> &mut Socket {
+        let another = |socket: &Socket| socket.inode != 0 && inode != 0 && socket.inode != inode;
+        if self.sockets.get(&key).is_some_and(another) {
+            // What waits was received from the one before: no more will be known of it.
+            self.settle(key, true, locals, context);
+            if let Some(socket) = self.sockets.remove(&key) {
+                let gone = socket.arrivals.iter().filter(|arrival| arrival.gone != 0);
+                gone.for_each(|arrival| self.left_unseen(arrival));
+            }
         }
+        let socket = self.sockets.entry(key).or_default();
         socket.inode = if inode == 0 { socket.inode } else { inode };
         socket.used = context.now;
         socket
@@ -98,7 +116,9 @@ impl Datagrams {
         }
         match record.header.flags {
             datagram::SENT => self.left(record, who, locals, context),
-            datagram::ARRIVED | datagram::QUEUED | datagram::TAKEN => self.arrived_at(record, context),
+            datagram::ARRIVED | datagram::QUEUED | datagram::TAKEN => {
+                self.arrived_at(record, locals, context)
+            }
             _ => return None,
         }
         Some(())
@@ -162,7 +182,7 @@ impl Datagrams {
     }
 
     /// A datagram entered a queue.
-    fn arrived_at(&mut self, record: &wire::Datagram, context: &Context<'_>) {
+    fn arrived_at(&mut self, record: &wire::Datagram, locals: &mut Locals, context: &mut Context<'_>) {
         let key = key(record.sock);
         let sent = self.which(record, key);
         let (data, way) = (record.data, Way::of(record));
@@ -179,7 +199,7 @@ impl Datagrams {
             // Where several came at once, it has been told of before.
             return;
         }
-        let socket = self.socket(key, record.inode, context);
+        let socket = self.socket(key, record.inode, locals, context);
         if let Some(index) = socket.early.iter().position(|early| Some(*early) == sent) {
             // It was told to have been received before this record came.
             socket.early.remove(index);
@@ -251,7 +271,7 @@ impl Datagrams {
             let before = has(op_flag::SEQUENCED).then_some(op.before);
             let key = op.key;
             let taken = Taken::new(record, who, context.now);
-            let gap = self.socket(key, op.receiver_inode, context).receive(taken, before);
+            let gap = self.socket(key, op.receiver_inode, locals, context).receive(taken, before);
             if gap && context.loss.is_some() {
                 self.doubt_all(key);
             }

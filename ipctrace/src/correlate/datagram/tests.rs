@@ -550,3 +550,19 @@ fn where_arrivals_are_not_told_what_is_taken_is() {
     ];
     assert_eq!(correlate(records), expected);
 }
+
+#[test]
+fn what_waits_is_told_before_another_socket_stands_at_its_address() {
+    let first = sent(ONE, 10, 1, 5, 10).into_iter().chain([arrived(1, 5, 16)]);
+    let second = sent(ONE, 10, 2, 7, 20).into_iter().chain([arrived(2, 7, 26)]);
+    // Either may be what was received, which is therefore waited with.
+    let received = flagged(receive_first(30, 5, (30, 40), wire::Op::UNKNOWN), op_flag::CUT);
+    let Record::Datagram(mut another) = arrived(3, 9, 50) else { panic!("a datagram") };
+    another.inode += 1;
+    let told = correlate(
+        [opened(6)].into_iter().chain(first).chain(second).chain([received, Record::Datagram(another)]),
+    );
+    let heard: u64 =
+        told.iter().filter(|(_, receiver, _)| *receiver == Ok(30)).map(|(.., bytes)| bytes).sum();
+    assert_eq!(heard, 5, "{told:?}");
+}
