@@ -29,7 +29,11 @@ const USER_VALUE: usize = 24;
 /// hook: tp_btf/signal_generate `void (int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)` — include/trace/events/signal.h
 #[btf_tracepoint(function = "signal_generate")]
 pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
-    let info = information(ctx.arg::<u64>(1));
+    let mut info = information(ctx.arg::<u64>(1));
+    if info.form == signal_info::NO_INFO && is_kill() {
+        // Newer kernels (7.3) say no more of what kill(2) sends than of what they send themselves.
+        info.form = signal_info::FULL;
+    }
     // What the tracer sends by a call it sends for somebody (`run` passes SIGTERM on), and what it is sent has an outcome as all
     // else. But what the kernel sends because of what the tracer does would come of our own output.
     if info.is_from_kernel() && task::is_tracer(task::pid_tgid()) {
@@ -118,8 +122,6 @@ fn information(info: u64) -> Information {
     const SI_USER: i32 = 0;
     const SI_KERNEL: i32 = 0x80;
     match info {
-        // What the kernel sends itself; but newer ones (7.3) say no more of what kill(2) sends.
-        0 if is_kill() => Information { form: signal_info::FULL, code: SI_USER, value: 0 },
         0 => Information { form: signal_info::NO_INFO, code: SI_USER, value: 0 },
         1 => Information { form: signal_info::PRIVATE, code: SI_KERNEL, value: 0 },
         _ => Information {
