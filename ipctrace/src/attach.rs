@@ -307,7 +307,7 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
 fn start(ebpf: &mut Ebpf, plan: &Plan, hook: Hook) -> Result<()> {
     let name = plan.program(hook);
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-    if let (Program::TracePoint(program), Some(event)) = (&mut *program, hook.event()) {
+    if let (Program::TracePoint(program), Some(event)) = (&mut *program, plan.event(hook)) {
         return program
             .attach(event.category, hook.target())
             .map(drop)

@@ -15,8 +15,12 @@ fn plan() -> Option<&'static Plan> {
 /// Whether calls may be lost because tasks are preempted in the middle of programs on functions, which are those that are asked for
 /// (docs/limitations.md).
 pub fn programs_are_preempted() -> bool {
-    let at_objects = std::env::var("IPCTRACE_HOOKS").is_ok_and(|kind| kind == "object");
-    at_objects && Facts::gather().preemptible != Some(false)
+    at_objects() && Facts::gather().preemptible != Some(false)
+}
+
+/// Whether hooks on functions are asked for.
+fn at_objects() -> bool {
+    std::env::var("IPCTRACE_HOOKS").is_ok_and(|kind| kind == "object")
 }
 
 /// Why a mechanism cannot be traced on this kernel, if it cannot.
@@ -33,9 +37,8 @@ pub fn rings_off() -> Option<&'static str> {
 
 /// Why a send through a ring of which no completion tells cannot be seen, if it cannot.
 pub fn quiet_sends_off() -> Option<&'static str> {
-    let at_objects = std::env::var("IPCTRACE_HOOKS").is_ok_and(|kind| kind == "object");
     let by_socket = plan().is_some_and(|plan| plan.config.uring.by_socket != 0);
-    (!at_objects && !by_socket)
+    (!at_objects() && !by_socket)
         .then_some("sends without completions are seen at sockets, which this kernel does not tell of")
 }
 

@@ -1,6 +1,7 @@
 //! What can be traced, decided from facts alone.
 
 use ipctrace_common::config::{Config, Offsets};
+use ipctrace_common::hook::Event;
 use ipctrace_common::uring::Uring;
 use ipctrace_common::{Hook, Mechanism, Shape};
 
@@ -246,12 +247,14 @@ impl Plan {
         Ok(Plan { config, hooks, events, is_preempted, plain, cast, mechanisms, uring: uring.map(|_| ()) })
     }
 
+    /// The perf event that stands in for a hook's tracepoint, if one does.
+    pub fn event(&self, hook: Hook) -> Option<Event> {
+        hook.event().filter(|_| self.events.contains(&hook))
+    }
+
     /// The program for a hook.
     pub fn program(&self, hook: Hook) -> &'static str {
-        match hook.event().filter(|_| self.events.contains(&hook)) {
-            Some(event) => event.program,
-            None => hook.program(),
-        }
+        self.event(hook).map_or(hook.program(), |event| event.program)
     }
 
     /// Whether something is lost if the kernel skips the program of a hook.

@@ -39,7 +39,7 @@ pub fn on_all_hooks() -> Result<Vec<Ebpf>> {
     let mut ebpf = load()?;
     let btf = Btf::from_sys_fs()?;
     for hook in &plan.hooks {
-        if let Some(event) = hook.event().filter(|_| plan.events.contains(hook)) {
+        if let Some(event) = plan.event(*hook) {
             let program = each_call(&mut ebpf)?;
             program.attach(event.category, hook.target())?;
             continue;

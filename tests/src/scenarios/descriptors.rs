@@ -12,7 +12,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag, SockType, recvmmsg,
     sendmmsg, socketpair,
 };
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use nix::unistd::{dup, dup2_stdout, mkdtemp, mkfifo, pipe};
 
 use super::Scenario;
@@ -183,9 +183,7 @@ fn made_anew(stage: &Stage) -> Result<()> {
         mkfifo(&path, Mode::S_IRWXU)?;
         // Opened for both, so that neither waits for the other.
         let fifo = OwnedFd::from(File::options().read(true).write(true).open(&path)?);
-        let status = fstat(&fifo)?;
-        let (major, minor) = (nix::sys::stat::major(status.st_dev), nix::sys::stat::minor(status.st_dev));
-        let id = format!("fifo:[{major}:{minor}:{}]", status.st_ino);
+        let id = stage::fifo_id(&fifo)?;
         // More each time, of which one byte is left.
         let bytes = 10 + 20 * turn;
         let writer = stage.child(&format!("writer-{turn}"), |stage| {
@@ -223,9 +221,7 @@ fn talk_over(stage: &Stage, first: &std::path::Path, second: &std::path::Path) -
         );
         children.push(stage.child(&format!("reader-{index}"), |stage| {
             let bytes = stage::read_exactly(&fifo, size)?;
-            let status = fstat(&fifo)?;
-            let (major, minor) = (nix::sys::stat::major(status.st_dev), nix::sys::stat::minor(status.st_dev));
-            stage.heard("fifo", Some(format!("fifo:[{major}:{minor}:{}]", status.st_ino)), &bytes)
+            stage.heard("fifo", Some(stage::fifo_id(&fifo)?), &bytes)
         })?);
     }
     stage.reap(&children)
