@@ -429,6 +429,8 @@ pub struct Config {
     pub uring: Uring,
     /// 1 if the kernel lets programs read its memory by plain loads (Linux 6.17): see [`CAST`].
     pub loads: u32,
+    /// Numbers of the calls that may tell the kernel nothing of the signal that they send: kill(2) and pidfd_send_signal(2).
+    pub kills: [u32; 2],
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
     pub run: u32,
 }
@@ -454,6 +456,7 @@ impl Config {
         inet_receive: 0,
         uring: Uring::OFF,
         loads: 0,
+        kills: [0; 2],
         run: 0,
     };
 }

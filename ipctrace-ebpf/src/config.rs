@@ -41,6 +41,7 @@ setting! {
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;
     loads: u32 = CONFIG.loads;
+    kills: [u32; 2] = CONFIG.kills;
     run: u32 = CONFIG.run;
 }
 

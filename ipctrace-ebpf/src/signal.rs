@@ -5,9 +5,9 @@ use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Kind, signal_info, signal_phase};
 
-use crate::config::offset;
-use crate::kernel::{read, read_user};
-use crate::{ring, task};
+use crate::config::{self, offset};
+use crate::kernel::{argument, read, read_user};
+use crate::{ring, syscall, task};
 
 /// SIG_DFL and SIG_IGN.
 const DEFAULT: u64 = 0;
@@ -29,7 +29,11 @@ const USER_VALUE: usize = 24;
 /// hook: tp_btf/signal_generate `void (int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)` — include/trace/events/signal.h
 #[btf_tracepoint(function = "signal_generate")]
 pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
-    let info = information(ctx.arg::<u64>(1));
+    let mut info = information(argument(&ctx, 1));
+    if info.form == signal_info::NO_INFO && is_kill() {
+        // Newer kernels (7.3) say no more of what kill(2) sends than of what they send themselves.
+        info.form = signal_info::FULL;
+    }
     // What the tracer sends by a call it sends for somebody (`run` passes SIGTERM on), and what it is sent has an outcome as all
     // else. But what the kernel sends because of what the tracer does would come of our own output.
     if info.is_from_kernel() && task::is_tracer(task::pid_tgid()) {
@@ -62,7 +66,7 @@ pub fn signal_deliver(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     let record = entry.as_mut_ptr();
-    let info = information(ctx.arg::<u64>(1));
+    let info = information(argument(&ctx, 1));
     let action: u64 = ctx.arg::<*const u8>(2) as u64;
     // SAFETY: room for a record; every field is written.
     unsafe {
@@ -112,7 +116,8 @@ impl Information {
     }
 }
 
-/// `SEND_SIG_NOINFO`, `SEND_SIG_PRIV` or a structure: include/linux/sched/signal.h.
+/// `SEND_SIG_NOINFO`, `SEND_SIG_PRIV` or a structure: include/linux/sched/signal.h. Hooks give it as a number: arguments that are
+/// pointers the verifier takes for such that are never null, and it leaves out what would be done if they were.
 #[inline(always)]
 fn information(info: u64) -> Information {
     const SI_USER: i32 = 0;
@@ -126,6 +131,15 @@ fn information(info: u64) -> Information {
             value: read(info, offset!(siginfo_value)).unwrap_or(0),
         },
     }
+}
+
+/// Whether the current task is in kill(2) or pidfd_send_signal(2).
+#[inline(always)]
+fn is_kill() -> bool {
+    /// Their numbers for 32-bit programs, on x86 and on ARM.
+    const COMPAT: [u32; 2] = [37, 424];
+    let call = task::call();
+    if syscall::is_compat(task::current()) { COMPAT.contains(&call) } else { config::kills().contains(&call) }
 }
 
 /// Writes what all phases share.

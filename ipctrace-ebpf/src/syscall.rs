@@ -191,7 +191,7 @@ pub(crate) fn is_move(class: Class) -> bool {
 
 /// Whether this is a 32-bit call, whose numbers and arguments differ: `in_ia32_syscall`, arch/x86.
 #[inline(always)]
-fn is_compat(task: *const u8) -> bool {
+pub(crate) fn is_compat(task: *const u8) -> bool {
     // SAFETY: points into an initialised static.
     let mask = unsafe { core::ptr::read_volatile(&raw const (*registers()).compat) };
     // SAFETY: the current task, a constant offset of this kernel.

@@ -266,7 +266,6 @@ fn steps(series: &Series, extent: Extent, only: &[String]) -> Vec<&'static str> 
         _ if !only.is_empty() => step == "doctor" || only.iter().any(|one| one == step),
         Extent::All => true,
         Extent::Part => match step {
-            "demos" => series.steady,
             "syscall" | "object" => series.both_sets,
             _ => true,
         },

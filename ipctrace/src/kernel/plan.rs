@@ -6,7 +6,7 @@ use ipctrace_common::uring::Uring;
 use ipctrace_common::{Hook, Mechanism, Shape};
 
 use super::objects::{self, Choice};
-use super::{Facts, uring};
+use super::{Facts, syscalls, uring};
 
 /// CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, include/uapi/linux/capability.h.
 const CAP_BPF: u64 = 1 << 39;
@@ -241,6 +241,7 @@ impl Plan {
                 .map_or(0, |form| LEAST_RECEIVE + *form as u32),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
             loads: u32::from(cast.is_some()),
+            kills: syscalls::KILLS,
             // Keeping a run needs an exchange that is one operation.
             run: if plain { 0 } else { RUN },
         };

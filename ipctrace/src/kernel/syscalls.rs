@@ -38,6 +38,9 @@ pub(super) const NUMBER: &str = "pt_regs.syscallno";
 #[cfg(target_arch = "aarch64")]
 pub(super) const COMPAT: u32 = 0;
 
+/// The calls by which signals are sent that may be told to the kernel by nothing but their number.
+pub(super) const KILLS: [u32; 2] = [libc::SYS_kill as u32, libc::SYS_pidfd_send_signal as u32];
+
 /// The calls that move data, what they do, and which mechanisms have a use for them.
 const CALLS: &[(c_long, Class, u32)] = &[
     (libc::SYS_read, Class::Read, FILES),
