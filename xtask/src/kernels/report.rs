@@ -296,6 +296,17 @@ impl Report {
         }
     }
 
+    /// Why some of what there was to play in a set says nothing, and of how many that is so.
+    fn reasons(&self, set: Set) -> BTreeMap<&str, usize> {
+        let mut reasons = BTreeMap::new();
+        for (_, played) in self.played(set) {
+            if let Some(reason) = played.outcome.strip_prefix("skipped: ") {
+                *reasons.entry(reason).or_default() += 1;
+            }
+        }
+        reasons
+    }
+
     /// What a test executable says in the end.
     fn tests(&self, name: &str) -> String {
         let Some(step) = self.step(name) else { return "-".to_owned() };
@@ -399,6 +410,9 @@ pub(super) fn table(reports: &[Report], demos: &[Demo]) -> String {
             if let Some(reason) = report.refused(set) {
                 text.push_str(&format!("{}: no {} hooks: {reason}\n", report.series, set.name()));
             }
+            for (reason, count) in report.reasons(set) {
+                text.push_str(&format!("{}: {count} off with {} hooks: {reason}\n", report.series, set.name()));
+            }
         }
         if let Some(broken) = &report.broken {
             text.push_str(&format!("{}: {broken}\n", report.series));
@@ -486,7 +500,9 @@ mod tests {
         assert_eq!(report().tests("programs"), "2 passed, 1 skipped, 1 FAILED");
         let text = table(&[report(), Report::not_run("7", "no network".to_owned())], &demos);
         assert!(
-            text.contains("5.10: udp is off: no hook") && text.contains("7 was not run: no network"),
+            text.contains("5.10: udp is off: no hook")
+                && text.contains("5.10: 1 off with syscall hooks: no hook\n")
+                && text.contains("7 was not run: no network"),
             "{text}"
         );
         assert!(text.contains("sys_enter"), "{text}");
