@@ -30,8 +30,14 @@ pub const EXIT_DIFFERENT: u8 = 1;
 /// Not permitted, or the kernel cannot do it.
 pub const EXIT_IMPOSSIBLE: u8 = 3;
 
-/// What to do where programs on system calls are preempted.
-const TRACEFS: &str = "mount tracefs (mount -t tracefs tracefs /sys/kernel/tracing)";
+/// What to do where programs on system calls are preempted, for want of perf events.
+fn to_have_perf_events(facts: &Facts) -> &'static str {
+    if facts.events_refused {
+        "allow perf events (sysctl kernel.perf_event_paranoid=2), or run it as root"
+    } else {
+        "mount tracefs (mount -t tracefs tracefs /sys/kernel/tracing)"
+    }
+}
 
 /// What a session differs in between commands.
 pub struct Wish {
@@ -116,7 +122,8 @@ pub fn begin(wish: Wish) -> Result<Session> {
         log::warn!("without {}: {error}", hook.purpose());
     }
     if plan.is_preempted {
-        log::warn!("where tasks are preempted in a program, this kernel loses calls: {TRACEFS}");
+        let remedy = to_have_perf_events(&facts);
+        log::warn!("where tasks are preempted in a program, this kernel loses calls: {remedy}");
     } else if plan.config.objects != 0 && facts.preemptible == Some(true) {
         log::warn!(
             "where tasks are preempted in a program on a function, this kernel loses calls: --hooks syscall loses none"

@@ -533,3 +533,37 @@ fn without_btf_it_says_what_to_do() -> Result<()> {
     assert_eq!(doctor.status.code(), Some(3), "{}", said(&doctor));
     Ok(())
 }
+
+#[test]
+fn capabilities_do_in_place_of_root() -> Result<()> {
+    const NAME: &str = "capabilities_do_in_place_of_root";
+    const NOBODY: &str = "65534";
+    let nobody_with = |capabilities: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]);
+        command.args(["--bounding-set", &format!("-all,{capabilities}")]).stdin(Stdio::null());
+        command
+    };
+    // As README.md has them.
+    let enough = "+bpf,+perfmon,+sys_ptrace,+dac_read_search";
+    if !nobody_with(enough).arg("true").output().is_ok_and(|output| output.status.success()) {
+        return skip(NAME, "there is no setpriv (util-linux) that knows CAP_BPF and CAP_PERFMON");
+    }
+    let arguments = ["run", "-f", "json", "--", "sh", "-c", "echo hi | cat"];
+    let output = nobody_with(enough).arg(binary()?).args(arguments).output()?;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let all = lines(&String::from_utf8_lossy(&output.stdout))?;
+    let is_it = |line: &Value| {
+        let comm = |end: &str| line[end]["comm"].as_str().map(str::to_owned);
+        line["mechanism"] == "pipe"
+            && line["bytes"] == 3
+            && line["sender"]["uid"] == 65534
+            && (comm("sender"), comm("receiver")) == (Some("sh".to_owned()), Some("cat".to_owned()))
+    };
+    assert!(all.iter().any(is_it), "{all:?}");
+    let output = nobody_with("+bpf").arg(binary()?).args(arguments).output()?;
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("CAP_PERFMON"), "{}", said(&output));
+    Ok(())
+}

@@ -81,7 +81,7 @@ fn preemption(facts: &Facts, plan: &Plan) -> String {
         None => "unknown (/sys/kernel/debug/sched/preempt cannot be read)",
     };
     if plan.is_preempted {
-        return format!("{known}: calls can be lost: {}", super::TRACEFS);
+        return format!("{known}: calls can be lost: {}", super::to_have_perf_events(facts));
     }
     format!("{known}: calls could be lost at objects (--hooks object), none are at system calls")
 }

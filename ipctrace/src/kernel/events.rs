@@ -2,9 +2,11 @@
 //! programs, for which such events are the remedy.
 
 use std::fs;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use ipctrace_common::Hook;
 use ipctrace_common::hook::Field;
+use nix::errno::Errno;
 
 /// Where tracefs is mounted, since Linux 4.1 and before.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -23,6 +25,37 @@ fn is_there(hook: Hook) -> bool {
         fs::read_to_string(format!("{root}/events/{}/{}/format", event.category, hook.target())).ok()
     });
     format.is_some_and(|format| event.fields.iter().all(|field| has(&format, field)))
+}
+
+/// Whether perf events are kept from us. Distributions do so from everybody but root by a level of `kernel.perf_event_paranoid` that the
+/// kernel proper does not have (3 on Debian, 4 on Ubuntu), whatever one may do by CAP_PERFMON.
+pub(super) fn are_refused() -> bool {
+    /// `PERF_TYPE_SOFTWARE`, `PERF_ATTR_SIZE_VER0` and `PERF_COUNT_SW_DUMMY`, include/uapi/linux/perf_event.h.
+    static DUMMY: [u64; 8] = [1 | 64 << 32, 9, 0, 0, 0, 0, 0, 0];
+    const ANYBODY: libc::pid_t = -1;
+    const FIRST_CPU: libc::c_int = 0;
+    const NO_GROUP: libc::c_int = -1;
+    /// `PERF_FLAG_FD_CLOEXEC`, as there.
+    const CLOSE_ON_EXEC: libc::c_ulong = 8;
+    // SAFETY: the attributes are of the size that they tell, and live until the call returns.
+    let event = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const DUMMY,
+            ANYBODY,
+            FIRST_CPU,
+            NO_GROUP,
+            CLOSE_ON_EXEC,
+        )
+    };
+    match i32::try_from(event) {
+        Ok(event @ 0..) => {
+            // SAFETY: we have just been given it, and nobody else has it.
+            drop(unsafe { OwnedFd::from_raw_fd(event) });
+            false
+        }
+        _ => matches!(Errno::last(), Errno::EACCES | Errno::EPERM),
+    }
 }
 
 /// Whether a record has that field there: `\tfield:unsigned long args[6];\toffset:16;\tsize:48;\tsigned:0;`, see

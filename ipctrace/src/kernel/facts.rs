@@ -39,6 +39,8 @@ pub struct Facts {
     pub tracepoints: Vec<Hook>,
     /// Those of them that make the records for perf events that programs expect.
     pub events: Vec<Hook>,
+    /// Whether perf events are kept from us.
+    pub events_refused: bool,
     /// Whether tasks are preempted in the kernel, if that is known.
     pub preemptible: Option<bool>,
     /// Functions of objects that programs can be attached to.
@@ -61,6 +63,7 @@ impl Facts {
             lockdown: lockdown(),
             capabilities: capabilities(),
             events: events::found(),
+            events_refused: events::are_refused(),
             preemptible: events::preemptible(),
             ..Facts::default()
         };

@@ -212,8 +212,8 @@ impl Plan {
             .collect();
         // Programs on BTF tracepoints can be preempted since then.
         let since = facts.is_since(7, 0);
-        let events: Vec<Hook> =
-            hooks.iter().copied().filter(|hook| since && facts.events.contains(hook)).collect();
+        let by_event = |hook: &Hook| since && !facts.events_refused && facts.events.contains(hook);
+        let events: Vec<Hook> = hooks.iter().copied().filter(by_event).collect();
         let missed = |hook: &Hook| hook.is_on_calls() && !events.contains(hook);
         let is_preempted = since && facts.preemptible != Some(false) && hooks.iter().any(missed);
         let plain = !facts.has_loop || !facts.has_find_vma;
@@ -393,6 +393,7 @@ mod tests {
             uring: uring::Facts::default(),
             tracepoints: Hook::ALL.iter().copied().filter(|hook| !hook.is_on_object()).collect(),
             events: Hook::ALL.iter().copied().filter(|hook| hook.event().is_some()).collect(),
+            events_refused: false,
             preemptible: Some(false),
             objects: objects::Facts { refused: Some("not here".to_owned()), ..objects::Facts::default() },
             no_btf: None,

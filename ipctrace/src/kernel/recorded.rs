@@ -151,9 +151,13 @@ mod tests {
         chosen(series, Choice::Auto)
     }
 
-    fn chosen(series: &str, choice: Choice) -> Plan {
+    fn facts(series: &str) -> Facts {
         let (_, text) = KERNELS.iter().find(|(found, _)| *found == series).expect("a kernel of the matrix");
-        let facts = read(text).expect("facts");
+        read(text).expect("facts")
+    }
+
+    fn chosen(series: &str, choice: Choice) -> Plan {
+        let facts = facts(series);
         assert!(facts.release.starts_with(series), "{} is no {series}", facts.release);
         Plan::chosen(&facts, Mechanism::ALL, 1, 0, choice).expect("something can be traced")
     }
@@ -202,6 +206,16 @@ mod tests {
             let events = plan.events.contains(&Hook::SysEnter) && plan.events.contains(&Hook::ConsumeSkb);
             assert_eq!((events, plan.events.is_empty()), (series == "7.3", series != "7.3"), "{series}");
             assert!(!plan.is_preempted, "{series}");
+        }
+    }
+
+    #[test]
+    fn without_perf_events_the_newest_says_that_it_loses_calls() {
+        for (series, _) in KERNELS {
+            let facts = Facts { events_refused: true, ..facts(series) };
+            let plan = Plan::new(&facts, Mechanism::ALL, 1, 0).expect("a plan");
+            assert!(plan.events.is_empty(), "{series}");
+            assert_eq!(plan.is_preempted, series == "7.3", "{series}");
         }
     }
 
