@@ -193,14 +193,20 @@ pub(super) struct Socket {
 impl Socket {
     /// Takes a datagram in.
     pub(super) fn enqueue(&mut self, arrival: Arrival) {
-        let known = |other: &Arrival| other.data == arrival.data && other.sent == arrival.sent;
+        let known = |other: &Arrival| (other.data, other.sent) == (arrival.data, arrival.sent);
         if arrival.queued {
-            // The walk tells of the queue from its beginning: what it has and we have not is older than what follows.
+            // The walk tells of the queue from its beginning: what it has and we have not is older than what follows. Where others
+            // take from the queue meanwhile it begins again, and tells of what is left once more.
+            let same = |other: &Arrival| known(other) && other.way == arrival.way;
             let told = self.told.min(self.arrivals.len());
-            if !self.arrivals.get(told).is_some_and(known) {
+            let place = match self.arrivals.get(told) {
+                Some(next) if same(next) => Some(told),
+                _ => self.arrivals.iter().position(same),
+            };
+            if place.is_none() {
                 self.arrivals.insert(told, arrival);
             }
-            self.told = told + 1;
+            self.told = place.unwrap_or(told) + 1;
             return;
         }
         if let Some(other) = self.arrivals.iter_mut().find(|other| other.queued && known(other)) {

@@ -180,6 +180,48 @@ fn what_waited_at_the_start_comes_first() {
 }
 
 #[test]
+fn what_a_walk_tells_twice_is_there_once() {
+    let [one, call_one] = sent(ONE, 10, 7, 64, 1);
+    let [two, call_two] = sent(ONE, 10, 8, 64, 2);
+    let [three, call_three] = sent(TWO, 11, 9, 64, 20);
+    let queued = |data, time| seen(datagram::QUEUED, RECEIVER, data, 64, None, time);
+    let records = [
+        one,
+        call_one,
+        two,
+        call_two,
+        opened(6),
+        queued(4, 7),
+        queued(5, 7),
+        queued(7, 7),
+        // The first was taken by another thread: the walk begins again.
+        queued(5, 9),
+        queued(7, 9),
+        queued(8, 9),
+        taken(4, 64, 8),
+        receive_first(21, 64, (6, 10), 4),
+        taken(5, 64, 11),
+        receive_first(20, 64, (6, 12), 5),
+        taken(7, 64, 14),
+        receive_first(20, 64, (13, 15), 7),
+        taken(8, 64, 17),
+        receive_first(20, 64, (16, 18), 8),
+        three,
+        call_three,
+        taken(9, 64, 31),
+        receive_first(20, 64, (30, 32), wire::Op::UNKNOWN),
+    ];
+    let expected = [
+        (Err(Why::BeforeStart), Ok(21), 64),
+        (Err(Why::BeforeStart), Ok(20), 64),
+        (Ok(10), Ok(20), 64),
+        (Ok(10), Ok(20), 64),
+        (Ok(11), Ok(20), 64),
+    ];
+    assert_eq!(correlate(records), expected);
+}
+
+#[test]
 fn two_that_came_at_once_are_two() {
     let [one, call_one] = sent(ONE, 10, 7, 60, 1);
     let [two, call_two] = sent(TWO, 11, 8, 64, 2);
