@@ -199,7 +199,7 @@ fn run_one(
     let mut output = String::new();
     let mut written = Ok(());
     // As it comes: whoever waits for it can look, and what was interrupted is not lost.
-    let outcome = guest::run(&kernel, &script, LIMIT, &mut |said| {
+    let outcome = guest::run(&kernel, series.processors, &script, LIMIT, &mut |said| {
         output.push_str(said);
         output.push('\n');
         if written.is_ok() {

@@ -71,8 +71,20 @@ pub(super) struct Connections {
     asking: Vec<Key>,
     /// Streams of receivers of which the sender may yet show.
     early: Vec<Key>,
+    /// Calls at halves that have not been told of.
+    untold: Vec<Untold>,
     /// Numbers streams.
     number: u64,
+}
+
+/// A call at a half of which the record that tells of its ends has not come: the program that makes that has opened the books, and one on
+/// another processor may have been faster from there on.
+#[derive(Debug)]
+struct Untold {
+    key: Key,
+    /// Inode of the socket.
+    inode: u64,
+    call: Call,
 }
 
 /// All streams.
@@ -131,6 +143,14 @@ impl Connections {
             if !self.place(record.key, streams, locals, context) {
                 self.asking.push(record.key);
             }
+        }
+        let place = (record.key, record.receiver_inode);
+        let of_it = |untold: &Untold| (untold.key, untold.inode) == place;
+        let (its, others) = std::mem::take(&mut self.untold).into_iter().partition(of_it);
+        self.untold = others;
+        for untold in its {
+            let Untold { key, call, .. } = untold;
+            self.feed(key, call, streams, context);
         }
         Some(())
     }
@@ -286,11 +306,13 @@ impl Connections {
     ) {
         match self.halves.get(&op.key) {
             Some(half) if half.inode == op.receiver_inode => self.feed(op.key, call, streams, context),
-            // The record that tells of its ends is lost.
             Some(_) | None => {
-                let receive = op.key.space & Key::RECEIVES != 0;
-                let channel = Channel { id: format!("tcp:[{}]", op.receiver_inode), name: None };
-                context.out.push(transfer(receive, &Arc::new(channel), call, Why::Lost));
+                let untold = Untold { key: op.key, inode: op.receiver_inode, call };
+                if self.untold.len() < context.limits.ranges {
+                    self.untold.push(untold);
+                } else {
+                    context.out.push(untold.lost());
+                }
             }
         }
     }
@@ -325,6 +347,12 @@ impl Connections {
                 self.asking.push(key);
             }
         }
+        let (overdue, waiting) = std::mem::take(&mut self.untold)
+            .into_iter()
+            .partition(|untold| context.overdue(untold.call.time));
+        self.untold = waiting;
+        let overdue: Vec<Untold> = overdue;
+        context.out.extend(overdue.into_iter().map(Untold::lost));
         let early = std::mem::take(&mut self.early);
         for key in early {
             let Some([_, Some(receiver)]) = self.pairs.get(&key) else { continue };
@@ -342,6 +370,7 @@ impl Connections {
         for key in std::mem::take(&mut self.asking) {
             self.begin(key, streams, context);
         }
+        context.out.extend(std::mem::take(&mut self.untold).into_iter().map(Untold::lost));
         for key in std::mem::take(&mut self.early) {
             let Some([_, Some(receiver)]) = self.pairs.get(&key) else { continue };
             if let (Some(half), Some(stream)) = (self.halves.get(receiver), streams.get_mut(&key)) {
@@ -402,6 +431,15 @@ impl Connections {
                 self.pairs.remove(&stream);
             }
         }
+    }
+}
+
+impl Untold {
+    /// The record that tells of its ends is lost.
+    fn lost(self) -> Event {
+        let receive = self.key.space & Key::RECEIVES != 0;
+        let channel = Channel { id: format!("tcp:[{}]", self.inode), name: None };
+        transfer(receive, &Arc::new(channel), self.call, Why::Lost)
     }
 }
 

@@ -19,17 +19,21 @@ pub(super) struct Series {
     suite: &'static str,
     /// How their versions begin.
     begins: &'static str,
+    /// Processors of the emulated machine. One where programs have no atomic operations and wait for each other for a few turns of a
+    /// loop: the emulator lets one processor run for a tenth of a second while the other stands still, and who waits gives up, which
+    /// is counted as a loss.
+    pub(super) processors: u8,
     /// Both sets of hooks are tried in it in every run of the tests.
     pub(super) both_sets: bool,
 }
 
 /// All of them, oldest first.
 pub(super) const MATRIX: &[Series] = &[
-    Series { name: "5.10", suite: "bullseye-security", begins: "5.10.", both_sets: false },
-    Series { name: "6.1", suite: "bookworm-security", begins: "6.1.", both_sets: false },
-    Series { name: "6.12", suite: "trixie-security", begins: "6.12.", both_sets: true },
-    Series { name: "6.18", suite: "trixie-backports", begins: "6.18.", both_sets: false },
-    Series { name: "newest", suite: "trixie-backports", begins: "", both_sets: false },
+    Series { name: "5.10", suite: "bullseye-security", begins: "5.10.", processors: 1, both_sets: false },
+    Series { name: "6.1", suite: "bookworm-security", begins: "6.1.", processors: 2, both_sets: false },
+    Series { name: "6.12", suite: "trixie-security", begins: "6.12.", processors: 2, both_sets: true },
+    Series { name: "6.18", suite: "trixie-backports", begins: "6.18.", processors: 2, both_sets: false },
+    Series { name: "newest", suite: "trixie-backports", begins: "", processors: 2, both_sets: false },
 ];
 
 /// The kind of kernel: small, and with all that is needed.

@@ -73,7 +73,13 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// If the guest does not come up, dies, or does not end in time.
-pub(super) fn run(kernel: &Kernel, script: &str, limit: Duration, told: &mut dyn FnMut(&str)) -> Result<i32> {
+pub(super) fn run(
+    kernel: &Kernel,
+    processors: u8,
+    script: &str,
+    limit: Duration,
+    told: &mut dyn FnMut(&str),
+) -> Result<i32> {
     let folder = format!("ipctrace-guest-{}-{}", std::process::id(), kernel.version);
     let folder = std::env::temp_dir().join(folder);
     let _ = fs::remove_dir_all(&folder);
@@ -84,7 +90,7 @@ pub(super) fn run(kernel: &Kernel, script: &str, limit: Duration, told: &mut dyn
         fs::write(folder.join(name), [])?;
     }
     scratch.children.push(serve(&folder)?);
-    let mut qemu = machine(kernel, &folder);
+    let mut qemu = machine(kernel, processors, &folder);
     scratch.children.push(qemu.spawn().with_context(|| format!("starting {}", line(&qemu)))?);
     let log = || fs::read_to_string(folder.join("log")).unwrap_or_default();
     let mut out = File::open(folder.join("out"))?;
@@ -175,7 +181,7 @@ fn bound(program: &str) -> Command {
     command
 }
 
-fn machine(kernel: &Kernel, folder: &Path) -> Command {
+fn machine(kernel: &Kernel, processors: u8, folder: &Path) -> Command {
     const MEMORY: &str = "1536M";
     let path = |name: &str| folder.join(name).display().to_string();
     // Without fast string operations, which the emulation does byte by byte, and the kernel would clear and copy whole pages by:
@@ -184,7 +190,7 @@ fn machine(kernel: &Kernel, folder: &Path) -> Command {
     let mut command = bound(QEMU);
     command
         .args(["-machine", "q35", "-accel", "tcg,thread=single,tb-size=512", "-cpu", PROCESSOR])
-        .args(["-smp", "2", "-m", MEMORY])
+        .args(["-smp", &processors.to_string(), "-m", MEMORY])
         .args(["-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none"])
         .args(["-object", &format!("memory-backend-memfd,id=memory,size={MEMORY},share=on")])
         .args(["-numa", "node,memdev=memory"])

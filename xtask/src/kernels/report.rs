@@ -411,7 +411,11 @@ pub(super) fn table(reports: &[Report], demos: &[Demo]) -> String {
                 text.push_str(&format!("{}: no {} hooks: {reason}\n", report.series, set.name()));
             }
             for (reason, count) in report.reasons(set) {
-                text.push_str(&format!("{}: {count} off with {} hooks: {reason}\n", report.series, set.name()));
+                text.push_str(&format!(
+                    "{}: {count} off with {} hooks: {reason}\n",
+                    report.series,
+                    set.name()
+                ));
             }
         }
         if let Some(broken) = &report.broken {

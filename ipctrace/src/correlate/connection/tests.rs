@@ -187,6 +187,21 @@ fn a_new_socket_at_an_old_address_is_another_connection() {
 }
 
 #[test]
+fn calls_may_be_told_of_before_their_half() {
+    let records = vec![
+        call(SERVER, RECEIVE, 20, 0, 2, 3),
+        call(SERVER, RECEIVE, 21, 2, 3, 4),
+        call(CLIENT, SEND, 10, 0, 5, 2),
+        half(SERVER, RECEIVE, LOOPBACK, 1, 1000, 0, 1),
+        half(CLIENT, SEND, LOOPBACK, 1, 1000, 0, 1),
+    ];
+    assert_eq!(correlate(records), [(Ok(10), Ok(20), 2), (Ok(10), Ok(21), 3)]);
+    // One that is not told of at all.
+    let records = vec![half(CLIENT, SEND, LOOPBACK, 1, 1000, 0, 1), call(SERVER, RECEIVE, 20, 0, 2, 3)];
+    assert_eq!(correlate(records), [(Err(Why::Lost), Ok(20), 2)]);
+}
+
+#[test]
 fn books_that_begin_anew_go_on_where_they_were() {
     let records = vec![
         half(CLIENT, SEND, LOOPBACK, 1, 1000, 0, 1),
