@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Kind};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 /// A record as the kernel made it, its variable parts cut out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Record {
 }
 
 /// A call's effect on a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
     /// The fixed part.
     pub fixed: wire::Op,
@@ -81,16 +81,17 @@ pub fn decode_reusing(bytes: &[u8], spare: &mut Option<Box<Op>>) -> Result<Recor
             Record::Channel(fixed, if is_path(&fixed) { path(&name) } else { name })
         }
         Kind::Op => {
-            // To where it is wanted: it is too large to be copied more than once.
-            let needed = size_of::<wire::Op>();
-            let (fixed, rest) =
-                bytes.split_at_checked(needed).ok_or(Malformed::Short { found: bytes.len(), needed })?;
-            let mut op = spare.take().unwrap_or_default();
-            op.fixed.as_mut_bytes().copy_from_slice(fixed);
-            let (address, rest) = tail(rest, op.fixed.address_len)?;
-            let (payload, _) = tail(rest, op.fixed.payload_len)?;
-            (op.address, op.payload) = (address, payload);
-            Record::Op(op)
+            let (fixed, rest) = fixed::<wire::Op>(bytes)?;
+            let (address, rest) = tail(rest, fixed.address_len)?;
+            let (payload, _) = tail(rest, fixed.payload_len)?;
+            let op = Op { fixed, address, payload };
+            Record::Op(match spare.take() {
+                Some(mut place) => {
+                    *place = op;
+                    place
+                }
+                None => Box::new(op),
+            })
         }
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
@@ -142,6 +143,8 @@ fn path(components: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes;
+
     use super::*;
 
     fn channel(mechanism: Mechanism, name: &[u8]) -> Vec<u8> {

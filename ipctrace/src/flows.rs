@@ -90,9 +90,7 @@ impl Eq for dyn Identity + '_ {}
 
 impl Hash for dyn Identity + '_ {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Of what names a channel the end tells it from others: numbers of inodes, and ports.
-        let id = self.channel().id.as_bytes();
-        state.write_u64(id.last_chunk().map_or(id.len() as u64, |last| u64::from_ne_bytes(*last)));
+        self.channel().id.hash(state);
         for end in self.ends() {
             match end {
                 End::Known(process) => process.identity().hash(state),
