@@ -127,6 +127,11 @@ impl Ranges {
         self.queue.len()
     }
 
+    /// What was put in by that time may have been taken by a call that is lost.
+    pub(super) fn doubt_until(&mut self, time: u64) {
+        self.queue.iter_mut().filter(|range| range.time <= time).for_each(|range| range.exact = false);
+    }
+
     /// Takes up to `bytes`, and tells of each range under them (as it was before) and how many came from it.
     pub(super) fn take(&mut self, mut bytes: u64, mut each: impl FnMut(&Range, u64)) {
         while bytes > 0

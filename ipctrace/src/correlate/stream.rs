@@ -284,6 +284,9 @@ impl Stream {
 
     /// Nobody will take what is in the stream.
     fn flush(&mut self, context: &mut Context<'_>) {
+        if let Some(loss) = context.loss {
+            self.ranges.doubt_until(loss);
+        }
         let left = self.ranges.left();
         let receiver = Receiver { who: &UNREAD, time: None, exact: true };
         let mut runs = Runs::new(self.mechanism, self.naming.channel(), receiver);

@@ -102,6 +102,19 @@ fn a_gap_is_lost_and_what_is_behind_it_is_right() {
 }
 
 #[test]
+fn what_a_lost_receive_may_have_taken_is_not_certainly_unread() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(unix(0), &mut out);
+    correlator.push(stream(1, 10, false, (1, 2), 0, 5), &mut out);
+    correlator.lost(20 * MS, Cause::Recursion, 1, &mut out);
+    correlator.push(stream(1, 11, false, (21 * MS, 22 * MS), 5, 3), &mut out);
+    correlator.finish(30 * MS, &mut out);
+    let unread: Vec<_> = transfers(&out).iter().map(|left| (short(left), left.exact)).collect();
+    let nobody = || Err(Why::Unread);
+    assert_eq!(unread, [((Ok(10), nobody(), 5), false), ((Ok(11), nobody(), 3), true)]);
+}
+
+#[test]
 fn a_send_whose_record_is_lost_at_the_end_lets_its_receive_go() {
     let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
     correlator.push(unix(0), &mut out);
