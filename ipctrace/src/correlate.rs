@@ -473,6 +473,8 @@ impl Correlator {
         for stream in self.streams.values_mut() {
             if stream.holds() > 0 {
                 stream.settle(false, &mut context);
+            } else {
+                stream.give_back(&context);
             }
         }
         for terminal in self.terminals.values_mut() {

@@ -23,6 +23,7 @@ use crate::model::{Channel, Event, Proc, Why};
 
 use super::address::{self, Locals, Place};
 use super::context::Context;
+use super::sequence::give_back;
 
 use sent::{Called, Sent, Way, sent_by};
 use socket::{Arrival, Socket, Taken};
@@ -385,6 +386,10 @@ impl Datagrams {
     pub(super) fn tick(&mut self, force: bool, locals: &mut Locals, context: &mut Context<'_>) {
         for key in self.waiting.clone() {
             self.settle(key, force, locals, context);
+        }
+        for socket in self.sockets.values_mut().filter(|socket| context.overdue(socket.used)) {
+            give_back(&mut socket.arrivals);
+            give_back(&mut socket.waiting);
         }
         for number in std::mem::take(&mut self.far) {
             let Some(sent) = self.sent.get(&number) else { continue };

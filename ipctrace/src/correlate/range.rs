@@ -8,7 +8,7 @@ use crate::model::{End, Why};
 
 use super::call::Call;
 use super::position::Place;
-use super::sequence::sparing;
+use super::sequence::{give_back, sparing};
 
 /// The bytes of one send that are still in the stream.
 #[derive(Clone, Debug)]
@@ -120,6 +120,17 @@ impl Ranges {
     /// Bytes put in and not yet taken.
     pub(super) fn left(&self) -> u64 {
         self.left
+    }
+
+    /// Gives back the room that is not needed now.
+    pub(super) fn give_back(&mut self) {
+        give_back(&mut self.queue);
+    }
+
+    /// How many ranges there is room for.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.queue.capacity()
     }
 
     /// How many ranges there are.

@@ -119,6 +119,14 @@ pub(super) fn sparing<T>(queue: &mut VecDeque<T>) {
     }
 }
 
+/// Gives back the room of an empty queue that has held more than a few.
+pub(super) fn give_back<T>(queue: &mut VecDeque<T>) {
+    const FEW: usize = 4;
+    if queue.is_empty() && queue.capacity() > FEW {
+        *queue = VecDeque::new();
+    }
+}
+
 /// What became of a call.
 #[derive(Debug)]
 pub(super) enum Arrived {

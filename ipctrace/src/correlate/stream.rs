@@ -14,7 +14,7 @@ use super::naming::Naming;
 use super::position::Place;
 use super::put::{Mode, Progress, Put};
 use super::range::{Range, Ranges};
-use super::sequence::Arrived;
+use super::sequence::{Arrived, give_back};
 use super::take::{Settled, Take};
 
 /// One queue of bytes.
@@ -303,6 +303,16 @@ impl Stream {
     /// As [`Naming::name_of`].
     pub(super) fn name_of(&self, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
         self.naming.name_of(mechanism, receiver)
+    }
+
+    /// Gives back the room of what it held, if it has not been used for a while: the queues of a busy connection are a hundred times as
+    /// large as the rest of it, which is kept when it is closed.
+    pub(super) fn give_back(&mut self, context: &Context<'_>) {
+        if context.overdue(self.used) {
+            give_back(&mut self.put.calls.ready);
+            give_back(&mut self.take.calls.ready);
+            self.ranges.give_back();
+        }
     }
 
     /// How many things would be lost with it.

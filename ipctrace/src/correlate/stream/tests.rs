@@ -102,6 +102,23 @@ fn a_gap_is_lost_and_what_is_behind_it_is_right() {
 }
 
 #[test]
+fn room_that_was_needed_once_is_given_back() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(unix(0), &mut out);
+    for n in 0..300 {
+        correlator.push(stream(1, 10, false, (n, n), n, 1), &mut out);
+    }
+    correlator.push(stream(1, 20, true, (300, 301), 0, 300), &mut out);
+    let room = |correlator: &Correlator| {
+        correlator.streams.values().map(|stream| stream.ranges.room()).sum::<usize>()
+    };
+    correlator.tick(2 * MS, &mut out);
+    assert!(room(&correlator) >= 300, "it may be needed again");
+    correlator.tick(500 * MS, &mut out);
+    assert_eq!((room(&correlator), out.len()), (0, 1));
+}
+
+#[test]
 fn what_a_lost_receive_may_have_taken_is_not_certainly_unread() {
     let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
     correlator.push(unix(0), &mut out);
