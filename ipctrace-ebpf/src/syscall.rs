@@ -210,11 +210,8 @@ fn vmsplice_direction(fd: u32) -> Result<Direction> {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let regs = ctx.arg::<*const u8>(0);
-    // SAFETY: the tracepoint's first argument, at an offset of this kernel; the static is initialised.
-    unsafe {
-        let number = load(regs, core::ptr::read_volatile(&raw const (*registers()).number) as usize);
-        left(regs, number, ctx.arg(1));
-    }
+    // SAFETY: the tracepoint's first argument.
+    unsafe { left(regs, number(regs), ctx.arg(1)) };
     0
 }
 
@@ -225,6 +222,16 @@ pub fn sys_exit_event(ctx: TracePointContext) -> u32 {
     // SAFETY: the registers of the current task, whose type the verifier knows.
     unsafe { left(task::registers(), number, returned) };
     0
+}
+
+/// The number of the system call that these are the registers of.
+///
+/// # Safety
+/// `regs` must be the `struct pt_regs` of a tracepoint or of the current task.
+#[inline(always)]
+pub(crate) unsafe fn number(regs: *const u8) -> u64 {
+    // SAFETY: by contract, at an offset of this kernel; the static is initialised.
+    unsafe { load(regs, core::ptr::read_volatile(&raw const (*registers()).number) as usize) }
 }
 
 /// A system call ends.

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use ipctrace_common::wire::Task;
 
-use crate::config::{self, loads, offset, own_tgid};
+use crate::config::{loads, offset, own_tgid};
 use crate::kernel::{copy, load, read};
 
 /// No task.
@@ -35,16 +35,6 @@ pub(crate) fn registers() -> *const u8 {
     #[cfg(not(feature = "plain"))]
     // SAFETY: the helper takes the current task.
     return unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 };
-}
-
-/// The number of the system call that the current task is in, if it is in one.
-#[inline(always)]
-pub(crate) fn call() -> u32 {
-    if cfg!(feature = "plain") {
-        return u32::MAX;
-    }
-    // SAFETY: the registers of a task, at an offset of this kernel; the static is initialised.
-    unsafe { load(registers(), core::ptr::read_volatile(&raw const (*config::registers()).number) as usize) }
 }
 
 /// Whether the current task belongs to the tracer, whose own doings are never reported.

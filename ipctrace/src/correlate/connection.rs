@@ -146,11 +146,9 @@ impl Connections {
         }
         let place = (record.key, record.receiver_inode);
         let of_it = |untold: &Untold| (untold.key, untold.inode) == place;
-        let (its, others) = std::mem::take(&mut self.untold).into_iter().partition(of_it);
-        self.untold = others;
+        let its: Vec<Untold> = self.untold.extract_if(.., |untold| of_it(untold)).collect();
         for untold in its {
-            let Untold { key, call, .. } = untold;
-            self.feed(key, call, streams, context);
+            self.feed(untold.key, untold.call, streams, context);
         }
         Some(())
     }
@@ -347,11 +345,8 @@ impl Connections {
                 self.asking.push(key);
             }
         }
-        let (overdue, waiting) = std::mem::take(&mut self.untold)
-            .into_iter()
-            .partition(|untold| context.overdue(untold.call.time));
-        self.untold = waiting;
-        let overdue: Vec<Untold> = overdue;
+        let overdue: Vec<Untold> =
+            self.untold.extract_if(.., |untold| context.overdue(untold.call.time)).collect();
         context.out.extend(overdue.into_iter().map(Untold::lost));
         let early = std::mem::take(&mut self.early);
         for key in early {
