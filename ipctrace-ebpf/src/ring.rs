@@ -1,19 +1,25 @@
-//! The ring to user space, and the count of what did not get there.
+//! The rings to user space, and the count of what did not get there.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-use aya_ebpf::macros::map;
+use aya_ebpf::btf_maps::{ArrayOfMaps, RingBuf};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_query};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, PerCpuArray};
 use ipctrace_common::Cause;
 use ipctrace_common::loss::CAUSES;
 use ipctrace_common::wire::{Header, Kind};
 
 use crate::kernel::add;
 
-/// Records for user space. The loader sets the size.
-#[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+/// What the loader makes [`EVENTS`] of; it sets the size of each.
+type Ring = RingBuf<Header, 4096>;
+
+/// Records for user space, in a ring for each processor: one that all share goes from one's cache to the other's several times a record.
+/// Each record has its time ([`Header`]), by which user space puts them in order. The loader sets how many there are.
+#[btf_map]
+static EVENTS: ArrayOfMaps<Ring, 1> = ArrayOfMaps::new();
 
 /// How often each [`Cause`] made us lose something, per CPU.
 #[map]
@@ -91,10 +97,17 @@ pub(crate) unsafe fn begin(place: *mut Header, kind: Kind, mechanism: u8, flags:
     }
 }
 
-/// Room for a record, which begins with a [`Header`], or a counted loss.
+/// The ring of this processor. A program stays on its processor.
+#[inline(always)]
+fn ring() -> Option<&'static Ring> {
+    // SAFETY: the helper has no preconditions.
+    EVENTS.get(unsafe { bpf_get_smp_processor_id() })
+}
+
+/// Room for a record, which begins with a [`Header`] and is made now, or a counted loss.
 #[inline(always)]
 pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
-    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+    let Some(mut entry) = ring().and_then(|ring| ring.reserve_untyped::<T>(0)) else {
         count(Cause::RingFull);
         return None;
     };
@@ -140,7 +153,7 @@ pub(crate) fn submit<T>(mut entry: RingBufEntry<T>) {
 /// Puts a record of so many calls that stands elsewhere on the ring.
 #[inline(always)]
 pub(crate) fn output(record: &[u8], calls: u32) {
-    put(record, wake_up(record.len() as u64 + RECORD_HEADER), u64::from(calls));
+    put(record, record.len() as u64 + RECORD_HEADER, u64::from(calls));
 }
 
 /// Puts a record on the ring, and `len` bytes behind it, `MOST` at most.
@@ -149,18 +162,19 @@ pub(crate) fn output(record: &[u8], calls: u32) {
 /// There must be `MOST` initialised bytes behind the record.
 #[inline(always)]
 pub(crate) unsafe fn output_with<T, const MOST: usize>(record: *const T, len: usize) {
-    let flags = wake_up((size_of::<T>() + MOST) as u64 + RECORD_HEADER);
+    let most = (size_of::<T>() + MOST) as u64 + RECORD_HEADER;
     // Looked at here and nowhere before: what verifiers know of a number that was on the stack meanwhile, or that others were
     // computed from, differs from version to version, and is sometimes wrong.
     let len = core::hint::black_box(len);
     let len = if len > MOST { MOST } else { len };
     // SAFETY: valid by contract.
-    put(unsafe { core::slice::from_raw_parts(record.cast::<u8>(), size_of::<T>() + len) }, flags, 1);
+    put(unsafe { core::slice::from_raw_parts(record.cast::<u8>(), size_of::<T>() + len) }, most, 1);
 }
 
 #[inline(always)]
-fn put(record: &[u8], flags: u64, calls: u64) {
-    if EVENTS.output::<[u8]>(record, flags).is_err() {
+fn put(record: &[u8], len: u64, calls: u64) {
+    let put = ring().is_some_and(|ring| ring.output_untyped::<[u8]>(record, wake_up(ring, len)).is_ok());
+    if !put {
         count_all(Cause::RingFull, calls);
     }
 }
@@ -168,8 +182,10 @@ fn put(record: &[u8], flags: u64, calls: u64) {
 /// Whether to wake user space, for a record that is not made in the ring itself: each time that so much more waits for it. A wake-up costs more than the record, and who
 /// is awake reads until there is nothing more.
 #[inline(always)]
-fn wake_up(len: u64) -> u64 {
-    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+fn wake_up(ring: &Ring, len: u64) -> u64 {
+    let map = core::ptr::from_ref(ring).cast_mut().cast();
+    // SAFETY: a ring buffer.
+    let waiting = unsafe { bpf_ringbuf_query(map, u64::from(BPF_RB_AVAIL_DATA)) };
     if is_resting() || (waiting & (WAKE_AT - 1) < len && waiting >= WAKE_AT) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {

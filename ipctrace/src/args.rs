@@ -269,7 +269,8 @@ pub struct Report {
     /// says what auto chooses
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub hooks: Hooks,
-    /// Room for records between kernel and collector, rounded up to a power of two; more loses less in bursts
+    /// Room for records between kernel and collector: each processor has its share of it, rounded up to a power of two; more loses
+    /// less in bursts
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub buffer: Option<u32>,
     /// Say more on stderr

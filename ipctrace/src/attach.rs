@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, ProgramFd, ProgramInfo};
+use aya::util::{nr_cpus, online_cpus};
 use aya::{Btf, Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_log::EbpfLogger;
 use ipctrace_common::config::BOOKS_SIZE;
 use ipctrace_common::config::CHANNEL_DESKS;
@@ -23,7 +25,7 @@ use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
 use crate::object::{self, OBJECT, PLAIN};
-use crate::ring::Ring;
+use crate::ring::{Rings, page_size};
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
 
@@ -35,6 +37,12 @@ const LOADERS: usize = 4;
 
 /// Room for messages that are in queues or on their way.
 const MESSAGES: u32 = 65_536;
+
+/// Room for records between kernel and collector, of all processors, in bytes. It counts as our memory, in full.
+const ROOM: u32 = 16 << 20;
+
+/// Of which each processor has this at the least.
+const LEAST_ROOM: u32 = 1 << 20;
 
 /// A hook on a function did not take its program, although the kernel seemed to let it.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +58,7 @@ pub struct ObjectHookFailed {
 pub struct Attached {
     ebpf: Ebpf,
     /// Records come here.
-    pub ring: Ring,
+    pub rings: Rings,
     losses: PerCpuArray<MapData, u64>,
     /// Raised by the programs when they have lost something.
     lost: Flag,
@@ -121,22 +129,19 @@ struct KernelKey([u64; 2]);
 // SAFETY: two integers without padding, for which every bit pattern is valid.
 unsafe impl aya::Pod for KernelKey {}
 
-/// Loads the programs and attaches what the plan names. Records come from then on: `ring_bytes` is the room, a power of two, for
-/// those that have not been taken yet.
+/// Loads the programs and attaches what the plan names. Records come from then on: `room` is how many bytes there are for those that
+/// have not been taken yet, if somebody has said so.
 ///
 /// # Errors
 /// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached; [`ObjectHookFailed`] if that
 /// is one on an object, in whose place others could do.
-pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
+pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
     let (ebpf, btf) = std::thread::scope(|scope| {
         let btf = scope.spawn(types);
-        (load(plan, Some(ring_bytes)), btf.join())
+        (load(plan), btf.join())
     });
     let (mut ebpf, btf) = (ebpf?, btf.map_err(|_| anyhow::anyhow!("reading the kernel's BTF failed"))??);
-    let aya::maps::Map::RingBuf(ring) = take(&mut ebpf, "EVENTS")? else {
-        anyhow::bail!("the map EVENTS is no ring buffer");
-    };
-    let ring = Ring::map(ring, ring_bytes)?;
+    let rings = rings(&mut ebpf, room)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let lost = Flag::map(&mut ebpf, "LOST")?;
     let resting = Flag::map(&mut ebpf, "RESTING")?;
@@ -180,7 +185,7 @@ pub fn attach(plan: &Plan, ring_bytes: u32) -> Result<Attached> {
     }
     Ok(Attached {
         ebpf,
-        ring,
+        rings,
         losses,
         lost,
         resting,
@@ -212,7 +217,7 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 }
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
-fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
+fn load(plan: &Plan) -> Result<Ebpf> {
     // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
     let late = Mechanism::of_shape(Shape::Queue) | Hook::SysExit.at_objects_too();
     let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | late));
@@ -233,14 +238,44 @@ fn load(plan: &Plan, ring_bytes: Option<u32>) -> Result<Ebpf> {
     if plan.config.objects & (Mechanism::Fifo.bit() | Mechanism::SOCKETS | Mechanism::Futex.bit()) != 0 {
         loader.map_max_entries("CHANNEL_DESK", 1 + CHANNEL_DESKS);
     }
-    if let Some(bytes) = ring_bytes {
-        loader.map_max_entries("EVENTS", bytes);
-    }
+    loader.map_max_entries("EVENTS", possible_cpus()?);
     let object = match plan.cast {
         Some(function) => object::with_cast(OBJECT, function)?.into(),
         None => Cow::Borrowed(if plan.plain { PLAIN } else { OBJECT }),
     };
     loader.load(&object).context("loading the eBPF maps")
+}
+
+/// How many processors there could be.
+fn possible_cpus() -> Result<u32> {
+    let count = nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
+    Ok(u32::try_from(count)?)
+}
+
+/// How large each of `count` rings is, a power of two.
+fn share(room: Option<u32>, count: u32) -> u32 {
+    let room = room.unwrap_or_else(|| ROOM.max(LEAST_ROOM.saturating_mul(count)));
+    (room / count.max(1)).max(page_size() as u32).next_power_of_two()
+}
+
+/// Makes a ring for each processor. One that comes later shares that of another.
+fn rings(ebpf: &mut Ebpf, room: Option<u32>) -> Result<Rings> {
+    let online =
+        online_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
+    let size = share(room, u32::try_from(online.len())?);
+    let made = online.iter().map(|cpu| {
+        let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_RINGBUF as u32, 0, 0, size, 0);
+        MapData::create(map, &format!("EVENTS_{cpu}"), None)
+            .with_context(|| format!("making a ring buffer of {size} bytes"))
+    });
+    let rings: Vec<MapData> = made.collect::<Result<_>>()?;
+    let mut places: ArrayOfMaps<_, MapData> =
+        ArrayOfMaps::try_from(ebpf.map_mut("EVENTS").context("the eBPF object has no map EVENTS")?)?;
+    for cpu in 0..places.len() {
+        let index = online.iter().position(|known| *known == cpu).unwrap_or(cpu as usize % rings.len());
+        places.set(cpu, &rings[index], 0)?;
+    }
+    Rings::map(rings, size)
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -398,7 +433,7 @@ impl Attached {
     pub fn rest(&self) -> bool {
         self.resting.raise();
         // One that came before the programs could see the flag is here by now.
-        let rests = self.ring.is_empty() && !self.runs.any();
+        let rests = self.rings.is_empty() && !self.runs.any();
         if !rests {
             self.resting.take();
         }
@@ -506,7 +541,7 @@ impl Attached {
 /// Loads and attaches every hook of the plan, detaches it at once, and tells how it went.
 pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
     let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
-        let mut ebpf = load(plan, None)?;
+        let mut ebpf = load(plan)?;
         let mut loaded = verify(&mut ebpf, plan, &types()?);
         let tried = plan.hooks.iter().map(|hook| {
             let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
@@ -523,7 +558,7 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
 /// # Errors
 /// If a program cannot be loaded and attached.
 pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
-    let mut ebpf = load(plan, None)?;
+    let mut ebpf = load(plan)?;
     let mut loaded = verify(&mut ebpf, plan, &types()?);
     let mut counts = Vec::new();
     for hook in &plan.hooks {
@@ -568,6 +603,16 @@ pub fn loaded_programs() -> impl Iterator<Item = ProgramInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_processor_has_its_share_of_the_room() {
+        assert_eq!(share(None, 1), 16 << 20);
+        assert_eq!(share(None, 2), 8 << 20);
+        assert_eq!(share(None, 3), 8 << 20);
+        assert_eq!(share(None, 128), 1 << 20);
+        assert_eq!(share(Some(64 << 10), 2), 32 << 10);
+        assert_eq!(share(Some(64 << 10), 1000), page_size() as u32);
+    }
 
     #[test]
     fn skipped_runs_stand_in_a_line_of_their_own() {

@@ -160,7 +160,7 @@ pub fn choice(hooks: args::Hooks, at_objects: Option<u32>) -> Choice {
 fn attach(
     facts: &mut Facts,
     decide: impl Fn(&Facts) -> Result<Plan, plan::Refusal>,
-    buffer: u32,
+    buffer: Option<u32>,
 ) -> Result<(Plan, Attached)> {
     loop {
         let plan = decide(facts)?;

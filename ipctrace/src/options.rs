@@ -14,7 +14,6 @@ use crate::args::{Format, Hooks, Report, Show, Top};
 use crate::cgroup::Hierarchy;
 use crate::filter::{Mechanisms, Selection};
 use crate::message;
-use crate::tracer::RING_BYTES;
 
 /// Seconds between refreshes, at least.
 const SHORTEST: f64 = 0.1;
@@ -87,8 +86,8 @@ pub struct Reporting {
     pub every: bool,
     /// Which hooks are used.
     pub hooks: Hooks,
-    /// Room for records between kernel and collector, bytes: a power of two.
-    pub buffer: u32,
+    /// Room for records between kernel and collector, bytes, if somebody has said so.
+    pub buffer: Option<u32>,
     /// Whether a summary was asked for.
     pub summary: bool,
     /// Whether to say more on stderr.
@@ -141,7 +140,7 @@ pub fn reporting(report: Report) -> Result<Reporting, Usage> {
         payload,
         every: report.every,
         hooks: report.hooks,
-        buffer: report.buffer.map_or(RING_BYTES, |kib| kib.next_power_of_two() << 10),
+        buffer: report.buffer.map(|kib| kib << 10),
         summary: report.summary,
         verbose: report.verbose,
     })

@@ -1,16 +1,23 @@
-//! The collector's end of the ring buffer: include/uapi/linux/bpf.h, kernel/bpf/ringbuf.c.
+//! The collector's end of the ring buffers: include/uapi/linux/bpf.h, kernel/bpf/ringbuf.c.
+//!
+//! There is one for each processor. What was done on one before something was done on another has an earlier time, so records are
+//! taken in the order of their times, as far as it is certain that none is missing: see [`Rings::take`].
 //!
 //! The usual way to read one maps its data twice, one behind the other, so that no record is seen in two parts; all of it
 //! counts as our memory, twice. Here it is mapped once, and the record that runs over the end is put together. And the place
 //! up to which records were read, which every program looks at for each record that it makes, is given back once in a while and
 //! not after each.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
+use ipctrace_common::wire::Header;
 use memmap2::{MmapOptions, MmapRaw};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 /// `BPF_RINGBUF_HDR_SZ`.
 const HEADER: u64 = 8;
@@ -21,9 +28,94 @@ const DISCARDED: u32 = 1 << 30;
 /// Bytes after which room is given back.
 const STRIDE: u64 = 64 << 10;
 
-/// The ring buffer.
+/// By how much the clocks of programs and collector may differ, ns: they are read without a lock while the kernel sets them
+/// (`ktime_get_mono_fast_ns`, kernel/time/timekeeping.c).
+const SKEW: u64 = 2_000;
+
+/// The ring buffers of all processors.
 #[derive(Debug)]
-pub struct Ring {
+pub struct Rings {
+    rings: Vec<Ring>,
+    /// Time and ring of the first record of each ring that has any.
+    heads: BinaryHeap<Reverse<(u64, usize)>>,
+}
+
+impl Rings {
+    /// Maps them; `size` is that of each one's data in bytes, a power of two.
+    ///
+    /// # Errors
+    /// If the kernel does not let us.
+    pub fn map(maps: Vec<MapData>, size: u32) -> Result<Rings> {
+        let rings: Vec<Ring> = maps.into_iter().map(|map| Ring::map(map, size)).collect::<Result<_>>()?;
+        Ok(Rings { heads: BinaryHeap::with_capacity(rings.len()), rings })
+    }
+
+    /// A descriptor that is readable when the programs have said so.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .context("making a descriptor to wait at the ring buffers with")?;
+        for ring in &self.rings {
+            epoll
+                .add(ring.map.fd().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .context("waiting at a ring buffer")?;
+        }
+        Ok(epoll.0)
+    }
+
+    /// Gives `each` the records of before `now`, in order, `most` at the most, and until it says that it wants no more. Whether that
+    /// was all. `now` must have been read before the call, and the times of records be of the same clock.
+    ///
+    /// A record's time is read in the program that makes it. So one whose program ended before that of another began, on whatever
+    /// processor, has an earlier time; and if that of the other is before `now`, it was there before `now`, and is seen here. In one
+    /// ring a record may follow one with a later time: an interrupt's program came in between. It was not done before that one
+    /// was, and counts as of its time.
+    pub fn take(&mut self, most: usize, now: u64, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+        let Rings { rings, heads } = self;
+        let mut until = now.saturating_sub(SKEW);
+        heads.clear();
+        for (index, ring) in rings.iter_mut().enumerate() {
+            ring.look();
+            heads.extend(ring.first(&mut until).map(|time| Reverse((time, index))));
+        }
+        let (mut taken, mut more) = (0, true);
+        let drained = 'all: loop {
+            let Some(Reverse((mut time, index))) = heads.pop() else { break true };
+            let next = heads.peek().map_or(u64::MAX, |Reverse((time, _))| *time);
+            loop {
+                if time > until {
+                    break 'all true;
+                }
+                if taken == most || !more {
+                    break 'all false;
+                }
+                more = each(rings[index].take());
+                taken += 1;
+                match rings[index].first(&mut until) {
+                    Some(later) if later <= next => time = later,
+                    Some(later) => {
+                        heads.push(Reverse((later, index)));
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        };
+        rings.iter_mut().for_each(Ring::give_back);
+        drained
+    }
+
+    /// Whether there is no record, finished or not.
+    pub fn is_empty(&self) -> bool {
+        self.rings.iter().all(Ring::is_empty)
+    }
+}
+
+/// The ring buffer of a processor.
+#[derive(Debug)]
+struct Ring {
     map: MapData,
     /// The page with the position up to which records were read.
     consumer: MmapRaw,
@@ -31,16 +123,20 @@ pub struct Ring {
     producer: MmapRaw,
     page: usize,
     size: u64,
+    /// Where the next record begins.
+    position: u64,
+    /// Up to where room was given back.
+    given: u64,
+    /// Up to where there were records when we looked.
+    end: u64,
+    /// The latest time of a record that was first.
+    latest: u64,
     /// A record that ran over the end.
     whole: Vec<u8>,
 }
 
 impl Ring {
-    /// Maps it; `size` is that of its data in bytes, a power of two.
-    ///
-    /// # Errors
-    /// If the kernel does not let us.
-    pub fn map(map: MapData, size: u32) -> Result<Ring> {
+    fn map(map: MapData, size: u32) -> Result<Ring> {
         let page = page_size();
         let fd = map.fd().as_fd();
         let consumer =
@@ -50,71 +146,120 @@ impl Ring {
             .len(page + size as usize)
             .map_raw_read_only(&fd)
             .context("mapping the ring buffer")?;
-        Ok(Ring { map, consumer, producer, page, size: u64::from(size), whole: Vec::new() })
+        Ok(Ring {
+            map,
+            consumer,
+            producer,
+            page,
+            size: u64::from(size),
+            position: 0,
+            given: 0,
+            end: 0,
+            latest: 0,
+            whole: Vec::new(),
+        })
     }
 
-    /// A descriptor that is readable when the programs have said so.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.map.fd().as_fd()
+    /// Looks how much there is.
+    fn look(&mut self) {
+        self.end = self.producer().load(Ordering::Acquire);
     }
 
-    /// Gives `each` the records that are there, `most` at the most, and until it says that it wants no more. Whether that was
-    /// all.
-    pub fn take(&mut self, most: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
-        // SAFETY: the first word of a live page, aligned; we alone write it.
-        let consumer = unsafe { AtomicU64::from_ptr(self.consumer.as_mut_ptr().cast()) };
-        // SAFETY: the first word of a live page, aligned; the kernel writes it, and we never do.
-        let producer = unsafe { AtomicU64::from_ptr(self.producer.as_mut_ptr().cast()) };
-        let mut position = consumer.load(Ordering::Relaxed);
-        let mut given = position;
-        let (mut taken, mut more) = (0, true);
-        let mut end = producer.load(Ordering::Acquire);
-        let drained = loop {
-            if taken == most || !more {
-                break false;
-            }
-            if position == end {
-                end = producer.load(Ordering::Acquire);
-                if position == end {
-                    break true;
+    /// The time of the next record. If that is still being written, the ring has none for now; what is behind it, and all
+    /// that is later, is not to be taken before it: `until` is set to that.
+    fn first(&mut self, until: &mut u64) -> Option<u64> {
+        while self.position != self.end {
+            let (state, length) = self.header(self.position);
+            match state {
+                0 => {
+                    self.latest = self.latest.max(self.time(self.position, length));
+                    return Some(self.latest);
+                }
+                DISCARDED => self.advance(length),
+                _ => {
+                    *until = self.behind(length).map_or(*until, |time| time.min(*until));
+                    return None;
                 }
             }
-            let at = (position & (self.size - 1)) as usize;
-            // SAFETY: within the data, and aligned, for records begin at multiples of 8.
-            let header = unsafe { AtomicU32::from_ptr(self.data().add(at).cast()) }.load(Ordering::Acquire);
-            if header & BUSY != 0 {
-                break true;
-            }
-            let length = (header & !(BUSY | DISCARDED)) as usize;
-            if header & DISCARDED == 0 {
-                more = each(self.record((position + HEADER) & (self.size - 1), length));
-            }
-            taken += 1;
-            position += (length as u64 + HEADER).next_multiple_of(HEADER);
-            if position - given >= STRIDE {
-                given = position;
-                consumer.store(position, Ordering::Release);
-            }
-        };
-        consumer.store(position, Ordering::Release);
-        drained
+        }
+        None
     }
 
-    /// Whether there is no record, finished or not.
-    pub fn is_empty(&self) -> bool {
-        // SAFETY: as in `take`.
-        let (consumer, producer) = unsafe {
-            (
-                AtomicU64::from_ptr(self.consumer.as_mut_ptr().cast()),
-                AtomicU64::from_ptr(self.producer.as_mut_ptr().cast()),
-            )
-        };
-        consumer.load(Ordering::SeqCst) == producer.load(Ordering::SeqCst)
+    /// The earliest time of the records behind the first one, which has that length.
+    fn behind(&self, length: u64) -> Option<u64> {
+        let mut position = self.position + space(length);
+        let mut earliest = None;
+        while position != self.end {
+            let (state, length) = self.header(position);
+            if state == 0 {
+                let time = self.latest.max(self.time(position, length));
+                earliest = Some(earliest.map_or(time, |known: u64| known.min(time)));
+            }
+            position += space(length);
+        }
+        earliest
+    }
+
+    /// Gives the next record, which [`Ring::first`] has found.
+    fn take(&mut self) -> &[u8] {
+        let (_, length) = self.header(self.position);
+        let at = self.position + HEADER;
+        // What was given back before is not this one.
+        self.advance(length);
+        self.record(at & (self.size - 1), length as usize)
+    }
+
+    fn advance(&mut self, length: u64) {
+        if self.position - self.given >= STRIDE {
+            self.give_back();
+        }
+        self.position += space(length);
+    }
+
+    /// Gives back the room of what was read.
+    fn give_back(&mut self) {
+        if self.given != self.position {
+            self.given = self.position;
+            self.consumer().store(self.position, Ordering::Release);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.position == self.producer().load(Ordering::SeqCst)
+    }
+
+    fn consumer(&self) -> &AtomicU64 {
+        // SAFETY: the first word of a live page, aligned; we alone write it.
+        unsafe { AtomicU64::from_ptr(self.consumer.as_mut_ptr().cast()) }
+    }
+
+    fn producer(&self) -> &AtomicU64 {
+        // SAFETY: the first word of a live page, aligned; the kernel writes it, and we never do.
+        unsafe { AtomicU64::from_ptr(self.producer.as_mut_ptr().cast()) }
     }
 
     fn data(&self) -> *mut u8 {
         // SAFETY: the mapping is a page longer than the data.
         unsafe { self.producer.as_mut_ptr().add(self.page) }
+    }
+
+    /// State and length of the record at a position.
+    fn header(&self, position: u64) -> (u32, u64) {
+        let at = (position & (self.size - 1)) as usize;
+        // SAFETY: within the data, and aligned, for records begin at multiples of 8.
+        let header = unsafe { AtomicU32::from_ptr(self.data().add(at).cast()) }.load(Ordering::Acquire);
+        (header & (BUSY | DISCARDED), u64::from(header & !(BUSY | DISCARDED)))
+    }
+
+    /// When the finished record at a position was made; 0 if it does not tell.
+    fn time(&self, position: u64, length: u64) -> u64 {
+        if length < size_of::<Header>() as u64 {
+            return 0;
+        }
+        let at = (position + HEADER + std::mem::offset_of!(Header, time) as u64) & (self.size - 1);
+        // SAFETY: within the data, and aligned, for records begin at multiples of 8; what was handed over nobody writes until room is
+        // given back.
+        unsafe { self.data().add(at as usize).cast::<u64>().read() }
     }
 
     /// The bytes of a record that begins at that place of the data. The kernel makes none that is longer than the data.
@@ -138,8 +283,13 @@ impl Ring {
     }
 }
 
+/// How much room a record of that length takes.
+fn space(length: u64) -> u64 {
+    (length + HEADER).next_multiple_of(HEADER)
+}
+
 /// Size of a page of memory on this machine.
-fn page_size() -> usize {
+pub fn page_size() -> usize {
     // SAFETY: a call that takes a number and looks at nothing of ours.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }

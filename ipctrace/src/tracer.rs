@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result};
 use ipctrace_common::wire::{Header, Op, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};
@@ -33,9 +33,6 @@ const GATHER: Duration = Duration::from_secs(1);
 
 /// Records taken in one go before the caller is given a chance to look at signals and deadlines.
 const BATCH: usize = 16_384;
-
-/// Room for records between kernel and collector. It counts as our memory, in full.
-pub const RING_BYTES: u32 = 16 << 20;
 
 /// A new process, both by `(pid, start)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,20 +132,24 @@ impl Tracer {
         })
     }
 
-    /// A descriptor that is readable when the ring has filled up somewhat.
+    /// A descriptor that is readable when a ring has filled up somewhat.
     ///
     /// # Errors
     /// If the process has no descriptor left.
     pub fn readable(&self) -> Result<OwnedFd> {
-        let ring = self.attached.ring.descriptor();
-        ring.try_clone_to_owned().context("duplicating the descriptor of the ring buffer")
+        self.attached.rings.descriptor()
     }
 
-    /// Appends the events of what is in the ring; says whether there may be more.
+    /// Appends the events of what is in the rings; says whether there may be more.
     ///
     /// # Errors
     /// If the kernel's counters cannot be read.
     pub fn take(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+        self.take_until(None, events)
+    }
+
+    /// As [`Tracer::take`], what was made before `end`; before now, if nobody has said so.
+    fn take_until(&mut self, end: Option<u64>, events: &mut Vec<Event>) -> Result<bool> {
         // Before the records, so that what is taken for certain is known to have lost nothing.
         self.losses(events)?;
         let begun = now();
@@ -160,7 +161,7 @@ impl Tracer {
         let until = self.swept + SWEEP;
         let Tracer { attached, intake, runs, quiet, .. } = self;
         *quiet = runs.is_empty();
-        let drained = attached.ring.take(BATCH, |record| {
+        let drained = attached.rings.take(BATCH, end.unwrap_or(begun), |record| {
             *quiet = false;
             let time = Header::read_from_prefix(record).map_or(0, |(header, _)| header.time);
             intake.runs(runs, time, events);
@@ -229,7 +230,7 @@ impl Tracer {
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<()> {
         // Else a host that is busy enough would have us go on for ever.
         self.attached.detach();
-        while self.take(events)? {}
+        while self.take_until(Some(u64::MAX), events)? {}
         let now = now();
         self.losses(events)?;
         self.sweep(true);
