@@ -13,8 +13,8 @@ use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, ProgramFd, ProgramInfo};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Btf, Ebpf, EbpfLoader};
-use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_log::EbpfLogger;
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use ipctrace_common::config::BOOKS_SIZE;
 use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::hook::Point;
@@ -248,7 +248,8 @@ fn load(plan: &Plan) -> Result<Ebpf> {
 
 /// How many processors there could be.
 fn possible_cpus() -> Result<u32> {
-    let count = nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
+    let count =
+        nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
     Ok(u32::try_from(count)?)
 }
 
@@ -260,8 +261,8 @@ fn share(room: Option<u32>, count: u32) -> u32 {
 
 /// Makes a ring for each processor. One that comes later shares that of another.
 fn rings(ebpf: &mut Ebpf, room: Option<u32>) -> Result<Rings> {
-    let online =
-        online_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
+    let online = online_cpus()
+        .map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
     let size = share(room, u32::try_from(online.len())?);
     let made = online.iter().map(|cpu| {
         let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_RINGBUF as u32, 0, 0, size, 0);

@@ -1,5 +1,6 @@
 //! Control groups: from the identity that the kernel's records carry to the path that users know, and back.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -8,13 +9,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 
 /// Finds the path of a control group.
-pub trait Cgroups: Send + Sync {
+pub trait Cgroups {
     /// The path of the group with that identity, from the root of the unified hierarchy on, as `/proc/PID/cgroup` shows
     /// it (`/system.slice/ssh.service`, `/` for the root); `None` if there is none, or no more.
-    fn path(&self, id: u64) -> Option<Arc<[u8]>>;
+    fn path(&self, id: u64) -> Option<Rc<[u8]>>;
 }
 
 /// For a host without a unified hierarchy: no group has a path.
@@ -22,7 +23,7 @@ pub trait Cgroups: Send + Sync {
 pub struct NoHierarchy;
 
 impl Cgroups for NoHierarchy {
-    fn path(&self, _id: u64) -> Option<Arc<[u8]>> {
+    fn path(&self, _id: u64) -> Option<Rc<[u8]>> {
         None
     }
 }
@@ -53,7 +54,7 @@ pub struct Hierarchy {
     /// Opened once: handles are opened relative to a mount.
     mount: File,
     /// Paths found. A group that is gone keeps its path: events about it may still be on their way.
-    known: Mutex<HashMap<u64, Arc<[u8]>>>,
+    known: RefCell<HashMap<u64, Rc<[u8]>>>,
 }
 
 impl Hierarchy {
@@ -65,7 +66,7 @@ impl Hierarchy {
         let root = mount_point(&fs::read("/proc/self/mounts")?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))?;
         let mount = File::open(&root)?;
-        Ok(Hierarchy { root, mount, known: Mutex::default() })
+        Ok(Hierarchy { root, mount, known: RefCell::default() })
     }
 
     /// The group of that path, given as a directory (`/sys/fs/cgroup/system.slice`) or as `/proc/PID/cgroup` shows it
@@ -79,15 +80,15 @@ impl Hierarchy {
 }
 
 impl Cgroups for Hierarchy {
-    fn path(&self, id: u64) -> Option<Arc<[u8]>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn path(&self, id: u64) -> Option<Rc<[u8]>> {
+        let mut known = self.known.borrow_mut();
         if let Some(path) = known.get(&id) {
-            return Some(Arc::clone(path));
+            return Some(Rc::clone(path));
         }
         let directory = open_by_id(&self.mount, id).ok()?;
         let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
-        let path: Arc<[u8]> = below(&self.root, &path)?.into();
-        known.insert(id, Arc::clone(&path));
+        let path: Rc<[u8]> = below(&self.root, &path)?.into();
+        known.insert(id, Rc::clone(&path));
         Some(path)
     }
 }

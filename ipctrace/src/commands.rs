@@ -6,7 +6,7 @@ pub mod run;
 pub mod top;
 pub mod trace;
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
@@ -101,17 +101,17 @@ pub fn begin(wish: Wish) -> Result<Session> {
     feedback.shown_on(output.descriptor());
     feedback.output(std::io::stdout());
     feedback.output(std::io::stderr());
-    let cgroups: Arc<dyn Cgroups> = match Hierarchy::find() {
-        Ok(hierarchy) => Arc::new(hierarchy),
+    let cgroups: Rc<dyn Cgroups> = match Hierarchy::find() {
+        Ok(hierarchy) => Rc::new(hierarchy),
         Err(error) => {
             log::info!("no unified control group hierarchy: {error}");
-            Arc::new(cgroup::NoHierarchy)
+            Rc::new(cgroup::NoHierarchy)
         }
     };
     let clock = Clock::measure().context("reading the clock")?;
     let terminal = Terminal::of(output.descriptor());
     let renderer: Box<dyn Renderer> = match (reporting.format, view) {
-        (args::Format::Json, _) => Box::new(Json::new(clock, Arc::clone(&cgroups), terminal.charset)),
+        (args::Format::Json, _) => Box::new(Json::new(clock, Rc::clone(&cgroups), terminal.charset)),
         (args::Format::Text, View::Events) => Box::new(Text::new(clock, TimeZone::system(), terminal)),
         (args::Format::Text, View::Flows) => Box::new(Blocks::new(clock, TimeZone::system(), terminal)),
         (args::Format::Text, View::Screen) => Box::new(render::Screen::new(terminal, screen::Screen::size)),

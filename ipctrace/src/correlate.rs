@@ -40,7 +40,7 @@ mod testing;
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
@@ -396,12 +396,12 @@ impl Correlator {
     }
 
     /// What is passed, under the name that its own events have.
-    fn passed(&self, record: &wire::Handoff) -> Arc<Channel> {
+    fn passed(&self, record: &wire::Handoff) -> Rc<Channel> {
         // An inode number alone does not make a file the same: what these tell of is there now.
         let filed = handoff::mechanism(record).is_none();
         let key = wire::Key { id: record.object_inode, space: record.object_device };
         let known = self.shared.channel(&key).or_else(|| self.queues.channel(&key)).filter(|_| filed);
-        known.map_or_else(|| Arc::new(handoff::object(record)), Arc::clone)
+        known.map_or_else(|| Rc::new(handoff::object(record)), Rc::clone)
     }
 
     fn handoff(&mut self, record: wire::Handoff, out: &mut Vec<Event>) -> Option<()> {

@@ -4,7 +4,7 @@
 //! between process 100 and any `sort`, and what `sort` number 100 exchanges with whomever.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace_common::{Mechanism, Shape};
 
@@ -71,14 +71,14 @@ impl Default for Selection {
 /// Decides what is shown.
 pub struct Filter {
     selection: Selection,
-    cgroups: Arc<dyn Cgroups>,
+    cgroups: Rc<dyn Cgroups>,
     /// For `run`: the command and its descendants, by [`Proc::identity`].
     family: Option<HashSet<(u32, u64)>>,
 }
 
 impl Filter {
     /// A filter for the whole host. `cgroups` finds the paths of control groups.
-    pub fn new(mut selection: Selection, cgroups: Arc<dyn Cgroups>) -> Filter {
+    pub fn new(mut selection: Selection, cgroups: Rc<dyn Cgroups>) -> Filter {
         selection.comms.iter_mut().for_each(|comm| comm.truncate(COMM_MAX));
         Filter { selection, cgroups, family: None }
     }
@@ -150,7 +150,7 @@ impl Filter {
     }
 
     /// Whether for each kind of filter one of the ends will do.
-    fn processes(&self, ends: [Option<&Arc<Proc>>; 2]) -> bool {
+    fn processes(&self, ends: [Option<&Rc<Proc>>; 2]) -> bool {
         let selection = &self.selection;
         let either = |wanted: &dyn Fn(&Proc) -> bool| ends.iter().flatten().any(|process| wanted(process));
         (selection.pids.is_empty() || either(&|process| selection.pids.contains(&process.pid)))

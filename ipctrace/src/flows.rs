@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 use ipctrace_common::Mechanism;
@@ -25,7 +25,7 @@ pub const MOST: usize = 100_000;
 #[derive(Clone, Debug)]
 struct Key {
     mechanism: Mechanism,
-    channel: Arc<Channel>,
+    channel: Rc<Channel>,
     sender: End,
     receiver: End,
 }
@@ -33,7 +33,7 @@ struct Key {
 /// What makes a flow the same one, wherever it stands: an event is looked up as it is.
 trait Identity {
     fn mechanism(&self) -> Mechanism;
-    fn channel(&self) -> &Arc<Channel>;
+    fn channel(&self) -> &Rc<Channel>;
     /// Sender and receiver.
     fn ends(&self) -> [&End; 2];
 }
@@ -43,7 +43,7 @@ impl Identity for Key {
         self.mechanism
     }
 
-    fn channel(&self) -> &Arc<Channel> {
+    fn channel(&self) -> &Rc<Channel> {
         &self.channel
     }
 
@@ -57,7 +57,7 @@ impl Identity for Part<'_> {
         self.mechanism
     }
 
-    fn channel(&self) -> &Arc<Channel> {
+    fn channel(&self) -> &Rc<Channel> {
         self.channel
     }
 
@@ -71,7 +71,7 @@ impl Identity for Part<'_> {
 fn same(one: &End, other: &End) -> bool {
     match (one, other) {
         (End::Known(one), End::Known(other)) => {
-            Arc::ptr_eq(one, other) || (one.identity() == other.identity() && one.comm == other.comm)
+            Rc::ptr_eq(one, other) || (one.identity() == other.identity() && one.comm == other.comm)
         }
         (End::Unknown(one), End::Unknown(other)) => one == other,
         (End::Known(_), End::Unknown(_)) | (End::Unknown(_), End::Known(_)) => false,
@@ -82,7 +82,7 @@ impl PartialEq for dyn Identity + '_ {
     fn eq(&self, other: &Self) -> bool {
         let (one, two) = (self.channel(), other.channel());
         let ends = self.ends().into_iter().zip(other.ends()).all(|(one, other)| same(one, other));
-        ends && self.mechanism() == other.mechanism() && (Arc::ptr_eq(one, two) || one.id == two.id)
+        ends && self.mechanism() == other.mechanism() && (Rc::ptr_eq(one, two) || one.id == two.id)
     }
 }
 
@@ -124,7 +124,7 @@ impl Hash for Key {
 #[derive(Debug)]
 struct Sum {
     /// As it was known last: a name can become known.
-    channel: Arc<Channel>,
+    channel: Rc<Channel>,
     messages: u64,
     bytes: u64,
     first: u64,
@@ -141,8 +141,8 @@ impl Sum {
         self.first = self.first.min(part.time);
         if part.time >= self.last {
             self.last = part.time;
-            if !Arc::ptr_eq(&self.channel, part.channel) {
-                self.channel = Arc::clone(part.channel);
+            if !Rc::ptr_eq(&self.channel, part.channel) {
+                self.channel = Rc::clone(part.channel);
             }
         }
         if let Some(latency) = part.latency {
@@ -155,7 +155,7 @@ impl Sum {
 struct Part<'a> {
     time: u64,
     mechanism: Mechanism,
-    channel: &'a Arc<Channel>,
+    channel: &'a Rc<Channel>,
     sender: &'a End,
     receiver: &'a End,
     messages: u64,
@@ -173,7 +173,7 @@ pub struct Flows {
     left_out: u64,
     evicted: u64,
     /// What signals are told under: they have no channel.
-    signals: Arc<Channel>,
+    signals: Rc<Channel>,
 }
 
 impl Default for Flows {
@@ -185,7 +185,7 @@ impl Default for Flows {
 impl Flows {
     /// No flows yet; at most `limit` will be told apart.
     pub fn new(limit: usize) -> Flows {
-        let signals = Arc::new(Channel { id: "signal".to_owned(), name: None });
+        let signals = Rc::new(Channel { id: "signal".to_owned(), name: None });
         Flows { limit, ageing: false, sums: HashMap::default(), left_out: 0, evicted: 0, signals }
     }
 
@@ -207,13 +207,13 @@ impl Flows {
                 latency: transfer.latency,
             }),
             Event::Signal(signal) => {
-                let channel = Arc::clone(&self.signals);
+                let channel = Rc::clone(&self.signals);
                 self.count(&Part {
                     time: signal.time,
                     mechanism: Mechanism::Signal,
                     channel: &channel,
                     sender: &signal.sender,
-                    receiver: &End::Known(Arc::clone(&signal.receiver)),
+                    receiver: &End::Known(Rc::clone(&signal.receiver)),
                     messages: 1,
                     bytes: 0,
                     latency: signal.latency,
@@ -248,12 +248,12 @@ impl Flows {
         }
         let key = Key {
             mechanism: part.mechanism,
-            channel: Arc::clone(part.channel),
+            channel: Rc::clone(part.channel),
             sender: part.sender.clone(),
             receiver: part.receiver.clone(),
         };
         let sum = Sum {
-            channel: Arc::clone(part.channel),
+            channel: Rc::clone(part.channel),
             messages: 0,
             bytes: 0,
             first: part.time,
@@ -286,7 +286,7 @@ impl Flows {
 fn flow(key: &Key, sum: &Sum, latency: Option<Latency>) -> Flow {
     Flow {
         mechanism: key.mechanism,
-        channel: Arc::clone(&sum.channel),
+        channel: Rc::clone(&sum.channel),
         sender: key.sender.clone(),
         receiver: key.receiver.clone(),
         messages: sum.messages,
@@ -303,7 +303,7 @@ mod tests {
     use crate::model::{Proc, Transfer, Why};
 
     fn process(pid: u32, tid: u32, comm: &str) -> End {
-        End::Known(Arc::new(Proc {
+        End::Known(Rc::new(Proc {
             pid,
             tid,
             start: u64::from(pid),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn transfer(channel: &str, sender: End, bytes: u64, time: u64) -> Event {
-        let channel = Arc::new(Channel { id: channel.to_owned(), name: None });
+        let channel = Rc::new(Channel { id: channel.to_owned(), name: None });
         let receiver = process(20, 20, "cat");
         Event::Transfer(Transfer {
             latency: Some(time),

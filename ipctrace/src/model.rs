@@ -4,7 +4,7 @@
 //! wall-clock time.
 
 use std::fmt;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::{Cause, Mechanism};
@@ -70,14 +70,14 @@ impl fmt::Display for Why {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// That process.
-    Known(Arc<Proc>),
+    Known(Rc<Proc>),
     /// None, for that reason.
     Unknown(Why),
 }
 
 impl End {
     /// The process, if there is one.
-    pub fn process(&self) -> Option<&Arc<Proc>> {
+    pub fn process(&self) -> Option<&Rc<Proc>> {
         match self {
             End::Known(process) => Some(process),
             End::Unknown(_) => None,
@@ -112,7 +112,7 @@ pub struct Transfer {
     /// Over what kind of channel.
     pub mechanism: Mechanism,
     /// Over which.
-    pub channel: Arc<Channel>,
+    pub channel: Rc<Channel>,
     /// Who put it in.
     pub sender: End,
     /// Who took it out.
@@ -142,7 +142,7 @@ impl Transfer {
     /// One call's `bytes`, of which nothing else is known, and nothing is in doubt.
     pub fn new(
         mechanism: Mechanism,
-        channel: Arc<Channel>,
+        channel: Rc<Channel>,
         sender: End,
         receiver: End,
         bytes: u64,
@@ -209,7 +209,7 @@ pub struct Signal {
     /// Who sent it.
     pub sender: End,
     /// For whom it was (tid: the thread that took it, or the one it was for).
-    pub receiver: Arc<Proc>,
+    pub receiver: Rc<Proc>,
     /// What became of it.
     pub outcome: Outcome,
     /// Generation to delivery, ns.
@@ -251,9 +251,9 @@ pub struct Share {
     /// What kind of memory.
     pub mechanism: Mechanism,
     /// Which.
-    pub channel: Arc<Channel>,
+    pub channel: Rc<Channel>,
     /// Who.
-    pub process: Arc<Proc>,
+    pub process: Rc<Proc>,
     /// Did what.
     pub action: ShareAction,
     /// Whether it may write.
@@ -270,7 +270,7 @@ pub struct Wake {
     /// Futex or semaphore.
     pub mechanism: Mechanism,
     /// Which.
-    pub channel: Arc<Channel>,
+    pub channel: Rc<Channel>,
     /// The waker.
     pub sender: End,
     /// The woken.
@@ -287,13 +287,13 @@ pub struct Handoff {
     /// How: the mechanism of the socket it went over, or `pidfd_getfd`.
     pub via: &'static str,
     /// The channel it went over.
-    pub channel: Arc<Channel>,
+    pub channel: Rc<Channel>,
     /// Who gave it.
     pub sender: End,
     /// Who has it now.
     pub receiver: End,
     /// What was passed.
-    pub object: Arc<Channel>,
+    pub object: Rc<Channel>,
 }
 
 /// One process wrote to a page of shared memory, and another read it for the first time afterwards: evidence that bytes went
@@ -305,11 +305,11 @@ pub struct Evidence {
     /// What kind of memory.
     pub mechanism: Mechanism,
     /// Which.
-    pub channel: Arc<Channel>,
+    pub channel: Rc<Channel>,
     /// Who wrote.
-    pub sender: Arc<Proc>,
+    pub sender: Rc<Proc>,
     /// Who read.
-    pub receiver: Arc<Proc>,
+    pub receiver: Rc<Proc>,
     /// Where the page begins in the object, bytes.
     pub page: u64,
     /// From the writer's first touch to the reader's, ns.
@@ -369,7 +369,7 @@ pub struct Flow {
     /// Over what kind of channel.
     pub mechanism: Mechanism,
     /// Over which.
-    pub channel: Arc<Channel>,
+    pub channel: Rc<Channel>,
     /// From whom.
     pub sender: End,
     /// To whom.

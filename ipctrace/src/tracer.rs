@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::{Result};
+use anyhow::Result;
 use ipctrace_common::wire::{Header, Op, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
 use nix::time::{ClockId, clock_gettime};

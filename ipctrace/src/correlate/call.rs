@@ -1,7 +1,7 @@
 //! One call on one side of a stream.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::wire::op_flag;
@@ -40,7 +40,7 @@ pub(super) struct Call {
 
 impl Call {
     /// The call that a record tells of.
-    pub(super) fn new(record: &decode::Op, process: Arc<Proc>) -> Call {
+    pub(super) fn new(record: &decode::Op, process: Rc<Proc>) -> Call {
         let decode::Op { fixed: op, payload, .. } = record;
         let has = |flag: u16| op.header.flags & flag != 0;
         let straddles = has(op_flag::STRADDLES_START);

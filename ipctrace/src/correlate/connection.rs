@@ -5,7 +5,7 @@
 //! farther apart than what can be under way. From then on they are the two sides of one [`Stream`].
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::HashMap;
 use ipctrace_common::Mechanism;
@@ -51,7 +51,7 @@ enum State {
     /// Whether it is on this host is not known yet: calls wait.
     Asking(Vec<Call>),
     /// It is on another host.
-    Remote(Arc<Channel>),
+    Remote(Rc<Channel>),
     /// It is on this host: a stream, which both ends will share.
     Stream(Key),
 }
@@ -165,7 +165,7 @@ impl Connections {
         match locals.place(half.ends.remote.ip(), half.since) {
             Place::Unknown => return false,
             Place::Elsewhere => {
-                let channel = Arc::new(Channel { id: half.id(context.home), name: None });
+                let channel = Rc::new(Channel { id: half.id(context.home), name: None });
                 if let State::Asking(calls) = &mut half.state {
                     for call in std::mem::take(calls) {
                         context.out.push(remote(half, &channel, call));
@@ -325,7 +325,7 @@ impl Connections {
             State::Asking(calls) if calls.len() < context.limits.ranges => calls.push(call),
             State::Asking(_) => *context.evicted += 1,
             State::Remote(channel) => {
-                let channel = Arc::clone(channel);
+                let channel = Rc::clone(channel);
                 context.out.push(remote(half, &channel, call));
             }
             State::Stream(stream) => {
@@ -434,7 +434,7 @@ impl Untold {
     fn lost(self) -> Event {
         let receive = self.key.space & Key::RECEIVES != 0;
         let channel = Channel { id: format!("tcp:[{}]", self.inode), name: None };
-        transfer(receive, &Arc::new(channel), self.call, Why::Lost)
+        transfer(receive, &Rc::new(channel), self.call, Why::Lost)
     }
 }
 
@@ -458,18 +458,18 @@ impl Half {
 }
 
 /// A call of which the other end is on another host.
-fn remote(half: &Half, channel: &Arc<Channel>, call: Call) -> Event {
+fn remote(half: &Half, channel: &Rc<Channel>, call: Call) -> Event {
     transfer(half.receive, channel, call, Why::Remote(half.ends.remote.to_string()))
 }
 
 /// A call of which the other end is not known.
-fn transfer(receive: bool, channel: &Arc<Channel>, call: Call, why: Why) -> Event {
+fn transfer(receive: bool, channel: &Rc<Channel>, call: Call, why: Why) -> Event {
     let (who, nobody) = (call.who, End::Unknown(why));
     let (sender, receiver) = if receive { (nobody, who) } else { (who, nobody) };
     Event::Transfer(Transfer {
         messages: call.messages,
         payload: (!call.payload.is_empty()).then_some(call.payload),
-        ..Transfer::new(Mechanism::Tcp, Arc::clone(channel), sender, receiver, call.bytes, call.time)
+        ..Transfer::new(Mechanism::Tcp, Rc::clone(channel), sender, receiver, call.bytes, call.time)
     })
 }
 

@@ -4,7 +4,7 @@
 //! read took of one writer is one transfer.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace_common::wire::{self, channel_flag, op_flag};
 use ipctrace_common::{Mechanism, Shape};
@@ -49,7 +49,7 @@ impl Timed for Access {
 }
 
 impl Access {
-    fn new(op: &wire::Op, process: Arc<Proc>) -> Access {
+    fn new(op: &wire::Op, process: Rc<Proc>) -> Access {
         let flags = op.header.flags;
         let straddles = flags & op_flag::STRADDLES_START != 0;
         Access {
@@ -147,7 +147,7 @@ impl Counter {
     pub(super) fn opened(
         &mut self,
         record: &wire::Channel,
-        maker: Option<Arc<Proc>>,
+        maker: Option<Rc<Proc>>,
         context: &mut Context<'_>,
     ) {
         if self.open || self.naming.is_other(record.receiver_inode) {
@@ -174,7 +174,7 @@ impl Counter {
     }
 
     /// One call.
-    pub(super) fn call(&mut self, op: &wire::Op, process: Arc<Proc>, context: &mut Context<'_>) {
+    pub(super) fn call(&mut self, op: &wire::Op, process: Rc<Proc>, context: &mut Context<'_>) {
         if self.naming.is_other(op.receiver_inode) {
             self.finish(context);
             *self = Counter::new(self.key, context.now);
@@ -374,7 +374,7 @@ impl Counter {
                 same.time = same.time.max(time.unwrap_or(part.time));
                 continue;
             }
-            let (channel, bytes) = (Arc::clone(self.naming.channel()), part.messages.saturating_mul(WIDTH));
+            let (channel, bytes) = (Rc::clone(self.naming.channel()), part.messages.saturating_mul(WIDTH));
             let time = time.unwrap_or(part.time);
             transfers.push(Transfer {
                 messages: part.messages,

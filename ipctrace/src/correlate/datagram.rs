@@ -13,7 +13,7 @@ mod settle;
 mod socket;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::HashMap;
 use ipctrace_common::wire::{self, Key, datagram, op_flag};
@@ -107,7 +107,7 @@ impl Datagrams {
     pub(super) fn seen(
         &mut self,
         record: &wire::Datagram,
-        who: Option<Arc<Proc>>,
+        who: Option<Rc<Proc>>,
         locals: &mut Locals,
         context: &mut Context<'_>,
     ) -> Option<()> {
@@ -129,7 +129,7 @@ impl Datagrams {
     fn left(
         &mut self,
         record: &wire::Datagram,
-        who: Option<Arc<Proc>>,
+        who: Option<Rc<Proc>>,
         locals: &mut Locals,
         context: &mut Context<'_>,
     ) {
@@ -262,7 +262,7 @@ impl Datagrams {
     pub(super) fn push(
         &mut self,
         record: &decode::Op,
-        who: Arc<Proc>,
+        who: Rc<Proc>,
         locals: &mut Locals,
         context: &mut Context<'_>,
     ) {
@@ -430,7 +430,7 @@ impl Datagrams {
             context.out.extend(sent.unreceived(if lost { Why::Lost } else { Why::Unread }, context.home));
         }
         for call in std::mem::take(&mut self.unsent).into_values().flatten() {
-            let channel = Arc::new(Channel { id: format!("udp:[{}]->?", call.inode), name: None });
+            let channel = Rc::new(Channel { id: format!("udp:[{}]->?", call.inode), name: None });
             context.out.push(Event::Transfer(sent_by(&channel, &call, Why::Unread)));
         }
         *self = Datagrams::default();

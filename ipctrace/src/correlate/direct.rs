@@ -1,6 +1,6 @@
 //! Transfers of which one record says all: a call that copies memory between two processes.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, op_flag};
@@ -11,14 +11,14 @@ use crate::model::{Channel, End, Event, Proc, Transfer};
 pub(super) fn event(
     record: &wire::Direct,
     mechanism: Mechanism,
-    caller: Arc<Proc>,
-    target: Arc<Proc>,
+    caller: Rc<Proc>,
+    target: Rc<Proc>,
 ) -> Event {
     let id = format!("{}:{}", mechanism.name(), target.pid);
     let read = record.header.flags & op_flag::RECEIVE != 0;
     let (sender, receiver) = if read { (target, caller) } else { (caller, target) };
     let (sender, receiver) = (End::Known(sender), End::Known(receiver));
-    let channel = Arc::new(Channel { id, name: None });
+    let channel = Rc::new(Channel { id, name: None });
     Event::Transfer(Transfer::new(mechanism, channel, sender, receiver, record.bytes, record.header.time))
 }
 

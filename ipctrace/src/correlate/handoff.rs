@@ -1,7 +1,7 @@
 //! Descriptors passed over unix sockets: the same `struct file` at both ends.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::HashMap;
 use ipctrace_common::{Mechanism, wire};
@@ -15,11 +15,11 @@ use super::naming;
 #[derive(Debug)]
 struct Half {
     record: wire::Handoff,
-    who: Arc<Proc>,
+    who: Rc<Proc>,
     mechanism: Mechanism,
     name: Option<Vec<u8>>,
     /// What is passed.
-    object: Arc<Channel>,
+    object: Rc<Channel>,
     /// When it came.
     since: u64,
 }
@@ -83,9 +83,9 @@ impl Handoffs {
         record: wire::Handoff,
         mechanism: Mechanism,
         receive: bool,
-        who: Arc<Proc>,
+        who: Rc<Proc>,
         name: Option<Vec<u8>>,
-        object: Arc<Channel>,
+        object: Rc<Channel>,
         context: &mut Context<'_>,
     ) {
         let half = Half { record, who, mechanism, name, object, since: context.now };
@@ -111,13 +111,13 @@ impl Handoffs {
                     self.count -= 2;
                     let sender = End::Known(sent.who);
                     let sender_inode = sent.record.sender_inode;
-                    let receiver = End::Known(Arc::clone(&taken.who));
+                    let receiver = End::Known(Rc::clone(&taken.who));
                     context.out.push(event(&taken, sender, receiver, sender_inode));
                 }
                 None if force || context.overdue(taken.since) => {
                     self.count -= 1;
                     let why = if context.loss.is_some() { Why::Lost } else { Why::BeforeStart };
-                    let receiver = End::Known(Arc::clone(&taken.who));
+                    let receiver = End::Known(Rc::clone(&taken.who));
                     context.out.push(event(&taken, End::Unknown(why), receiver, 0));
                 }
                 None => self.received.push_back(taken),
@@ -143,7 +143,7 @@ impl Handoffs {
         rest.sort_by_key(|half| half.record.header.time);
         self.count = 0;
         for half in rest {
-            let sender = End::Known(Arc::clone(&half.who));
+            let sender = End::Known(Rc::clone(&half.who));
             context.out.push(event(&half, sender, End::Unknown(Why::Unread), 0));
         }
     }
@@ -152,9 +152,9 @@ impl Handoffs {
 /// A descriptor that `taker` took from `owner`; `None`: that process was gone already.
 pub(super) fn taken(
     record: &wire::Handoff,
-    owner: Option<Arc<Proc>>,
-    taker: Arc<Proc>,
-    object: Arc<Channel>,
+    owner: Option<Rc<Proc>>,
+    taker: Rc<Proc>,
+    object: Rc<Channel>,
 ) -> Event {
     let id = match &owner {
         Some(owner) => format!("pidfd:{}", owner.pid),
@@ -163,7 +163,7 @@ pub(super) fn taken(
     Event::Handoff(Handoff {
         time: record.header.time,
         via: "pidfd_getfd",
-        channel: Arc::new(Channel { id, name: None }),
+        channel: Rc::new(Channel { id, name: None }),
         sender: owner.map_or(End::Unknown(Why::Lost), End::Known),
         receiver: End::Known(taker),
         object,
@@ -177,13 +177,13 @@ fn event(half: &Half, sender: End, receiver: End, sender_inode: u64) -> Event {
     Event::Handoff(Handoff {
         time: record.header.time,
         via: half.mechanism.name(),
-        channel: Arc::new(Channel {
+        channel: Rc::new(Channel {
             id: naming::sockets(sending, record.receiver_inode),
             name: half.name.clone(),
         }),
         sender,
         receiver,
-        object: Arc::clone(&half.object),
+        object: Rc::clone(&half.object),
     })
 }
 

@@ -1,6 +1,6 @@
 //! One copy of each process.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::HashMap;
 use ipctrace_common::wire::Task;
@@ -15,22 +15,22 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
 /// The processes seen last, one entry a thread.
 #[derive(Debug, Default)]
 pub(super) struct Procs {
-    threads: HashMap<u32, (Task, Arc<Proc>)>,
+    threads: HashMap<u32, (Task, Rc<Proc>)>,
 }
 
 impl Procs {
-    /// The process of `task` as it is now; the same `Arc` as before if nothing about it has changed.
-    pub(super) fn intern(&mut self, task: &Task, limit: usize) -> Arc<Proc> {
+    /// The process of `task` as it is now; the same `Rc` as before if nothing about it has changed.
+    pub(super) fn intern(&mut self, task: &Task, limit: usize) -> Rc<Proc> {
         if let Some((known, process)) = self.threads.get(&task.tid)
             && known == task
         {
-            return Arc::clone(process);
+            return Rc::clone(process);
         }
         if self.threads.len() >= limit {
             // What is still in use lives on in the channels; the rest comes back with its next call.
             self.threads.clear();
         }
-        let process = Arc::new(Proc {
+        let process = Rc::new(Proc {
             pid: task.tgid,
             tid: task.tid,
             start: task.start,
@@ -38,7 +38,7 @@ impl Procs {
             uid: (task.uid != u32::MAX).then_some(task.uid),
             cgroup: task.cgroup,
         });
-        self.threads.insert(task.tid, (*task, Arc::clone(&process)));
+        self.threads.insert(task.tid, (*task, Rc::clone(&process)));
         process
     }
 
@@ -57,7 +57,7 @@ mod tests {
         let mut procs = Procs::default();
         let task = Task { tgid: 1, tid: 2, comm: *b"sh\0\0\0\0\0\0\0\0\0\0\0\0\0\0", ..Task::default() };
         let first = procs.intern(&task, 8);
-        assert!(Arc::ptr_eq(&first, &procs.intern(&task, 8)));
+        assert!(Rc::ptr_eq(&first, &procs.intern(&task, 8)));
         assert_eq!(first.comm, b"sh");
         let renamed = procs.intern(&Task { comm: *b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0", ..task }, 8);
         assert_eq!((renamed.comm.as_slice(), first.comm.as_slice()), (&b"cat"[..], &b"sh"[..]));

@@ -1,6 +1,6 @@
 //! One receive cut at the borders of the sends under it.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace_common::Mechanism;
 
@@ -23,7 +23,7 @@ pub(super) struct Receiver<'a> {
 #[derive(Debug)]
 pub(super) struct Runs<'a> {
     mechanism: Mechanism,
-    channel: &'a Arc<Channel>,
+    channel: &'a Rc<Channel>,
     receiver: Receiver<'a>,
     current: Option<Transfer>,
 }
@@ -39,10 +39,10 @@ fn touched(range: &Range, count: u64) -> u64 {
     u64::try_from(last - first).unwrap_or(range.messages).max(1)
 }
 
-/// Whether two ends are the same process (mostly the same `Arc`) or unknown for the same reason.
+/// Whether two ends are the same process (mostly the same `Rc`) or unknown for the same reason.
 fn same(one: &End, two: &End) -> bool {
     match (one, two) {
-        (End::Known(one), End::Known(two)) => Arc::ptr_eq(one, two) || one == two,
+        (End::Known(one), End::Known(two)) => Rc::ptr_eq(one, two) || one == two,
         (End::Unknown(one), End::Unknown(two)) => one == two,
         (End::Known(_), End::Unknown(_)) | (End::Unknown(_), End::Known(_)) => false,
     }
@@ -50,7 +50,7 @@ fn same(one: &End, two: &End) -> bool {
 
 impl<'a> Runs<'a> {
     /// No run yet.
-    pub(super) fn new(mechanism: Mechanism, channel: &'a Arc<Channel>, receiver: Receiver<'a>) -> Runs<'a> {
+    pub(super) fn new(mechanism: Mechanism, channel: &'a Rc<Channel>, receiver: Receiver<'a>) -> Runs<'a> {
         Runs { mechanism, channel, receiver, current: None }
     }
 
@@ -81,7 +81,7 @@ impl<'a> Runs<'a> {
             latency,
             exact,
             payload,
-            ..Transfer::new(self.mechanism, Arc::clone(self.channel), sender, receiver, count, time)
+            ..Transfer::new(self.mechanism, Rc::clone(self.channel), sender, receiver, count, time)
         };
         out.extend(self.current.replace(transfer).map(Event::Transfer));
     }

@@ -4,7 +4,7 @@
 //! one socket sent to another arrives in order.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -22,7 +22,7 @@ use super::naming::{self, Naming};
 #[derive(Debug)]
 struct Sent {
     mechanism: Mechanism,
-    who: Arc<Proc>,
+    who: Rc<Proc>,
     enter: u64,
     time: u64,
     bytes: u64,
@@ -53,7 +53,7 @@ impl Sent {
 /// A receive.
 #[derive(Debug)]
 struct Taken {
-    who: Arc<Proc>,
+    who: Rc<Proc>,
     enter: u64,
     time: u64,
     bytes: u64,
@@ -175,7 +175,7 @@ impl Messages {
         &mut self,
         mechanism: Mechanism,
         record: &decode::Op,
-        who: Arc<Proc>,
+        who: Rc<Proc>,
         context: &mut Context<'_>,
     ) {
         let op = &record.fixed;
@@ -348,7 +348,7 @@ impl Messages {
                         other.doubt |= other.sock == sent.sock && other.bytes == sent.bytes;
                     }
                 }
-                write(queue, End::Known(Arc::clone(&sent.who)), Some(&sent), taken, exact, context);
+                write(queue, End::Known(Rc::clone(&sent.who)), Some(&sent), taken, exact, context);
             }
             None => {
                 let before_start = early || (queue.queued.is_none_or(|queued| queue.early < queued));
@@ -501,15 +501,15 @@ fn write(
 ) {
     let length = sent.map_or(taken.length, |sent| sent.bytes.max(taken.bytes));
     let payload = sent.map_or(&taken.payload, |sent| &sent.payload);
-    let channel = Arc::clone(queue.naming.channel());
+    let channel = Rc::clone(queue.naming.channel());
     let part = |bytes: u64, receiver: End, truncated: bool| Transfer {
         latency: sent.filter(|_| !truncated).map(|sent| taken.time.saturating_sub(sent.time)),
         exact,
         truncated,
         payload: (!truncated && !payload.is_empty()).then(|| payload.clone()),
-        ..Transfer::new(queue.mechanism, Arc::clone(&channel), sender.clone(), receiver, bytes, taken.time)
+        ..Transfer::new(queue.mechanism, Rc::clone(&channel), sender.clone(), receiver, bytes, taken.time)
     };
-    let received = part(taken.bytes, End::Known(Arc::clone(&taken.who)), false);
+    let received = part(taken.bytes, End::Known(Rc::clone(&taken.who)), false);
     context.out.push(Event::Transfer(received));
     if length > taken.bytes {
         let rest = part(length - taken.bytes, End::Unknown(Why::Unread), true);
@@ -520,7 +520,7 @@ fn write(
 /// A message whose receiver is not known.
 fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Event {
     let id = naming::sockets(sent.sender_inode, receiver_inode);
-    let channel = Arc::new(Channel { id, name });
+    let channel = Rc::new(Channel { id, name });
     let (sender, receiver) = (End::Known(sent.who), End::Unknown(why));
     Event::Transfer(Transfer {
         payload: (!sent.payload.is_empty()).then_some(sent.payload),

@@ -1,6 +1,6 @@
 //! What users call a channel.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace_common::wire::channel_flag;
 use ipctrace_common::{Mechanism, wire};
@@ -108,7 +108,7 @@ pub(super) struct Naming {
     sender: u64,
     receiver: u64,
     name: Option<Vec<u8>>,
-    channel: Option<Arc<Channel>>,
+    channel: Option<Rc<Channel>>,
     /// What it is called once and for all.
     id: Option<String>,
 }
@@ -166,11 +166,11 @@ impl Naming {
     }
 
     /// The channel as it is known now.
-    pub(super) fn channel(&mut self) -> &Arc<Channel> {
+    pub(super) fn channel(&mut self) -> &Rc<Channel> {
         let Naming { mechanism, key, sender, receiver, name, channel, id } = self;
         channel.get_or_insert_with(|| {
             if let Some(id) = id {
-                return Arc::new(Channel { id: id.clone(), name: name.clone() });
+                return Rc::new(Channel { id: id.clone(), name: name.clone() });
             }
             let id = match mechanism {
                 Mechanism::Pipe => format!("pipe:[{}]", key.id),
@@ -199,7 +199,7 @@ impl Naming {
                 | Mechanism::ProcessVm
                 | Mechanism::Signal => format!("{}:{}:{}", mechanism.name(), key.space, key.id),
             };
-            Arc::new(Channel { id, name: name.clone() })
+            Rc::new(Channel { id, name: name.clone() })
         })
     }
 }

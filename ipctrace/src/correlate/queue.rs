@@ -12,7 +12,7 @@ mod store;
 mod waiting;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -137,7 +137,7 @@ impl Sent {
 #[derive(Debug)]
 struct Queue {
     mechanism: Mechanism,
-    channel: Arc<Channel>,
+    channel: Rc<Channel>,
     /// Messages that were in it when it was first seen, and of which nothing else is known. `None`: unknown how many.
     unknown: Option<u64>,
     /// When the latest of those was found of which more is known.
@@ -163,7 +163,7 @@ impl Queue {
     fn new(mechanism: Mechanism, key: Key, name: &[u8], home: Home, now: u64) -> Queue {
         Queue {
             mechanism,
-            channel: Arc::new(channel(mechanism, key, name, home)),
+            channel: Rc::new(channel(mechanism, key, name, home)),
             unknown: None,
             found: 0,
             sent: Store::default(),
@@ -233,12 +233,12 @@ impl Queues {
         }
         let known = self.queues.contains_key(&record.key);
         let queue = self.queue(mechanism, record.key, context);
-        queue.channel = Arc::new(channel(mechanism, record.key, name, context.home));
+        queue.channel = Rc::new(channel(mechanism, record.key, name, context.home));
         queue.unknown = if known { None } else { Some(record.queued).filter(|queued| *queued != u64::MAX) };
     }
 
     /// What a queue that has not been removed is called.
-    pub(super) fn channel(&self, key: &Key) -> Option<&Arc<Channel>> {
+    pub(super) fn channel(&self, key: &Key) -> Option<&Rc<Channel>> {
         self.queues.get(key).filter(|queue| queue.removed.is_none()).map(|queue| &queue.channel)
     }
 
@@ -254,7 +254,7 @@ impl Queues {
         &mut self,
         mechanism: Mechanism,
         record: &decode::Op,
-        who: Arc<Proc>,
+        who: Rc<Proc>,
         context: &mut Context<'_>,
     ) {
         let op = &record.fixed;
@@ -742,7 +742,7 @@ impl Queue {
         let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
         let received = Transfer {
             time: taken.end(),
-            receiver: End::Known(Arc::clone(&taken.who)),
+            receiver: End::Known(Rc::clone(&taken.who)),
             bytes: taken.bytes * sent.messages,
             latency,
             exact,
@@ -775,7 +775,7 @@ impl Queue {
         Transfer {
             time: sent.time,
             mechanism: self.mechanism,
-            channel: Arc::clone(&self.channel),
+            channel: Rc::clone(&self.channel),
             sender: sent.who.clone(),
             receiver: End::Unknown(Why::Unread),
             bytes: sent.bytes * sent.messages,

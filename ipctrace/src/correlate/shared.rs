@@ -9,7 +9,7 @@ mod evidence;
 mod object;
 mod regions;
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::HashMap;
 use ipctrace_common::wire::{self, share_event};
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// By thread group id.
     spaces: HashMap<u32, Space>,
     /// Processes that have no memory of their own, and whose it is.
-    aliases: HashMap<u32, (u32, Arc<Proc>)>,
+    aliases: HashMap<u32, (u32, Rc<Proc>)>,
     objects: HashMap<Id, Object>,
     /// Which object has an id that follows from its name.
     named: HashMap<String, Id>,
@@ -60,7 +60,7 @@ impl Shared {
         &mut self,
         record: &wire::Share,
         name: &[u8],
-        who: &Arc<Proc>,
+        who: &Rc<Proc>,
         context: &mut Context<'_>,
     ) -> Option<()> {
         if record.len.max(record.to_len) > LONGEST {
@@ -101,7 +101,7 @@ impl Shared {
     }
 
     /// Makes sure that there is a space for the process, and none of an earlier one of the same number.
-    fn owner(&mut self, who: &Arc<Proc>, context: &mut Context<'_>) {
+    fn owner(&mut self, who: &Rc<Proc>, context: &mut Context<'_>) {
         if self.aliases.contains_key(&who.pid) {
             return;
         }
@@ -113,7 +113,7 @@ impl Shared {
 
     /// What the memory in this file is called. Not of a file on disk that nobody has mapped: its inode number can be that of
     /// another by now. Those of memory are not used again.
-    pub(super) fn channel(&self, key: &wire::Key) -> Option<&Arc<crate::model::Channel>> {
+    pub(super) fn channel(&self, key: &wire::Key) -> Option<&Rc<crate::model::Channel>> {
         self.objects
             .get(&Id { sysv: false, key: *key })
             .filter(|object| object.mechanism != Mechanism::SharedFile || object.is_used())
@@ -151,7 +151,7 @@ impl Shared {
         &mut self,
         record: &wire::Share,
         name: &[u8],
-        who: &Arc<Proc>,
+        who: &Rc<Proc>,
         context: &mut Context<'_>,
     ) -> Option<()> {
         let time = record.header.time;
@@ -179,7 +179,7 @@ impl Shared {
         Some(())
     }
 
-    fn unmap(&mut self, start: u64, end: u64, who: &Arc<Proc>, time: u64, context: &mut Context<'_>) {
+    fn unmap(&mut self, start: u64, end: u64, who: &Rc<Proc>, time: u64, context: &mut Context<'_>) {
         let root = self.root(who.pid);
         if let Some(space) = self.spaces.get_mut(&root) {
             let changed = space.regions.cut(start, end);
@@ -187,7 +187,7 @@ impl Shared {
         }
     }
 
-    fn relocate(&mut self, record: &wire::Share, who: &Arc<Proc>, context: &mut Context<'_>) -> Option<()> {
+    fn relocate(&mut self, record: &wire::Share, who: &Rc<Proc>, context: &mut Context<'_>) -> Option<()> {
         let space = self.spaces.get_mut(&self.root(who.pid))?;
         let Some((start, first)) = space.regions.at(record.start) else {
             return Some(());
@@ -209,7 +209,7 @@ impl Shared {
         &mut self,
         record: &wire::Share,
         name: &[u8],
-        who: &Arc<Proc>,
+        who: &Rc<Proc>,
         context: &mut Context<'_>,
     ) -> Option<()> {
         let id = Id { sysv: record.header.mechanism == Mechanism::SysvShm as u8, key: record.key };
@@ -228,7 +228,7 @@ impl Shared {
         &mut self,
         record: &wire::Share,
         name: &[u8],
-        who: &Arc<Proc>,
+        who: &Rc<Proc>,
         context: &mut Context<'_>,
     ) -> Option<()> {
         let id = if record.header.mechanism == Mechanism::SysvShm as u8 {
@@ -254,7 +254,7 @@ impl Shared {
     }
 
     /// A page touched for the first time.
-    pub(super) fn touch(&mut self, record: &wire::Touch, who: &Arc<Proc>, context: &mut Context<'_>) {
+    pub(super) fn touch(&mut self, record: &wire::Touch, who: &Rc<Proc>, context: &mut Context<'_>) {
         let Some(space) = self.spaces.get(&self.root(who.pid)) else {
             return;
         };
@@ -265,7 +265,7 @@ impl Shared {
         if let Some(object) = self.objects.get_mut(&region.id) {
             if let Some(user) = object.users.get_mut(&who.identity()) {
                 // It may have another name by now.
-                user.process = Arc::clone(who);
+                user.process = Rc::clone(who);
             }
             let known = object.pages.len();
             let room = self.pages < PAGES;
@@ -282,7 +282,7 @@ impl Shared {
     pub(super) fn forked(
         &mut self,
         parent: u32,
-        child: &Arc<Proc>,
+        child: &Rc<Proc>,
         same: bool,
         time: u64,
         context: &mut Context<'_>,
@@ -292,7 +292,7 @@ impl Shared {
             return;
         }
         if same {
-            self.aliases.insert(child.pid, (root, Arc::clone(child)));
+            self.aliases.insert(child.pid, (root, Rc::clone(child)));
             return;
         }
         self.owner(child, context);
@@ -305,7 +305,7 @@ impl Shared {
 
     /// A process has left its memory: exec or exit. `who`: as it is now, if it still has the name under which it used
     /// it.
-    pub(super) fn left(&mut self, pid: u32, who: Option<&Arc<Proc>>, time: u64, context: &mut Context<'_>) {
+    pub(super) fn left(&mut self, pid: u32, who: Option<&Rc<Proc>>, time: u64, context: &mut Context<'_>) {
         if self.aliases.remove(&pid).is_some() {
             return;
         }
@@ -318,9 +318,9 @@ impl Shared {
             let Some(object) = self.objects.get_mut(&id) else { continue };
             let Some(user) = object.users.get_mut(&(pid, start)) else { continue };
             if let Some(who) = who {
-                user.process = Arc::clone(who);
+                user.process = Rc::clone(who);
             }
-            let (who, writable, quiet) = (Arc::clone(&user.process), user.told == Some(true), user.quiet);
+            let (who, writable, quiet) = (Rc::clone(&user.process), user.told == Some(true), user.quiet);
             user.detach(time);
             if !quiet {
                 context.out.push(share(object, time, &who, ShareAction::Detach, writable));
@@ -339,7 +339,7 @@ impl Shared {
     }
 
     /// What a process had mapped before tracing is known, but no news.
-    fn learn(&mut self, id: Id, who: &Arc<Proc>, time: u64) {
+    fn learn(&mut self, id: Id, who: &Rc<Proc>, time: u64) {
         let writable = self.spaces.get(&who.pid).and_then(|space| space.regions.held(id));
         if let (Some(object), Some(writable)) = (self.objects.get_mut(&id), writable) {
             object.written |= writable;
@@ -355,7 +355,7 @@ impl Shared {
     }
 
     /// Tells what has become of a process's hold on objects.
-    fn settle(&mut self, changed: Vec<Id>, who: &Arc<Proc>, time: u64, context: &mut Context<'_>) {
+    fn settle(&mut self, changed: Vec<Id>, who: &Rc<Proc>, time: u64, context: &mut Context<'_>) {
         let root = self.root(who.pid);
         let Some(space) = self.spaces.get(&root) else {
             return;
@@ -366,7 +366,7 @@ impl Shared {
             let Some(object) = self.objects.get_mut(&id) else { continue };
             let read_only = object.mechanism == Mechanism::SharedFile && !object.written;
             let user = object.user(identity, who, time);
-            user.process = Arc::clone(who);
+            user.process = Rc::clone(who);
             let (told, before, quiet) = (user.told, user.told == Some(true), user.quiet);
             match held {
                 None if told.is_some() => {
@@ -445,12 +445,12 @@ impl Shared {
 }
 
 /// An event.
-fn share(object: &Object, time: u64, who: &Arc<Proc>, action: ShareAction, writable: bool) -> Event {
+fn share(object: &Object, time: u64, who: &Rc<Proc>, action: ShareAction, writable: bool) -> Event {
     Event::Share(Share {
         time,
         mechanism: object.mechanism,
-        channel: Arc::clone(&object.channel),
-        process: Arc::clone(who),
+        channel: Rc::clone(&object.channel),
+        process: Rc::clone(who),
         action,
         writable,
         bytes: object.size,

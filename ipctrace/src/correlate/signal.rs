@@ -3,7 +3,7 @@
 //! Both records are made with the receiver's signal lock held, so a delivery never comes before its generation.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::{HashMap, HashSet};
 use ipctrace_common::wire::{self, signal_info, signal_phase, signal_result};
@@ -54,7 +54,7 @@ fn from_kernel(code: i32, info: u32) -> bool {
 }
 
 /// The event as far as it is known when the signal is generated (or first seen).
-fn event(record: &wire::Signal, sender: End, receiver: Arc<Proc>, outcome: Outcome) -> Signal {
+fn event(record: &wire::Signal, sender: End, receiver: Rc<Proc>, outcome: Outcome) -> Signal {
     let from_tty = record.info == signal_info::PRIVATE && matches!(record.signal, SIGINT | SIGQUIT | SIGTSTP);
     let tty = Some(until_nul(&record.tty)).filter(|name| from_tty && !name.is_empty());
     let carries = record.info == signal_info::FULL && (SI_MESGQ..=SI_QUEUE).contains(&record.code);
@@ -76,8 +76,8 @@ impl Signals {
     pub(super) fn push(
         &mut self,
         record: &wire::Signal,
-        task: Arc<Proc>,
-        target: Arc<Proc>,
+        task: Rc<Proc>,
+        target: Rc<Proc>,
         context: &mut Context<'_>,
     ) -> Result<(), Unknown> {
         match record.header.flags {
@@ -93,8 +93,8 @@ impl Signals {
     fn generated(
         &mut self,
         record: &wire::Signal,
-        task: Arc<Proc>,
-        target: Arc<Proc>,
+        task: Rc<Proc>,
+        target: Rc<Proc>,
         context: &mut Context<'_>,
     ) -> Result<(), Unknown> {
         let outcome = match record.result {
@@ -127,7 +127,7 @@ impl Signals {
         Ok(())
     }
 
-    fn delivered(&mut self, record: &wire::Signal, task: Arc<Proc>, context: &mut Context<'_>) {
+    fn delivered(&mut self, record: &wire::Signal, task: Rc<Proc>, context: &mut Context<'_>) {
         let fatal = record.exit_code & STATUS_SIGNAL;
         // complete_signal() turns a signal that ends the process into a SIGKILL for each of its threads.
         let stands_in = record.signal == SIGKILL && record.info == signal_info::NO_INFO;

@@ -1,6 +1,6 @@
 //! One direction of a stream: two sequences of bytes, put in and taken out, joined by offset.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::{Mechanism, wire};
@@ -140,7 +140,7 @@ impl Stream {
         if kernel < model {
             let call = Call::lost(model - kernel, record.header.time);
             let settled = Settled { call, exact: true, tight: false };
-            let channel = Arc::clone(self.naming.channel());
+            let channel = Rc::clone(self.naming.channel());
             receive(self.mechanism, &channel, &mut self.doubt, settled, &mut self.ranges, context);
         }
         self.doubt |= kernel != model;
@@ -222,7 +222,7 @@ impl Stream {
             let put = self.put.settle(mode, &mut self.ranges, context);
             mode.pending = !self.put.calls.ready.is_empty() || self.put.calls.held() > 0;
             mode.senders |= self.put.crowded();
-            let channel = Arc::clone(self.naming.channel());
+            let channel = Rc::clone(self.naming.channel());
             let (mechanism, doubt) = (self.mechanism, &mut self.doubt);
             let latest = &self.put.latest;
             let take =
@@ -326,7 +326,7 @@ impl Stream {
 /// A settled receive: its bytes leave the stream.
 fn receive(
     mechanism: Mechanism,
-    channel: &Arc<Channel>,
+    channel: &Rc<Channel>,
     doubt: &mut bool,
     settled: Settled,
     ranges: &mut Ranges,

@@ -5,7 +5,7 @@
 //! whatever that leaves over to the last writer. Where only one process wrote there is nothing to be wrong about.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::wire::{self, op_flag};
@@ -140,7 +140,7 @@ impl Terminal {
     }
 
     /// One call.
-    pub(super) fn call(&mut self, op: &decode::Op, process: Arc<Proc>, context: &mut Context<'_>) {
+    pub(super) fn call(&mut self, op: &decode::Op, process: Rc<Proc>, context: &mut Context<'_>) {
         let decode::Op { fixed: op, payload, .. } = op;
         let flags = op.header.flags;
         self.naming.meet(0, op.receiver_inode);
@@ -298,7 +298,7 @@ impl Terminal {
     /// The end: what nobody read.
     pub(super) fn finish(&mut self, context: &mut Context<'_>) {
         self.settle(true, context);
-        let channel = Arc::clone(self.naming.channel());
+        let channel = Rc::clone(self.naming.channel());
         for write in self.pending.drain(..) {
             let Write { call, left, .. } = write;
             // An echo that nobody reads is nothing that anybody sent.
@@ -343,14 +343,14 @@ impl Write {
 }
 
 fn transfer(
-    channel: &Arc<crate::model::Channel>,
+    channel: &Rc<crate::model::Channel>,
     sender: End,
     receiver: End,
     time: u64,
     bytes: u64,
     exact: bool,
 ) -> Transfer {
-    Transfer { exact, ..Transfer::new(Mechanism::Pty, Arc::clone(channel), sender, receiver, bytes, time) }
+    Transfer { exact, ..Transfer::new(Mechanism::Pty, Rc::clone(channel), sender, receiver, bytes, time) }
 }
 
 const _: () = assert!(matches!(Mechanism::Pty.shape(), Shape::Terminal));

@@ -1,6 +1,6 @@
 //! One process makes another run again. The kernel's record has both; what is left to do is to name the object.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -20,7 +20,7 @@ pub(super) struct Wakes {
     /// Names of files with futexes in them.
     names: HashMap<wire::Key, Option<Vec<u8>>>,
     /// Channels in use.
-    channels: HashMap<Place, Arc<Channel>>,
+    channels: HashMap<Place, Rc<Channel>>,
 }
 
 impl Wakes {
@@ -40,8 +40,8 @@ impl Wakes {
     pub(super) fn event(
         &mut self,
         record: &wire::Wake,
-        waker: Option<Arc<Proc>>,
-        woken: Arc<Proc>,
+        waker: Option<Rc<Proc>>,
+        woken: Rc<Proc>,
         home: Home,
         limit: usize,
     ) -> Option<Wake> {
@@ -70,20 +70,20 @@ impl Wakes {
         record: &wire::Wake,
         home: Home,
         limit: usize,
-    ) -> Arc<Channel> {
+    ) -> Rc<Channel> {
         if self.channels.len() >= limit {
             self.channels.clear();
         }
         let names = &self.names;
         let channel = self.channels.entry((mechanism, record.key, record.detail)).or_insert_with(|| {
-            Arc::new(if mechanism == Mechanism::SysvSem {
+            Rc::new(if mechanism == Mechanism::SysvSem {
                 let id = home.ipc(format!("sysv_sem:{}", record.key.id), record.key.space);
                 Channel { id, name: semaphore_name(record) }
             } else {
                 Channel { id: futex_id(record), name: names.get(&record.key).cloned().flatten() }
             })
         });
-        Arc::clone(channel)
+        Rc::clone(channel)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::model::{Lost, Why};
 use crate::render::fixture::{self, Groups, process};
 
 fn filter(selection: Selection) -> Filter {
-    Filter::new(selection, Arc::new(Groups))
+    Filter::new(selection, Rc::new(Groups))
 }
 
 /// A transfer from `seq`, process 100 of user 1000 in group 7, to `sort`, process 200 of user 0 in group 8.
@@ -13,8 +13,8 @@ fn event() -> Event {
     let sender = Proc { uid: Some(1000), cgroup: 7, ..process(100, b"seq") };
     let receiver = Proc { uid: Some(0), cgroup: 8, ..process(200, b"sort") };
     Event::Transfer(crate::model::Transfer {
-        sender: End::Known(Arc::new(sender)),
-        receiver: End::Known(Arc::new(receiver)),
+        sender: End::Known(Rc::new(sender)),
+        receiver: End::Known(Rc::new(receiver)),
         ..fixture::transfer()
     })
 }
@@ -57,7 +57,7 @@ fn kinds_must_all_hold_though_not_at_the_same_end() {
 fn a_long_name_is_compared_as_the_kernel_keeps_it() {
     let selection = Selection { comms: vec![b"systemd-timesyncd".to_vec()], ..Selection::default() };
     let mut transfer = fixture::transfer();
-    transfer.sender = End::Known(Arc::new(process(1, b"systemd-timesyn")));
+    transfer.sender = End::Known(Rc::new(process(1, b"systemd-timesyn")));
     assert!(filter(selection).event(&Event::Transfer(transfer)));
 }
 

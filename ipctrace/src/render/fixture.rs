@@ -1,6 +1,6 @@
 //! Events to show.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::{Cause, Mechanism};
@@ -16,10 +16,10 @@ use crate::render::Clock;
 pub(crate) struct Groups;
 
 impl Cgroups for Groups {
-    fn path(&self, id: u64) -> Option<Arc<[u8]>> {
+    fn path(&self, id: u64) -> Option<Rc<[u8]>> {
         match id {
-            7 => Some(Arc::from(&b"/system.slice/a.service"[..])),
-            8 => Some(Arc::from(&b"/init.scope"[..])),
+            7 => Some(Rc::from(&b"/system.slice/a.service"[..])),
+            8 => Some(Rc::from(&b"/init.scope"[..])),
             _ => None,
         }
     }
@@ -35,11 +35,11 @@ pub(crate) fn process(pid: u32, comm: &[u8]) -> Proc {
 }
 
 pub(crate) fn known(pid: u32, comm: &str) -> End {
-    End::Known(Arc::new(process(pid, comm.as_bytes())))
+    End::Known(Rc::new(process(pid, comm.as_bytes())))
 }
 
-pub(crate) fn channel(id: &str, name: Option<&str>) -> Arc<Channel> {
-    Arc::new(Channel { id: id.to_owned(), name: name.map(|name| name.as_bytes().to_vec()) })
+pub(crate) fn channel(id: &str, name: Option<&str>) -> Rc<Channel> {
+    Rc::new(Channel { id: id.to_owned(), name: name.map(|name| name.as_bytes().to_vec()) })
 }
 
 pub(crate) fn transfer() -> Transfer {
@@ -57,7 +57,7 @@ pub(crate) fn signal() -> Signal {
         code: -1,
         value: Some(42),
         sender: known(100, "worker"),
-        receiver: Arc::new(Proc { tid: 203, ..process(200, b"server") }),
+        receiver: Rc::new(Proc { tid: 203, ..process(200, b"server") }),
         outcome: Outcome::Delivered,
         latency: Some(5_020),
         tty: None,
@@ -140,7 +140,7 @@ pub(crate) fn events() -> Vec<Event> {
             time: 2_000_000_000,
             mechanism: Mechanism::SysvShm,
             channel: channel("sysv_shm:3", Some("0x51020304")),
-            process: Arc::new(process(300, b"postgres")),
+            process: Rc::new(process(300, b"postgres")),
             action: ShareAction::Attach,
             writable: true,
             bytes: 1_048_576,
@@ -158,8 +158,8 @@ pub(crate) fn events() -> Vec<Event> {
             time: 4_500_000_000,
             mechanism: Mechanism::PosixShm,
             channel: channel("posix_shm:/frames", Some("/dev/shm/frames")),
-            sender: Arc::new(process(300, b"camera")),
-            receiver: Arc::new(process(301, b"viewer")),
+            sender: Rc::new(process(300, b"camera")),
+            receiver: Rc::new(process(301, b"viewer")),
             page: 0x3000,
             latency: 42_000,
             exact: true,

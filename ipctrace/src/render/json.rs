@@ -4,7 +4,7 @@ mod schema;
 mod tame;
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ impl Json {
     ///
     /// Control and format characters are always written as `\u` escapes, so that lines are harmless on a terminal; with
     /// [`Charset::Ascii`] so are all others beyond ASCII.
-    pub fn new(clock: Clock, cgroups: Arc<dyn Cgroups>, charset: Charset) -> Json {
+    pub fn new(clock: Clock, cgroups: Rc<dyn Cgroups>, charset: Charset) -> Json {
         let processes = schema::Processes::new(cgroups, charset);
         Json { stamps: Stamps::new(clock), processes, charset, line: Vec::new() }
     }

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace::cgroup::NoHierarchy;
 use ipctrace::correlate::{Correlator, Limits};
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     correlator.finish(u64::MAX, &mut events);
     let terminal = Terminal { interactive: true, colour: false, width: Some(120), charset: Charset::Utf8 };
-    let mut json = Json::new(Clock::new(0), Arc::new(NoHierarchy), Charset::Ascii);
+    let mut json = Json::new(Clock::new(0), Rc::new(NoHierarchy), Charset::Ascii);
     let mut text = Text::new(Clock::new(0), jiff::tz::TimeZone::UTC, terminal);
     for event in &events {
         let mut line = Vec::new();

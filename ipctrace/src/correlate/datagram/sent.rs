@@ -1,7 +1,7 @@
 //! Datagrams that have left their sockets.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::Mechanism;
@@ -14,7 +14,7 @@ use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 /// The call that sent a datagram.
 #[derive(Debug)]
 pub(super) struct Called {
-    pub(super) who: Arc<Proc>,
+    pub(super) who: Rc<Proc>,
     pub(super) time: u64,
     pub(super) bytes: u64,
     pub(super) inode: u64,
@@ -31,7 +31,7 @@ pub(super) struct Sent {
     pub(super) sock: u64,
     pub(super) data: u64,
     /// In whose call it left.
-    pub(super) who: Option<Arc<Proc>>,
+    pub(super) who: Option<Rc<Proc>>,
     /// The beginning of that call; 0 if it left outside of it.
     pub(super) enter: u64,
     pub(super) time: u64,
@@ -92,8 +92,8 @@ impl Way {
     }
 
     /// Met in the network namespace `netns`.
-    pub(super) fn channel(self, netns: u32, home: Home) -> Arc<Channel> {
-        Arc::new(Channel { id: address::id("udp", self.from, self.to, netns, home), name: None })
+    pub(super) fn channel(self, netns: u32, home: Home) -> Rc<Channel> {
+        Rc::new(Channel { id: address::id("udp", self.from, self.to, netns, home), name: None })
     }
 
     /// Whether several sockets may get it.
@@ -116,14 +116,14 @@ impl Way {
 }
 
 /// What a call sent, to nobody.
-pub(super) fn sent_by(channel: &Arc<Channel>, call: &Called, why: Why) -> Transfer {
-    let sender = End::Known(Arc::clone(&call.who));
+pub(super) fn sent_by(channel: &Rc<Channel>, call: &Called, why: Why) -> Transfer {
+    let sender = End::Known(Rc::clone(&call.who));
     transfer(channel, sender, End::Unknown(why), call.bytes, call.time, call.payload.clone())
 }
 
 /// A transfer of one datagram.
 pub(super) fn transfer(
-    channel: &Arc<Channel>,
+    channel: &Rc<Channel>,
     sender: End,
     receiver: End,
     bytes: u64,
@@ -132,6 +132,6 @@ pub(super) fn transfer(
 ) -> Transfer {
     Transfer {
         payload: (!payload.is_empty()).then_some(payload),
-        ..Transfer::new(Mechanism::Udp, Arc::clone(channel), sender, receiver, bytes, time)
+        ..Transfer::new(Mechanism::Udp, Rc::clone(channel), sender, receiver, bytes, time)
     }
 }

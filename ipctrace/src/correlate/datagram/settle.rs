@@ -5,7 +5,7 @@
 //! Which was first is certain if the other was sent after the one had been seen in the queue; where processes receive at
 //! the same time it tells nothing.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::wire::Key;
@@ -71,8 +71,8 @@ struct Found {
 }
 
 impl Found {
-    fn sent(number: u64, who: &Arc<Proc>, exact: bool) -> Found {
-        Found { number: Some(number), sender: End::Known(Arc::clone(who)), exact }
+    fn sent(number: u64, who: &Rc<Proc>, exact: bool) -> Found {
+        Found { number: Some(number), sender: End::Known(Rc::clone(who)), exact }
     }
 
     fn unknown(why: Why) -> Found {
@@ -359,9 +359,9 @@ impl Datagrams {
         let Some(socket) = self.sockets.get_mut(&key) else { return };
         socket.done(&taken);
         let to = socket.ends.map_or_else(|| format!("[{}]", socket.inode), |ends| ends.local.to_string());
-        let channel = Arc::new(Channel { id: format!("udp:?->{to}"), name: None });
+        let channel = Rc::new(Channel { id: format!("udp:?->{to}"), name: None });
         let nobody = End::Unknown(Why::Lost);
-        let who = End::Known(Arc::clone(&taken.who));
+        let who = End::Known(Rc::clone(&taken.who));
         let received = transfer(&channel, nobody, who, taken.bytes, taken.time, taken.payload);
         context.out.push(Event::Transfer(received));
     }
@@ -404,7 +404,7 @@ impl Datagrams {
             // First in, first out: what was in the queue before it was sent has been taken.
             self.pass(key, choice.taken.time, taken.time, 0);
         }
-        let who = End::Known(Arc::clone(&taken.who));
+        let who = End::Known(Rc::clone(&taken.who));
         if taken.bytes > 0 || way.len == 0 {
             let received = transfer(&channel, found.sender.clone(), who, taken.bytes, taken.time, payload);
             context.out.push(Event::Transfer(Transfer { latency, exact, ..received }));

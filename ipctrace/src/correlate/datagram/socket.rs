@@ -1,7 +1,7 @@
 //! The queue of one receiving socket.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::digest;
@@ -47,7 +47,7 @@ pub(super) struct Arrival {
 /// A call that received.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) who: Arc<Proc>,
+    pub(super) who: Rc<Proc>,
     /// Beginning of the call; 0 if it was not seen.
     pub(super) enter: u64,
     pub(super) time: u64,
@@ -74,7 +74,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    pub(super) fn new(record: &decode::Op, who: Arc<Proc>, now: u64) -> Taken {
+    pub(super) fn new(record: &decode::Op, who: Rc<Proc>, now: u64) -> Taken {
         let op = &record.fixed;
         let has = |flag: u16| op.header.flags & flag != 0;
         let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };

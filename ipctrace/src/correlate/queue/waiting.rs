@@ -1,6 +1,6 @@
 //! Receives whose send has not come, or may not be the only one.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ipctrace_common::digest;
@@ -13,7 +13,7 @@ use super::store::{Kind, Kinds, Stored};
 #[derive(Clone, Debug)]
 pub(super) struct Taken {
     /// Who received.
-    pub(super) who: Arc<Proc>,
+    pub(super) who: Rc<Proc>,
     /// Beginning of the call; 0 if it was not seen.
     pub(super) enter: u64,
     /// End of the call.

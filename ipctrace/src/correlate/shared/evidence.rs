@@ -1,7 +1,7 @@
 //! First touches: that one process wrote to a page and another read it afterwards is evidence that bytes went from the one
 //! to the other.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use crate::model::{Event, Evidence, Proc};
 
@@ -16,23 +16,23 @@ const WRITERS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Page {
     /// Who was seen to write to it, and when first.
-    writers: Vec<(Arc<Proc>, u64)>,
+    writers: Vec<(Rc<Proc>, u64)>,
     /// Pairs of writer and reader that were told.
     told: Vec<[(u32, u64); 2]>,
 }
 
 impl Object {
     /// A process wrote to the page at `at`, bytes from the begin of the object.
-    pub(super) fn written(&mut self, at: u64, time: u64, who: &Arc<Proc>) {
+    pub(super) fn written(&mut self, at: u64, time: u64, who: &Rc<Proc>) {
         let page = self.pages.entry(at / SIZE).or_default();
         let known = page.writers.iter().any(|(writer, _)| writer.identity() == who.identity());
         if !known && page.writers.len() < WRITERS {
-            page.writers.push((Arc::clone(who), time));
+            page.writers.push((Rc::clone(who), time));
         }
     }
 
     /// A process read it.
-    pub(super) fn read(&mut self, at: u64, time: u64, who: &Arc<Proc>, out: &mut Vec<Event>) {
+    pub(super) fn read(&mut self, at: u64, time: u64, who: &Rc<Proc>, out: &mut Vec<Event>) {
         let Some(page) = self.pages.get_mut(&(at / SIZE)) else {
             return;
         };
@@ -47,9 +47,9 @@ impl Object {
             out.push(Event::Evidence(Evidence {
                 time,
                 mechanism: self.mechanism,
-                channel: Arc::clone(&self.channel),
-                sender: Arc::clone(writer),
-                receiver: Arc::clone(who),
+                channel: Rc::clone(&self.channel),
+                sender: Rc::clone(writer),
+                receiver: Rc::clone(who),
                 page: at / SIZE * SIZE,
                 latency: time.saturating_sub(*wrote),
                 exact,

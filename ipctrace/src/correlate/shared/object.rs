@@ -1,7 +1,7 @@
 //! What is shared, and by whom.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::{HashMap, HashMapExt};
 use ipctrace_common::Mechanism;
@@ -31,7 +31,7 @@ pub(super) struct Id {
 /// A process that has, or had, an object mapped.
 #[derive(Debug)]
 pub(super) struct User {
-    pub(super) process: Arc<Proc>,
+    pub(super) process: Rc<Proc>,
     /// What was last told of it: `None` if it is not attached, else whether it may write.
     pub(super) told: Option<bool>,
     /// Whether its being attached has not been told.
@@ -69,7 +69,7 @@ impl User {
 #[derive(Debug)]
 pub(super) struct Object {
     pub(super) mechanism: Mechanism,
-    pub(super) channel: Arc<Channel>,
+    pub(super) channel: Rc<Channel>,
     pub(super) size: u64,
     /// Mount namespace in which its path is.
     pub(super) mounts: u64,
@@ -110,7 +110,7 @@ pub(super) fn channel(
     name: &[u8],
     home: Home,
     mut is_free: impl FnMut(&str) -> bool,
-) -> Arc<Channel> {
+) -> Rc<Channel> {
     let Key { id, space } = record.key;
     let by_inode = naming::file(mechanism.name(), space, id);
     let (id, name) = match mechanism {
@@ -144,11 +144,11 @@ pub(super) fn channel(
         | Mechanism::ProcessVm
         | Mechanism::Signal => (by_inode, (!name.is_empty()).then(|| name.to_vec())),
     };
-    Arc::new(Channel { id, name })
+    Rc::new(Channel { id, name })
 }
 
 impl Object {
-    pub(super) fn new(mechanism: Mechanism, channel: Arc<Channel>, called: &[u8], mounts: u64) -> Object {
+    pub(super) fn new(mechanism: Mechanism, channel: Rc<Channel>, called: &[u8], mounts: u64) -> Object {
         Object {
             mechanism,
             channel,
@@ -176,22 +176,22 @@ impl Object {
 
     /// The attachments that were not told, as they were. Tells them.
     pub(super) fn readers(&mut self) -> Vec<Event> {
-        let mut waiting: Vec<(u64, Arc<Proc>)> = Vec::new();
+        let mut waiting: Vec<(u64, Rc<Proc>)> = Vec::new();
         for user in self.users.values_mut().filter(|user| user.told.is_some() && user.quiet) {
             user.quiet = false;
-            waiting.push((user.since, Arc::clone(&user.process)));
+            waiting.push((user.since, Rc::clone(&user.process)));
         }
         waiting.sort_by_key(|(since, process)| (*since, process.pid));
-        let event = |(since, process): (u64, Arc<Proc>)| {
+        let event = |(since, process): (u64, Rc<Proc>)| {
             super::share(self, since, &process, ShareAction::Attach, false)
         };
         waiting.into_iter().map(event).collect()
     }
 
     /// What it knows of a process; nothing yet if it is new.
-    pub(super) fn user(&mut self, identity: (u32, u64), who: &Arc<Proc>, time: u64) -> &mut User {
+    pub(super) fn user(&mut self, identity: (u32, u64), who: &Rc<Proc>, time: u64) -> &mut User {
         self.users.entry(identity).or_insert_with(|| User {
-            process: Arc::clone(who),
+            process: Rc::clone(who),
             told: None,
             quiet: false,
             since: time,
@@ -206,9 +206,9 @@ impl Object {
         let last = to.end(now);
         (last > writes && from.process.identity() != to.process.identity()).then(|| Flow {
             mechanism: self.mechanism,
-            channel: Arc::clone(&self.channel),
-            sender: End::Known(Arc::clone(&from.process)),
-            receiver: End::Known(Arc::clone(&to.process)),
+            channel: Rc::clone(&self.channel),
+            sender: End::Known(Rc::clone(&from.process)),
+            receiver: End::Known(Rc::clone(&to.process)),
             messages: 0,
             bytes: self.size,
             first: writes.max(to.since),

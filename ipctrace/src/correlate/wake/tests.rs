@@ -104,7 +104,7 @@ fn semaphores_are_named_as_ipcs_does_and_namespaces_kept_apart() {
 #[test]
 fn what_cannot_be_is_refused() {
     let mut wakes = Wakes::default();
-    let process = || Arc::new(crate::render::fixture::process(1, b"sh"));
+    let process = || Rc::new(crate::render::fixture::process(1, b"sh"));
     let backwards = wire::Wake { enter: 901, ..wake(Mechanism::Futex, 0, FILE, 0) };
     assert_eq!(wakes.event(&backwards, None, process(), Home::default(), 8), None);
     assert_eq!(wakes.event(&wake(Mechanism::Pipe, 0, FILE, 0), None, process(), Home::default(), 8), None);

@@ -1,6 +1,6 @@
 //! Traces that differ from what was done, each in one thing: the comparison must find it.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use ipctrace_common::{Cause, Mechanism};
 
@@ -53,8 +53,8 @@ fn truth() -> Vec<Truth> {
 }
 
 /// The reader, to whom all goes.
-fn reader() -> Arc<crate::model::Proc> {
-    Arc::new(fixture::process(12, b"reader"))
+fn reader() -> Rc<crate::model::Proc> {
+    Rc::new(fixture::process(12, b"reader"))
 }
 
 fn transfer(mechanism: Mechanism, sender: End, bytes: u64, messages: u64) -> Transfer {
@@ -177,7 +177,7 @@ fn a_wrong_name_is_found() {
     finds(2, "sort[10] -> reader[12]: done -, traced 300 B", |trace| {
         trace.from_a.sender = fixture::known(10, "sort");
     });
-    finds(2, "sort[12]", |trace| trace.signal.receiver = Arc::new(fixture::process(12, b"sort")));
+    finds(2, "sort[12]", |trace| trace.signal.receiver = Rc::new(fixture::process(12, b"sort")));
 }
 
 #[test]

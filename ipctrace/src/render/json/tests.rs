@@ -10,7 +10,7 @@ use crate::render::Coverage;
 use crate::render::fixture::{self, Groups, channel, process};
 
 fn renderer() -> Json {
-    Json::new(fixture::clock(), Arc::new(Groups), Charset::Utf8)
+    Json::new(fixture::clock(), Rc::new(Groups), Charset::Utf8)
 }
 
 fn shown(event: &Event) -> String {
@@ -99,8 +99,8 @@ fn what_is_unknown_is_null_and_says_why() {
     let unreadable = Proc { start: 0, uid: None, cgroup: 0, ..process(5, b"x") };
     let gone = Proc { cgroup: 99, ..process(6, b"y") };
     let event = Event::Transfer(Transfer {
-        sender: End::Known(Arc::new(unreadable)),
-        receiver: End::Known(Arc::new(gone)),
+        sender: End::Known(Rc::new(unreadable)),
+        receiver: End::Known(Rc::new(gone)),
         latency: None,
         ..fixture::transfer()
     });
@@ -122,11 +122,11 @@ fn what_is_unknown_is_null_and_says_why() {
 #[test]
 fn a_line_does_no_harm_on_a_terminal() {
     let mut transfer = fixture::transfer();
-    transfer.sender = End::Known(Arc::new(process(1, "\u{7f}\u{9b}31m\u{202e}é\u{e0041}\x1b".as_bytes())));
+    transfer.sender = End::Known(Rc::new(process(1, "\u{7f}\u{9b}31m\u{202e}é\u{e0041}\x1b".as_bytes())));
     let line = shown(&Event::Transfer(transfer.clone()));
     assert!(line.contains(r#""comm":"\u007f\u009b31m\u202eé\udb40\udc41\u001b""#), "{line}");
     let mut out = Vec::new();
-    let mut json = Json::new(fixture::clock(), Arc::new(Groups), Charset::Ascii);
+    let mut json = Json::new(fixture::clock(), Rc::new(Groups), Charset::Ascii);
     json.event(&Event::Transfer(transfer), &mut out).unwrap();
     assert!(out.is_ascii());
 }
@@ -142,11 +142,11 @@ proptest! {
         count in any::<u64>(),
     ) {
         let mut transfer = Transfer { time, bytes: count, ..fixture::transfer() };
-        transfer.sender = End::Known(Arc::new(process(1, &comm)));
-        transfer.receiver = End::Known(Arc::new(process(2, text.as_bytes())));
+        transfer.sender = End::Known(Rc::new(process(1, &comm)));
+        transfer.receiver = End::Known(Rc::new(process(2, text.as_bytes())));
         let mut named = (*channel("pipe:[1]", None)).clone();
         named.name = Some(name.clone());
-        transfer.channel = Arc::new(named);
+        transfer.channel = Rc::new(named);
         transfer.payload = Some(payload.clone().into());
         let line = shown(&Event::Transfer(transfer));
         prop_assert_eq!(line.matches('\n').count(), 1);

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::rc::Rc;
 
 use jiff::tz;
 use proptest::prelude::*;
@@ -132,12 +132,12 @@ proptest! {
         utf8 in any::<bool>(),
     ) {
         let charset = if utf8 { Charset::Utf8 } else { Charset::Ascii };
-        let named = |id: &str| Arc::new(Channel { id: id.to_owned(), name: Some(name.clone()) });
-        let sender = End::Known(Arc::new(process(1, hostile.as_bytes())));
+        let named = |id: &str| Rc::new(Channel { id: id.to_owned(), name: Some(name.clone()) });
+        let sender = End::Known(Rc::new(process(1, hostile.as_bytes())));
         let mut events = vec![
             Event::Transfer(Transfer {
                 sender: sender.clone(),
-                receiver: End::Known(Arc::new(process(2, &name))),
+                receiver: End::Known(Rc::new(process(2, &name))),
                 channel: named(&hostile),
                 payload: Some(payload.into()),
                 ..fixture::transfer()
@@ -151,7 +151,7 @@ proptest! {
                 wake.channel = named(&hostile);
                 events.push(Event::Wake(wake));
             } else if let Event::Share(mut share) = event {
-                share.process = Arc::new(Proc { comm: name.clone(), ..process(3, b"") });
+                share.process = Rc::new(Proc { comm: name.clone(), ..process(3, b"") });
                 events.push(Event::Share(share));
             }
         }

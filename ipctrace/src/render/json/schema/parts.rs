@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
@@ -62,26 +61,26 @@ impl Serialize for Process {
 
 /// Writes processes, each once: most lines name some that have been named before, and they are the larger part of a line.
 pub(in crate::render::json) struct Processes {
-    cgroups: Arc<dyn Cgroups>,
+    cgroups: Rc<dyn Cgroups>,
     charset: Charset,
     /// By address, which nothing else has as long as the process stands beside it.
     written: RefCell<HashMap<*const model::Proc, Written>>,
 }
 
 /// A process, and how it is written.
-type Written = (Arc<model::Proc>, Rc<RawValue>);
+type Written = (Rc<model::Proc>, Rc<RawValue>);
 
 /// Processes that are remembered.
 const MOST: usize = 2048;
 
 impl Processes {
-    pub(in crate::render::json) fn new(cgroups: Arc<dyn Cgroups>, charset: Charset) -> Processes {
+    pub(in crate::render::json) fn new(cgroups: Rc<dyn Cgroups>, charset: Charset) -> Processes {
         Processes { cgroups, charset, written: RefCell::default() }
     }
 
-    fn write(&self, process: &Arc<model::Proc>) -> Rc<RawValue> {
+    fn write(&self, process: &Rc<model::Proc>) -> Rc<RawValue> {
         let mut written = self.written.borrow_mut();
-        if let Some((_, text)) = written.get(&Arc::as_ptr(process)) {
+        if let Some((_, text)) = written.get(&Rc::as_ptr(process)) {
             return Rc::clone(text);
         }
         let fields = Fields::new(process, &*self.cgroups);
@@ -98,7 +97,7 @@ impl Processes {
             if written.len() >= MOST {
                 written.clear();
             }
-            written.insert(Arc::as_ptr(process), (Arc::clone(process), Rc::clone(&text)));
+            written.insert(Rc::as_ptr(process), (Rc::clone(process), Rc::clone(&text)));
         }
         text
     }
@@ -116,7 +115,7 @@ struct Fields<'a> {
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid_why: Option<&'static str>,
-    cgroup: Option<Text<Arc<[u8]>>>,
+    cgroup: Option<Text<Rc<[u8]>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_why: Option<&'static str>,
 }
@@ -150,7 +149,7 @@ impl<'a> Fields<'a> {
 }
 
 impl Process {
-    pub(super) fn new(process: &Arc<model::Proc>, processes: &Processes) -> Process {
+    pub(super) fn new(process: &Rc<model::Proc>, processes: &Processes) -> Process {
         Process(processes.write(process))
     }
 
