@@ -298,11 +298,14 @@ impl Correlator {
                 let (key, now) = (fixed.key, self.now);
                 let receive = fixed.header.flags & op_flag::RECEIVE != 0;
                 let inodes = (fixed.sender_inode, fixed.receiver_inode);
-                if self.streams.len() >= self.limits.streams && !self.streams.contains_key(&key) {
-                    self.make_room(out);
-                }
-                let stream =
-                    self.streams.entry(key).or_insert_with(|| Box::new(Stream::new(mechanism, key, now)));
+                let stream = match self.streams.get_mut(&key) {
+                    Some(stream) => stream,
+                    None => {
+                        self.make_room(out);
+                        let new = || Box::new(Stream::new(mechanism, key, now));
+                        self.streams.entry(key).or_insert_with(new)
+                    }
+                };
                 stream.used = now;
                 stream.call(receive, inodes, Call::new(op, who), &mut context!(self, out));
                 Some(())

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire::{self, Kind};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A record as the kernel made it, its variable parts cut out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Record {
 }
 
 /// A call's effect on a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Op {
     /// The fixed part.
     pub fixed: wire::Op,
@@ -81,17 +81,21 @@ pub fn decode_reusing(bytes: &[u8], spare: &mut Option<Box<Op>>) -> Result<Recor
             Record::Channel(fixed, if is_path(&fixed) { path(&name) } else { name })
         }
         Kind::Op => {
-            let (fixed, rest) = fixed::<wire::Op>(bytes)?;
-            let (address, rest) = tail(rest, fixed.address_len)?;
-            let (payload, _) = tail(rest, fixed.payload_len)?;
-            let op = Op { fixed, address, payload };
-            Record::Op(match spare.take() {
-                Some(mut place) => {
-                    *place = op;
-                    place
-                }
-                None => Box::new(op),
-            })
+            let (source, rest) = bytes
+                .split_at_checked(size_of::<wire::Op>())
+                .ok_or(Malformed::Short { found: bytes.len(), needed: size_of::<wire::Op>() })?;
+            let mut op = spare.take().unwrap_or_default();
+            op.fixed.as_mut_bytes().copy_from_slice(source);
+            // Mostly there was none, and is none.
+            if op.fixed.address_len | op.fixed.payload_len != 0
+                || !op.address.is_empty()
+                || !op.payload.is_empty()
+            {
+                let (address, rest) = tail(rest, op.fixed.address_len)?;
+                let (payload, _) = tail(rest, op.fixed.payload_len)?;
+                (op.address, op.payload) = (address, payload);
+            }
+            Record::Op(op)
         }
         Kind::Signal => Record::Signal(Box::new(fixed(bytes)?.0)),
         Kind::Process => Record::Process(Box::new(fixed(bytes)?.0)),
@@ -143,8 +147,6 @@ fn path(components: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
-
     use super::*;
 
     fn channel(mechanism: Mechanism, name: &[u8]) -> Vec<u8> {

@@ -1,11 +1,11 @@
 //! Sums of events: one flow for each pair of ends on each channel.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 use ipctrace_common::Mechanism;
 
 use crate::model::{Channel, End, Event, Flow, Latency};
@@ -17,6 +17,9 @@ mod recent;
 use latencies::Latencies;
 use recent::Mark;
 pub use recent::Recent;
+
+/// How many flows are found without a look at their names.
+const PLACES: usize = 1024;
 
 /// Most flows that are told apart.
 pub const MOST: usize = 100_000;
@@ -163,13 +166,28 @@ struct Part<'a> {
     latency: Option<u64>,
 }
 
+impl Part<'_> {
+    /// A number below [`PLACES`] that follows from where what it is about stands in memory.
+    fn place(&self) -> usize {
+        let address = |end: &End| match end {
+            End::Known(process) => Rc::as_ptr(process) as u64,
+            End::Unknown(_) => 0,
+        };
+        let ends = address(self.sender).rotate_left(17) ^ address(self.receiver).rotate_left(31);
+        let mixed = (Rc::as_ptr(self.channel) as u64 ^ ends).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 32) as usize % PLACES
+    }
+}
+
 /// The flows of a trace so far.
 #[derive(Debug)]
 pub struct Flows {
     limit: usize,
     /// Whether old flows make room for new ones, which else are left out.
     ageing: bool,
-    sums: HashMap<Key, Sum, RandomState>,
+    sums: IndexMap<Key, Sum, RandomState>,
+    /// Where in [`Flows::sums`] a flow may be: by [`Part::place`].
+    places: Vec<u32>,
     left_out: u64,
     evicted: u64,
     /// What signals are told under: they have no channel.
@@ -186,7 +204,15 @@ impl Flows {
     /// No flows yet; at most `limit` will be told apart.
     pub fn new(limit: usize) -> Flows {
         let signals = Rc::new(Channel { id: "signal".to_owned(), name: None });
-        Flows { limit, ageing: false, sums: HashMap::default(), left_out: 0, evicted: 0, signals }
+        Flows {
+            limit,
+            ageing: false,
+            sums: IndexMap::default(),
+            places: vec![0; PLACES],
+            left_out: 0,
+            evicted: 0,
+            signals,
+        }
     }
 
     /// Adds an event to its flow.
@@ -234,8 +260,19 @@ impl Flows {
     }
 
     fn count(&mut self, part: &Part<'_>) {
-        if let Some(sum) = self.sums.get_mut(part as &dyn Identity) {
+        let place = part.place();
+        if let Some((key, sum)) = self.sums.get_index_mut(self.places[place] as usize)
+            && key.mechanism == part.mechanism
+            && (Rc::ptr_eq(&key.channel, part.channel) || Rc::ptr_eq(&sum.channel, part.channel))
+            && same(&key.sender, part.sender)
+            && same(&key.receiver, part.receiver)
+        {
             sum.add(part);
+            return;
+        }
+        if let Some((index, _, sum)) = self.sums.get_full_mut(part as &dyn Identity) {
+            sum.add(part);
+            self.places[place] = u32::try_from(index).unwrap_or(0);
             return;
         }
         if self.ageing && self.sums.len() >= self.limit {

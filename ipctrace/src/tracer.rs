@@ -31,8 +31,9 @@ const ASK: Duration = Duration::from_secs(1);
 /// How often this host's addresses are gathered, if an unknown one has been met.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// Records taken in one go before the caller is given a chance to look at signals and deadlines.
-const BATCH: usize = 16_384;
+/// Records taken in one go before the caller is given a chance to look at signals and deadlines, and the events that they made: few
+/// enough for these to be in the cache still.
+const BATCH: usize = 1024;
 
 /// A new process, both by `(pid, start)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use ipctrace_common::Mechanism;
 
 use crate::model::{Channel, End, Event, Transfer, Why};
@@ -25,7 +26,8 @@ pub(super) struct Runs<'a> {
     mechanism: Mechanism,
     channel: &'a Rc<Channel>,
     receiver: Receiver<'a>,
-    current: Option<Transfer>,
+    /// The last event is the transfer of the run so far.
+    going: bool,
 }
 
 /// How many of the calls that a range stands for have bytes among the next `count`, taking them to be of equal size.
@@ -51,7 +53,7 @@ fn same(one: &End, two: &End) -> bool {
 impl<'a> Runs<'a> {
     /// No run yet.
     pub(super) fn new(mechanism: Mechanism, channel: &'a Rc<Channel>, receiver: Receiver<'a>) -> Runs<'a> {
-        Runs { mechanism, channel, receiver, current: None }
+        Runs { mechanism, channel, receiver, going: false }
     }
 
     /// `count` bytes of `range` (as it was before they were taken) are next.
@@ -60,7 +62,8 @@ impl<'a> Runs<'a> {
         let messages = touched(range, count);
         let known = range.sender.process().is_some() && self.receiver.who.process().is_some();
         let latency = self.receiver.time.filter(|_| known).map(|time| time.saturating_sub(range.time));
-        if let Some(current) = &mut self.current
+        if self.going
+            && let Some(Event::Transfer(current)) = out.last_mut()
             && current.exact == exact
             && same(&current.sender, &range.sender)
         {
@@ -70,26 +73,28 @@ impl<'a> Runs<'a> {
             current.time = current.time.max(self.receiver.time.unwrap_or(range.time));
             return;
         }
-        let skipped = usize::try_from(range.taken).unwrap_or(usize::MAX);
-        let length =
-            range.payload.len().saturating_sub(skipped).min(usize::try_from(count).unwrap_or(usize::MAX));
-        let payload = (length > 0).then(|| range.payload.slice(skipped..skipped + length));
-        let (sender, receiver) = (range.sender.clone(), self.receiver.who.clone());
+        self.going = true;
         let time = self.receiver.time.unwrap_or(range.time);
-        let transfer = Transfer {
+        let (sender, receiver) = (range.sender.clone(), self.receiver.who.clone());
+        out.push(Event::Transfer(Transfer {
             messages,
             latency,
             exact,
-            payload,
+            payload: begin(range, count),
             ..Transfer::new(self.mechanism, Rc::clone(self.channel), sender, receiver, count, time)
-        };
-        out.extend(self.current.replace(transfer).map(Event::Transfer));
+        }));
     }
+}
 
-    /// The last run is over.
-    pub(super) fn end(self, out: &mut Vec<Event>) {
-        out.extend(self.current.map(Event::Transfer));
+/// What of the next `count` bytes of the range was captured.
+fn begin(range: &Range, count: u64) -> Option<Bytes> {
+    if range.payload.is_empty() {
+        return None;
     }
+    let skipped = usize::try_from(range.taken).unwrap_or(usize::MAX);
+    let length =
+        range.payload.len().saturating_sub(skipped).min(usize::try_from(count).unwrap_or(usize::MAX));
+    (length > 0).then(|| range.payload.slice(skipped..skipped + length))
 }
 
 /// The end of what nobody took.

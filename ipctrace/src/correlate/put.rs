@@ -125,6 +125,13 @@ impl Put {
         self.calls.crowded()
     }
 
+    /// As [`Put::settle`], of an object without positions and a call that [passes](Sequencer::passes) and overlapped no other.
+    pub(super) fn pass(&mut self, call: Call, ranges: &mut Ranges) {
+        self.calls.pass(&call);
+        self.recent.note(call.process(), call.time);
+        ranges.push(Range::new(call, true, None));
+    }
+
     /// Moves to `ranges` what is certain, and what has waited for long enough.
     pub(super) fn settle(&mut self, mode: Mode, ranges: &mut Ranges, context: &Context<'_>) -> Progress {
         while let Some(front) = self.calls.ready.front() {
@@ -211,7 +218,8 @@ impl Put {
 
     /// Settles the first call; `position` becomes the end.
     fn commit(&mut self, index: usize, exact: bool, place: Option<Place>, ranges: &mut Ranges) {
-        let Some(call) = self.calls.ready.remove(index) else { return };
+        let ready = &mut self.calls.ready;
+        let Some(call) = (if index == 0 { ready.pop_front() } else { ready.remove(index) }) else { return };
         if place.is_some()
             && let Some((_, high)) = call.seen
         {

@@ -165,7 +165,7 @@ impl Ranges {
             if bytes == 0 {
                 return false;
             }
-            if range.sender == End::Unknown(Why::Lost) {
+            if matches!(range.sender, End::Unknown(Why::Lost)) {
                 return true;
             }
             bytes = bytes.saturating_sub(range.left());

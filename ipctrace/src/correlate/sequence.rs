@@ -46,6 +46,26 @@ impl Sequencer {
         Arrived::Taken
     }
 
+    /// Whether nothing waits here, and a call is next that is of the one process that has called so far: all that is to be done for
+    /// it is [`Sequencer::pass`].
+    pub(super) fn passes(&self, call: &Call) -> bool {
+        self.ready.is_empty()
+            && self.early.is_empty()
+            && self.debt == 0
+            && !self.several
+            && call.before.is_none_or(|before| before == self.next)
+            && call
+                .who
+                .process()
+                .is_some_and(|process| self.first.is_none_or(|first| first == process.identity()))
+    }
+
+    /// A call has come and gone.
+    pub(super) fn pass(&mut self, call: &Call) {
+        self.next = self.next.saturating_add(call.bytes);
+        self.first = Some(call.process());
+    }
+
     /// Moves what has become continuous from `early` to `ready`.
     pub(super) fn follow(&mut self) {
         while let Some(entry) = self.early.first_entry()

@@ -139,9 +139,7 @@ impl Stream {
         }
         if kernel < model {
             let call = Call::lost(model - kernel, record.header.time);
-            let settled = Settled { call, exact: true, tight: false };
-            let channel = Rc::clone(self.naming.channel());
-            receive(self.mechanism, &channel, &mut self.doubt, settled, &mut self.ranges, context);
+            self.receive(&Settled { call, exact: true, tight: false }, context);
         }
         self.doubt |= kernel != model;
     }
@@ -163,6 +161,19 @@ impl Stream {
         }
         self.arrivals += 1;
         call.arrival = self.arrivals;
+        if self.open && !self.paged() && !call.overlaps {
+            // What most calls are: one process on this side, and nobody to wait for.
+            if receive && self.put.calls.ready.is_empty() && self.take.passes(&call, &self.ranges) {
+                self.take.pass(&call);
+                self.receive(&Settled { call, exact: true, tight: false }, context);
+                return;
+            }
+            if !receive && self.take.calls.ready.is_empty() && self.put.calls.passes(&call) {
+                self.put.pass(call, &mut self.ranges);
+                self.bound(context);
+                return;
+            }
+        }
         let calls = if receive { &mut self.take.calls } else { &mut self.put.calls };
         match calls.push(call, self.open) {
             Arrived::Taken => {}
@@ -222,13 +233,11 @@ impl Stream {
             let put = self.put.settle(mode, &mut self.ranges, context);
             mode.pending = !self.put.calls.ready.is_empty() || self.put.calls.held() > 0;
             mode.senders |= self.put.crowded();
-            let channel = Rc::clone(self.naming.channel());
-            let (mechanism, doubt) = (self.mechanism, &mut self.doubt);
-            let latest = &self.put.latest;
-            let take =
-                self.take.settle(mode, latest, &mut self.ranges, context, |settled, ranges, context| {
-                    receive(mechanism, &channel, doubt, settled, ranges, context);
-                });
+            let Stream { mechanism, naming, doubt, put: Put { latest, .. }, ranges, take, .. } = self;
+            let channel = naming.channel();
+            let take = take.settle(mode, latest, ranges, context, |settled, ranges, context| {
+                receive(*mechanism, channel, doubt, &settled, ranges, context);
+            });
             match (put, take) {
                 (Progress::Anew, _) => {
                     self.generations.put += 1;
@@ -251,9 +260,20 @@ impl Stream {
                 (Progress::Done | Progress::Starved(_), Progress::Done | Progress::Starved(_)) => break,
             }
         }
+        self.bound(context);
+    }
+
+    /// Keeps to the bounds on memory.
+    fn bound(&mut self, context: &mut Context<'_>) {
         if self.ranges.len() > context.limits.ranges {
             *context.evicted += self.ranges.forget_half();
         }
+    }
+
+    /// As the function of that name.
+    fn receive(&mut self, settled: &Settled, context: &mut Context<'_>) {
+        let Stream { mechanism, naming, doubt, ranges, .. } = self;
+        receive(*mechanism, naming.channel(), doubt, settled, ranges, context);
     }
 
     /// Whether the send for which a receive has waited since then will not come. A gap among the sends is filled
@@ -291,7 +311,6 @@ impl Stream {
         let receiver = Receiver { who: &UNREAD, time: None, exact: true };
         let mut runs = Runs::new(self.mechanism, self.naming.channel(), receiver);
         self.ranges.take(left, |range, count| runs.add(range, count, context.out));
-        runs.end(context.out);
     }
 
     /// The end: everything still held is written.
@@ -328,18 +347,17 @@ fn receive(
     mechanism: Mechanism,
     channel: &Rc<Channel>,
     doubt: &mut bool,
-    settled: Settled,
+    settled: &Settled,
     ranges: &mut Ranges,
     context: &mut Context<'_>,
 ) {
-    let Settled { call, exact, tight } = settled;
+    let &Settled { ref call, exact, tight } = settled;
     // Where a lost call stands among the others is the books' guess.
     let guess = call.who.process().is_none() || ranges.lost_within(call.bytes);
     let receiver =
         Receiver { who: &call.who, time: Some(call.time), exact: exact && !guess && (tight || !*doubt) };
     let mut runs = Runs::new(mechanism, channel, receiver);
     ranges.take(call.bytes, |range, count| runs.add(range, count, context.out));
-    runs.end(context.out);
     *doubt = guess || (*doubt && !tight);
 }
 

@@ -115,6 +115,17 @@ impl Take {
         self.top = 0;
     }
 
+    /// Whether all that is to be done for a call on an object without positions is [`Take::pass`].
+    pub(super) fn passes(&self, call: &Call, ranges: &Ranges) -> bool {
+        !self.adrift && ranges.left() >= call.bytes && self.calls.passes(call)
+    }
+
+    /// The call, which overlapped no other, takes its bytes.
+    pub(super) fn pass(&mut self, call: &Call) {
+        self.calls.pass(call);
+        self.recent.note(call.process(), call.time);
+    }
+
     /// Settles what is certain, and what has waited for long enough; `each` gets the calls in the order in which
     /// they took their bytes, and takes those bytes out of the ranges.
     pub(super) fn settle(
@@ -233,7 +244,8 @@ impl Take {
     }
 
     fn remove(&mut self, index: usize, exact: bool, tight: bool) -> Option<Settled> {
-        let call = self.calls.ready.remove(index)?;
+        let ready = &mut self.calls.ready;
+        let call = if index == 0 { ready.pop_front() } else { ready.remove(index) }?;
         if call.who.process().is_some() || self.recent.crowd() {
             self.recent.note(call.process(), call.time);
         }
