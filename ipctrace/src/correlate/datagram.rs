@@ -25,7 +25,7 @@ use super::address::{self, Locals, Place};
 use super::context::Context;
 use super::sequence::give_back;
 
-use sent::{Called, Sent, Way, sent_by};
+use sent::{Called, Channels, Sent, Way, sent_by};
 use socket::{Arrival, Socket, Taken};
 
 /// Datagrams among which one that was not seen to arrive is looked for.
@@ -57,6 +57,7 @@ pub(super) struct Datagrams {
     doubts: BTreeMap<(u16, (u64, u64)), u64>,
     /// Sockets at which receives wait.
     waiting: Vec<Key>,
+    channels: Channels,
 }
 
 /// The key of what a socket receives.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use ipctrace_common::Mechanism;
 use ipctrace_common::wire;
 
@@ -112,6 +113,31 @@ impl Way {
             IpAddr::V6(from) => from.to_bits() as u32,
         };
         i64::from(self.from.port()) << 32 | i64::from(last)
+    }
+}
+
+/// What the ways of datagrams are called, as it was put together last.
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    known: HashMap<(SocketAddr, SocketAddr, u32), Rc<Channel>>,
+}
+
+impl Channels {
+    /// How many are kept.
+    const KEPT: usize = 4096;
+
+    /// As [`Way::channel`].
+    pub(super) fn of(&mut self, way: Way, netns: u32, home: Home) -> Rc<Channel> {
+        let key = (way.from, way.to, netns);
+        if let Some(channel) = self.known.get(&key) {
+            return Rc::clone(channel);
+        }
+        if self.known.len() >= Channels::KEPT {
+            self.known.clear();
+        }
+        let channel = way.channel(netns, home);
+        self.known.insert(key, Rc::clone(&channel));
+        channel
     }
 }
 

@@ -370,7 +370,7 @@ impl Datagrams {
     fn write(&mut self, key: Key, choice: Choice, taken: Taken, found: Found, context: &mut Context<'_>) {
         let way = choice.taken.way;
         let ends = self.sockets.get(&key).and_then(|socket| socket.ends);
-        let channel = way.channel(ends.map_or(0, |ends| ends.netns), context.home);
+        let channel = self.channels.of(way, ends.map_or(0, |ends| ends.netns), context.home);
         let sent = found.number.and_then(|number| self.sent.get(&number));
         let call = sent.and_then(|sent| sent.call.as_ref());
         let payload = call.map_or(&taken.payload, |call| &call.payload).clone();
