@@ -127,6 +127,8 @@ offsets! {
     socket_alloc_socket = "socket_alloc.socket";
     /// Where the inode stands beside its socket.
     socket_alloc_inode = "socket_alloc.vfs_inode";
+    /// Number of its inode, kept in the protocol state since Linux 6.18.
+    sock_ino = "sock.sk_ino";
     /// Address family.
     sock_family = "sock.__sk_common.skc_family";
     /// Socket type.

@@ -80,6 +80,12 @@ pub struct Task {
     pub comm: [u8; 16],
 }
 
+impl Task {
+    /// None, or none that is known.
+    pub const NOBODY: Task =
+        Task { tgid: 0, tid: 0, start: 0, cgroup: 0, uid: 0, reserved: 0, comm: [0; 16] };
+}
+
 /// Names one queue of bytes or messages, in one direction.
 ///
 /// Pipes and FIFOs: `(device, inode)`. Sockets: `(address of the struct sock whose receive queue it is, 1 << 63)`: an

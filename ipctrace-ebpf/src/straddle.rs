@@ -25,6 +25,10 @@ static STRADDLERS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static STRADDLING: Array<u32> = Array::with_max_entries(1, 0);
 
+/// A bit for each thread in [`STRADDLERS`], by the last digits of its id: those of which it is not set cost no lookup either.
+#[map]
+static STRADDLER_BITS: Array<u64> = Array::with_max_entries(straddling::WORDS, 0);
+
 /// Which threads may be in such a call.
 #[inline(always)]
 fn straddling() -> u32 {
@@ -38,10 +42,26 @@ pub(crate) fn any() -> bool {
     straddling() != straddling::NONE
 }
 
+/// Whether this thread may be in a call that began before tracing.
+#[inline(always)]
+pub(crate) fn may_be(tid: u32) -> bool {
+    match straddling() {
+        straddling::NONE => false,
+        straddling::LISTED => {
+            let (word, bit) = straddling::bit(tid);
+            // SAFETY: a u64 in a map, written by user space before it says that there are any.
+            STRADDLER_BITS
+                .get_ptr(word)
+                .is_some_and(|word| unsafe { core::ptr::read_volatile(word) } & bit != 0)
+        }
+        _ => true,
+    }
+}
+
 /// Whether this thread is in a call that began before tracing.
 #[inline(always)]
 pub(crate) fn is(tid: u32) -> bool {
-    any() && STRADDLERS.get_ptr(tid).is_some()
+    may_be(tid) && STRADDLERS.get_ptr(tid).is_some()
 }
 
 /// The end of a call that is not in flight: perhaps one of them. The verifier looks at it by itself.

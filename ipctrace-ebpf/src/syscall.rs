@@ -257,7 +257,7 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         return;
     }
     let Some(call) = inflight::get(tid) else {
-        if straddle::any() && !task::is_tracer(ids) {
+        if straddle::may_be(tid) && !task::is_tracer(ids) {
             // SAFETY: by contract.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
             // SAFETY: as above.

@@ -290,7 +290,12 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         {
             (*record).enter = (*call).enter;
         }
-        task::describe_current(&raw mut (*record).task);
+        // Who else is current handles it for whoever it is.
+        if (*record).enter == 0 {
+            (*record).task = wire::Task::NOBODY;
+        } else {
+            task::describe_current(&raw mut (*record).task);
+        }
         (*record).digest = digest_of_content(buffer, &packet, what).unwrap_or(0);
         // What could not be read is nothing; what has arrived may be gone.
         let there = in_queue(what);

@@ -28,7 +28,11 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
     }
     side.mechanism = mechanism as u8;
     side.object = sock;
-    side.own_inode = read(inode, offset!(inode_ino))?;
+    side.own_inode = if offset!(sock_ino) == 0 {
+        read(inode, offset!(inode_ino))?
+    } else {
+        read(sock, offset!(sock_ino))?
+    };
     side.peer = read(sock, offset!(unix_peer))?;
     side.peer_inode = if side.peer == 0 { 0 } else { inode_of(side.peer)? };
     side.pos_enter = 0;
@@ -41,6 +45,9 @@ pub(crate) fn describe(sock: u64, inode: u64, side: &mut Side) -> Result<()> {
 /// Inode of a socket; 0 if it is closed or not accepted yet.
 #[inline(always)]
 pub(crate) fn inode_of(sock: u64) -> Result<u64> {
+    if offset!(sock_ino) != 0 {
+        return read(sock, offset!(sock_ino));
+    }
     let socket: u64 = read(sock, offset!(sock_socket))?;
     if socket == 0 { Ok(0) } else { read(beside(socket), offset!(inode_ino)) }
 }

@@ -506,6 +506,16 @@ impl Attached {
         for thread in threads {
             map.insert(thread, 1, 0)?;
         }
+        let mut words: HashMap<u32, u64> = HashMap::new();
+        for (word, bit) in threads.iter().map(|thread| straddling::bit(*thread)) {
+            *words.entry(word).or_default() |= bit;
+        }
+        let mut bits: Array<_, u64> = Array::try_from(
+            self.ebpf.map_mut("STRADDLER_BITS").context("the eBPF object has no map STRADDLER_BITS")?,
+        )?;
+        for (word, bits_of) in words {
+            bits.set(word, bits_of, 0)?;
+        }
         let any = if threads.is_empty() { straddling::NONE } else { straddling::LISTED };
         straddling(&mut self.ebpf, any)
     }

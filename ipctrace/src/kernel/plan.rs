@@ -88,6 +88,8 @@ const OWN: &[(&str, u32)] = &[
     ("task_struct.pid_links", PROCESS_VM),
     // Without it, datagrams are known by less.
     ("sk_buff.tail", 0),
+    // Since Linux 6.18; without it, it is found by way of the inode.
+    ("sock.sk_ino", 0),
     // Since Linux 6.9; without it, pidfds are as they were before.
     ("pid.stashed", 0),
     ("inode.i_private", 0),
