@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use ipctrace::demo::stage::{PosixQueue, SysvQueue};
@@ -69,8 +69,8 @@ pub fn ends(mechanism: &str) -> Result<(Send, Receive)> {
             )
         }
         "posix_mq" => {
-            let queue = Rc::new(PosixQueue::new("ends", 10, SIZE as i64, 0)?);
-            let receiver = Rc::clone(&queue);
+            let queue = Arc::new(PosixQueue::new("ends", 10, SIZE as i64, 0)?);
+            let receiver = Arc::clone(&queue);
             (
                 Box::new(move |message| Ok(queue.send(message, 0)?)),
                 Box::new(move |message| {
@@ -80,8 +80,8 @@ pub fn ends(mechanism: &str) -> Result<(Send, Receive)> {
             )
         }
         "sysv_msg" => {
-            let queue = Rc::new(SysvQueue::new()?);
-            let receiver = Rc::clone(&queue);
+            let queue = Arc::new(SysvQueue::new()?);
+            let receiver = Arc::clone(&queue);
             (
                 Box::new(move |message| Ok(queue.send(1, message, 0)?)),
                 Box::new(move |message| {
