@@ -1,4 +1,4 @@
-//! Joins sends to receives: records in the order of the ring go in, events come out.
+//! Joins sends to receives: records in the order of their times go in, events come out.
 //!
 //! Pure: no clock, no I/O. Time is what the records say, and what the caller passes to [`Correlator::tick`]. One
 //! module serves one [`Shape`]; `docs/architecture.md` has the rules.
@@ -161,7 +161,7 @@ impl Correlator {
         }
     }
 
-    /// One record, in the order of the ring. Events are appended to `out`.
+    /// One record, in the order of their times. Events are appended to `out`.
     pub fn push(&mut self, record: impl Borrow<Record>, out: &mut Vec<Event>) {
         self.take(record.borrow(), out);
     }

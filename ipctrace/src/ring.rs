@@ -36,6 +36,8 @@ const SKEW: u64 = 2_000;
 #[derive(Debug)]
 pub struct Rings {
     rings: Vec<Ring>,
+    /// One for each.
+    maps: Vec<MapData>,
     /// Time and ring of the first record of each ring that has any.
     heads: BinaryHeap<Reverse<(u64, usize)>>,
 }
@@ -46,8 +48,8 @@ impl Rings {
     /// # Errors
     /// If the kernel does not let us.
     pub fn map(maps: Vec<MapData>, size: u32) -> Result<Rings> {
-        let rings: Vec<Ring> = maps.into_iter().map(|map| Ring::map(map, size)).collect::<Result<_>>()?;
-        Ok(Rings { heads: BinaryHeap::with_capacity(rings.len()), rings })
+        let rings: Vec<Ring> = maps.iter().map(|map| Ring::map(map, size)).collect::<Result<_>>()?;
+        Ok(Rings { heads: BinaryHeap::with_capacity(rings.len()), rings, maps })
     }
 
     /// A descriptor that is readable when the programs have said so.
@@ -57,9 +59,9 @@ impl Rings {
     pub fn descriptor(&self) -> Result<OwnedFd> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .context("making a descriptor to wait at the ring buffers with")?;
-        for ring in &self.rings {
+        for map in &self.maps {
             epoll
-                .add(ring.map.fd().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .add(map.fd().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
                 .context("waiting at a ring buffer")?;
         }
         Ok(epoll.0)
@@ -73,7 +75,7 @@ impl Rings {
     /// ring a record may follow one with a later time: an interrupt's program came in between. It was not done before that one
     /// was, and counts as of its time.
     pub fn take(&mut self, most: usize, now: u64, mut each: impl FnMut(&[u8]) -> bool) -> bool {
-        let Rings { rings, heads } = self;
+        let Rings { rings, heads, .. } = self;
         let mut until = now.saturating_sub(SKEW);
         heads.clear();
         for (index, ring) in rings.iter_mut().enumerate() {
@@ -116,7 +118,6 @@ impl Rings {
 /// The ring buffer of a processor.
 #[derive(Debug)]
 struct Ring {
-    map: MapData,
     /// The page with the position up to which records were read.
     consumer: MmapRaw,
     /// The page with the position up to which there are any, and the data behind it.
@@ -136,7 +137,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn map(map: MapData, size: u32) -> Result<Ring> {
+    fn map(map: &MapData, size: u32) -> Result<Ring> {
         let page = page_size();
         let fd = map.fd().as_fd();
         let consumer =
@@ -146,18 +147,12 @@ impl Ring {
             .len(page + size as usize)
             .map_raw_read_only(&fd)
             .context("mapping the ring buffer")?;
-        Ok(Ring {
-            map,
-            consumer,
-            producer,
-            page,
-            size: u64::from(size),
-            position: 0,
-            given: 0,
-            end: 0,
-            latest: 0,
-            whole: Vec::new(),
-        })
+        Ok(Ring::of(consumer, producer, page, size))
+    }
+
+    fn of(consumer: MmapRaw, producer: MmapRaw, page: usize, size: u32) -> Ring {
+        let size = u64::from(size);
+        Ring { consumer, producer, page, size, position: 0, given: 0, end: 0, latest: 0, whole: Vec::new() }
     }
 
     /// Looks how much there is.
@@ -292,4 +287,114 @@ fn space(length: u64) -> u64 {
 pub fn page_size() -> usize {
     // SAFETY: a call that takes a number and looks at nothing of ours.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u32 = 4096;
+
+    /// Rings in memory of our own, which the test fills as the kernel would.
+    fn rings(count: usize) -> Rings {
+        let memory = |len| MmapOptions::new().len(len).map_anon().expect("memory").into();
+        let page = page_size();
+        let ring = |_| Ring::of(memory(page), memory(page + SIZE as usize), page, SIZE);
+        Rings { rings: (0..count).map(ring).collect(), maps: Vec::new(), heads: BinaryHeap::new() }
+    }
+
+    /// Adds a record of `length` bytes that was made at `time` and says `number`; says where.
+    fn add(ring: &Ring, time: u64, number: u8, length: u64, state: u32) -> u64 {
+        let position = ring.producer().load(Ordering::Relaxed);
+        let mut bytes = vec![number; length as usize];
+        bytes[8..16].copy_from_slice(&time.to_ne_bytes());
+        for (at, byte) in (position + HEADER..).zip(bytes) {
+            // SAFETY: within the data, which nobody else reads meanwhile.
+            unsafe { ring.data().add((at & (ring.size - 1)) as usize).write(byte) };
+        }
+        set(ring, position, length as u32 | state);
+        ring.producer().store(position + space(length), Ordering::Relaxed);
+        position
+    }
+
+    fn set(ring: &Ring, position: u64, header: u32) {
+        // SAFETY: within the data, and aligned.
+        unsafe { ring.data().add((position & (ring.size - 1)) as usize).cast::<u32>().write(header) };
+    }
+
+    /// What is there, by number.
+    fn taken(rings: &mut Rings, most: usize, now: u64) -> (Vec<u8>, bool) {
+        let mut numbers = Vec::new();
+        let drained = rings.take(most, now, |record| {
+            numbers.push(record[0]);
+            assert!(record[16..].iter().all(|byte| *byte == record[0]), "put together wrongly: {record:?}");
+            true
+        });
+        (numbers, drained)
+    }
+
+    const LATER: u64 = u64::MAX;
+
+    #[test]
+    fn records_of_all_rings_come_in_the_order_of_their_times() {
+        let mut rings = rings(3);
+        for (ring, time, number) in [(0, 10, 1), (2, 20, 2), (1, 30, 3), (0, 40, 4), (0, 50, 5), (2, 60, 6)] {
+            add(&rings.rings[ring], time, number, 24, 0);
+        }
+        assert_eq!(taken(&mut rings, 4, LATER), (vec![1, 2, 3, 4], false));
+        assert_eq!(taken(&mut rings, 4, LATER), (vec![5, 6], true));
+        assert!(rings.is_empty());
+    }
+
+    #[test]
+    fn what_was_made_after_the_look_at_the_clock_waits() {
+        let mut rings = rings(2);
+        add(&rings.rings[0], 5_000, 1, 24, 0);
+        add(&rings.rings[1], 6_001, 2, 24, 0);
+        assert_eq!(taken(&mut rings, 9, 6_000 + SKEW), (vec![1], true));
+        assert!(!rings.is_empty());
+        // It had not been seen when that was made.
+        add(&rings.rings[0], 6_000, 3, 24, 0);
+        assert_eq!(taken(&mut rings, 9, LATER), (vec![3, 2], true));
+    }
+
+    #[test]
+    fn a_record_that_is_being_written_holds_back_what_is_later_than_what_is_behind_it() {
+        let mut rings = rings(2);
+        let busy = add(&rings.rings[0], 10, 1, 24, BUSY);
+        add(&rings.rings[1], 20, 2, 24, 0);
+        // Nothing is behind it: it was not done when the others were made.
+        assert_eq!(taken(&mut rings, 9, LATER), (vec![2], true));
+        add(&rings.rings[0], 30, 3, 24, 0);
+        add(&rings.rings[1], 25, 4, 24, 0);
+        add(&rings.rings[1], 40, 5, 24, 0);
+        // What came after 3 may have come of it.
+        assert_eq!(taken(&mut rings, 9, LATER), (vec![4], true));
+        set(&rings.rings[0], busy, 24);
+        assert_eq!(taken(&mut rings, 9, LATER), (vec![1, 3, 5], true));
+    }
+
+    #[test]
+    fn a_record_behind_a_later_one_counts_as_of_that() {
+        let mut rings = rings(2);
+        // An interrupt's program came in between.
+        add(&rings.rings[0], 30, 1, 24, 0);
+        add(&rings.rings[0], 10, 2, 24, 0);
+        add(&rings.rings[1], 20, 3, 24, 0);
+        add(&rings.rings[1], 40, 4, 24, 0);
+        assert_eq!(taken(&mut rings, 9, LATER), (vec![3, 1, 2, 4], true));
+    }
+
+    #[test]
+    fn what_was_given_up_is_passed_over_and_room_is_given_back() {
+        let mut rings = rings(1);
+        for round in 0..200u8 {
+            add(&rings.rings[0], 0, 255, 40, DISCARDED);
+            // Runs over the end now and then.
+            add(&rings.rings[0], u64::from(round), round, 100, 0);
+            assert_eq!(taken(&mut rings, 9, LATER), (vec![round], true));
+            let ring = &rings.rings[0];
+            assert_eq!(ring.consumer().load(Ordering::Relaxed), ring.producer().load(Ordering::Relaxed));
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub(super) struct Call {
     pub(super) messages: u64,
     /// Start of what it moved, if captured.
     pub(super) payload: Bytes,
-    /// Its number among the calls of the stream in the order of the ring.
+    /// Its number among the calls of the stream in the order of their records.
     pub(super) arrival: u64,
 }
 
