@@ -67,6 +67,8 @@ fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()
     for features in ["", "plain"] {
         run(ready.tools(ebpf_lints().args(["--features", features])))?;
     }
+    step("both halves compile for aarch64");
+    run(ready.tools(&mut aarch64()))?;
     step("unit and end-to-end tests");
     let binary = build::build(&build::Arguments { release: true })?;
     for suite in suites(ready)? {
@@ -119,6 +121,20 @@ fn ebpf_lints() -> Command {
         .arg(workspace::target().join("ebpf-check"))
         .current_dir(workspace::root())
         .env("CARGO_ENCODED_RUSTFLAGS", "-Dwarnings\x1f--cfg=bpf_target_arch=\"x86_64\"")
+        .env_remove("RUSTC")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    command
+}
+
+/// A check of the collector for aarch64, which builds the eBPF programs for it on the way. Only nightly can build the standard library
+/// for a target that is not installed.
+fn aarch64() -> Command {
+    let mut command = Command::new("rustup");
+    command
+        .args(["run", "nightly", "cargo", "check", "--quiet", "--package", "ipctrace"])
+        .args(["--target", "aarch64-unknown-linux-gnu", "-Z", "build-std", "--target-dir"])
+        .arg(workspace::target().join("aarch64"))
+        .current_dir(workspace::root())
         .env_remove("RUSTC")
         .env_remove("RUSTUP_TOOLCHAIN");
     command
