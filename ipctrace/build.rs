@@ -25,7 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let target_dir = out.join("ebpf");
     let object = target_dir.join("bpfel-unknown-none/release/ipctrace-ebpf");
-    for (features, name) in [("", "ipctrace-ebpf"), ("plain", "ipctrace-ebpf-plain")] {
+    for (features, name) in
+        [("", "ipctrace-ebpf"), ("plain", "ipctrace-ebpf-plain"), ("loads", "ipctrace-ebpf-loads")]
+    {
         compile(workspace, &target_dir, features)?;
         fs::write(out.join(name), without_debugging(&fs::read(&object)?)?)?;
     }

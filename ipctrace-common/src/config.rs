@@ -429,8 +429,6 @@ pub struct Config {
     pub inet_receive: u32,
     /// What differs between kernels in io_uring.
     pub uring: Uring,
-    /// 1 if the kernel lets programs read its memory by plain loads (Linux 6.17): see [`CAST`].
-    pub loads: u32,
     /// Numbers of the calls that may tell the kernel nothing of the signal that they send: kill(2) and pidfd_send_signal(2).
     pub kills: [u32; 2],
     /// Longest run of small calls that one record tells of, ns; 0 to tell of every call by itself. See [`crate::run`].
@@ -457,7 +455,6 @@ impl Config {
         eventfd_signal_counts: 0,
         inet_receive: 0,
         uring: Uring::OFF,
-        loads: 0,
         kills: [0; 2],
         run: 0,
     };
@@ -474,6 +471,6 @@ pub const PAYLOAD_MAX: u32 = 4096;
 
 /// Where the programs call `bpf_rdonly_cast`, a function of the kernel's, they call the helper of this number, which no kernel
 /// has: the loader writes the call of the function over it, whose number differs from kernel to kernel. What the programs read
-/// through the pointer that it gives is one load each, in place of a helper's call. Only looked at where [`Config::loads`] says
-/// that it is there.
+/// through the pointer that it gives is one load each, in place of a helper's call. Only programs for kernels that let them do so
+/// call it.
 pub const CAST: u32 = 0x7265_6164;

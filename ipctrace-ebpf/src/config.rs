@@ -40,7 +40,6 @@ setting! {
     uring_on: u32 = CONFIG.uring.on;
     uring_complete: u32 = CONFIG.uring.complete;
     uring_by_socket: u32 = CONFIG.uring.by_socket;
-    loads: u32 = CONFIG.loads;
     kills: [u32; 2] = CONFIG.kills;
     run: u32 = CONFIG.run;
 }

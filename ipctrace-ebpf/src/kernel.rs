@@ -6,7 +6,9 @@ use aya_ebpf::helpers::{bpf_probe_read, bpf_probe_read_kernel, bpf_probe_read_us
 use ipctrace_common::Cause;
 use ipctrace_common::config::CAST;
 
-use crate::config;
+/// Whether the programs are for a kernel that lets them read its memory by plain loads: see [`CAST`]. Not a matter of the configuration: each
+/// way that is not taken would be taken out of the programs at each start, one by one.
+pub(crate) const LOADS: bool = cfg!(feature = "loads");
 
 /// Why a `try_…` function gave up: the cause under which its caller counts it.
 pub(crate) type Result<T> = core::result::Result<T, Cause>;
@@ -21,7 +23,7 @@ pub(crate) type Result<T> = core::result::Result<T, Cause>;
 #[inline(always)]
 pub(crate) fn read<T: Copy>(address: u64, offset: usize) -> Result<T> {
     let source = address.wrapping_add(offset as u64);
-    if cfg!(not(feature = "plain")) && matches!(size_of::<T>(), 1 | 2 | 4 | 8) && config::loads() != 0 {
+    if LOADS && matches!(size_of::<T>(), 1 | 2 | 4 | 8) {
         // SAFETY: what the loader puts here takes any number and gives a pointer that may be read through, whatever is behind it;
         // every `T` used here is an integer or an array of integers, for which every bit pattern is valid.
         return Ok(unsafe { core::ptr::read_volatile(cast(source).cast::<T>()) });

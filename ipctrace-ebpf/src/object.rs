@@ -6,10 +6,10 @@ use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
-use crate::config::{self, mechanisms, objects, offset};
+use crate::config::{mechanisms, objects, offset};
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Last, Side};
-use crate::kernel::{Result, copy, load, read};
+use crate::kernel::{LOADS, Result, copy, load, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
 pub(crate) const S_IFMT: u16 = 0o170_000;
@@ -97,11 +97,11 @@ impl Slots {
     #[inline(always)]
     pub(crate) fn find(self, fd: u32) -> Result<Found> {
         let file = self.file(fd)?;
-        if file == 0 || (config::loads() == 0 && !Found::stand_together()) {
+        if file == 0 || (!LOADS && !Found::stand_together()) {
             return Found::new(fd, file);
         }
         let (operations, private, inode);
-        if config::loads() != 0 {
+        if LOADS {
             operations = read(file, offset!(file_op))?;
             if is_strange(operations) {
                 return Ok(Found::NOTHING);

@@ -8,8 +8,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use ipctrace_common::wire::Task;
 
-use crate::config::{loads, offset, own_tgid};
-use crate::kernel::{copy, load, read};
+use crate::config::{offset, own_tgid};
+use crate::kernel::{LOADS, copy, load, read};
 
 /// No task.
 pub(crate) const NOBODY: Task =
@@ -72,7 +72,7 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
     unsafe {
         (*place).tgid = (ids >> 32) as u32;
         (*place).tid = ids as u32;
-        if cfg!(not(feature = "plain")) && loads() != 0 {
+        if LOADS {
             // A few loads cost less than the helpers' calls.
             let this = task as u64;
             (*place).cgroup = cgroup(this);

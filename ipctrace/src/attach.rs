@@ -24,7 +24,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{Plan, syscalls};
-use crate::object::{self, OBJECT, PLAIN};
+use crate::object::{self, LOADS, OBJECT, PLAIN};
 use crate::ring::{Rings, page_size};
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
@@ -240,7 +240,7 @@ fn load(plan: &Plan) -> Result<Ebpf> {
     }
     loader.map_max_entries("EVENTS", possible_cpus()?);
     let object = match plan.cast {
-        Some(function) => object::with_cast(OBJECT, function)?.into(),
+        Some(function) => object::with_cast(LOADS, function)?.into(),
         None => Cow::Borrowed(if plan.plain { PLAIN } else { OBJECT }),
     };
     loader.load(&object).context("loading the eBPF maps")

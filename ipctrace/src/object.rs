@@ -11,6 +11,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// The same for kernels before Linux 5.17: see the feature `plain` of the crate `ipctrace-ebpf`.
 pub static PLAIN: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipctrace-ebpf-plain"));
 
+/// The same for kernels that let programs read their memory by plain loads: see the feature `loads` there, and [`with_cast`].
+pub static LOADS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipctrace-ebpf-loads"));
+
 /// The object with the call of a function of the kernel's in place of each of [`CAST`].
 ///
 /// # Errors

@@ -64,7 +64,7 @@ fn steps(ready: &Ready, arguments: &Arguments, totals: &mut Totals) -> Result<()
     step("lints");
     run(ready.tools(cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"])))?;
     step("lints of the eBPF programs");
-    for features in ["", "plain"] {
+    for features in ["", "plain", "loads"] {
         run(ready.tools(ebpf_lints().args(["--features", features])))?;
     }
     step("both halves compile for aarch64");

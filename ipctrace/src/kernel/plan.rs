@@ -242,7 +242,6 @@ impl Plan {
                 .find_map(|hook| facts.objects.hooks.get(hook)?.as_ref().ok())
                 .map_or(0, |form| LEAST_RECEIVE + *form as u32),
             uring: *uring.as_ref().unwrap_or(&Uring::OFF),
-            loads: u32::from(cast.is_some()),
             kills: syscalls::KILLS,
             // Keeping a run needs an exchange that is one operation.
             run: if plain { 0 } else { RUN },

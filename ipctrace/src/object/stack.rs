@@ -164,6 +164,11 @@ fn no_program_takes_more_stack_than_older_kernels_give() {
 }
 
 #[test]
+fn no_program_that_reads_by_loads_takes_more_stack_than_kernels_give() {
+    check(super::LOADS);
+}
+
+#[test]
 fn no_plain_program_takes_more_stack_than_older_kernels_give() {
     check(super::PLAIN);
 }
