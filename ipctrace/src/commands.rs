@@ -22,8 +22,8 @@ use crate::output::Output;
 use crate::render::{self, Blocks, Clock, Coverage, Hello, Json, Renderer, Text};
 use crate::session::{Parts, Session};
 use crate::terminal::Terminal;
-use crate::tracer::{self, Tracer};
-use crate::{args, cgroup, screen};
+use crate::tracer::Tracer;
+use crate::{args, boot, cgroup, screen};
 
 /// A comparison failed.
 pub const EXIT_DIFFERENT: u8 = 1;
@@ -189,7 +189,7 @@ fn hello(facts: &Facts, plan: &Plan) -> Hello {
         .collect();
     let on = plan.mechanisms.iter().filter(|(_, state)| state.is_ok());
     let hooks = on.map(|(mechanism, _)| (*mechanism, hooks(plan, *mechanism))).collect();
-    Hello { time: tracer::now(), kernel: facts.release.clone().into(), host, mechanisms, hooks }
+    Hello { time: boot::now(), kernel: facts.release.clone().into(), host, mechanisms, hooks }
 }
 
 /// Which hooks a mechanism is traced by, in the words of `--hooks`.

@@ -10,13 +10,14 @@ use ipctrace_common::Cause;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::boot;
 use crate::filter::Filter;
 use crate::flows::Flows;
 use crate::model::{Event, Lost};
 use crate::output::{self, Output};
 use crate::render::{Hello, Renderer, Totals};
 use crate::top::{Counted, Top};
-use crate::tracer::{self, Tracer};
+use crate::tracer::Tracer;
 
 /// How long a record may lie in the ring before it is looked at, while there is little in it.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -153,7 +154,7 @@ impl Session {
                 log::error!("{report}");
             }
             self.events.push(Event::Lost(Lost {
-                time: tracer::now(),
+                time: boot::now(),
                 cause: Cause::WriteFailed,
                 count: losses.count,
             }));
@@ -203,11 +204,11 @@ impl Session {
         let evicted = self.flows.take_evicted();
         if evicted > 0 {
             *self.lost.entry(Cause::Evicted).or_default() += evicted;
-            let lost = Lost { time: tracer::now(), cause: Cause::Evicted, count: evicted };
+            let lost = Lost { time: boot::now(), cause: Cause::Evicted, count: evicted };
             let Parts { renderer, output, .. } = &mut self.parts;
             renderer.event(&Event::Lost(lost), output).or_else(ignore_gone)?;
         }
-        let counted = Counted { time: tracer::now(), events: self.shown, lost: self.lost.clone() };
+        let counted = Counted { time: boot::now(), events: self.shown, lost: self.lost.clone() };
         top.refresh(counted, self.flows.recent());
         Ok(())
     }
@@ -244,7 +245,7 @@ impl Session {
             self.parts.tracer.finish(&mut self.events)?;
             self.show(false)?;
         }
-        let time = tracer::now();
+        let time = boot::now();
         let Parts { renderer, output, filter, tracer, .. } = &mut self.parts;
         if summary {
             let mut flows = self.flows.sorted();

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::Result;
 use ipctrace_common::wire::{Header, Op, process_event};
 use ipctrace_common::{Cause, Mechanism, Shape};
-use nix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addresses;
 use crate::attach::Attached;
+use crate::boot::now;
 use crate::correlate::{Correlator, Home, Limits};
 use crate::decode::{self, Record};
 use crate::feedback::Feedback;
@@ -313,10 +313,4 @@ fn fork(record: &Record) -> Option<Fork> {
         parent: (process.parent.tgid, process.parent.start),
         child: (process.task.tgid, process.task.start),
     })
-}
-
-/// Nanoseconds since boot, suspend included: the clock of the kernel's records.
-pub fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }

@@ -567,3 +567,28 @@ fn capabilities_do_in_place_of_root() -> Result<()> {
     assert!(said(&output).contains("CAP_PERFMON"), "{}", said(&output));
     Ok(())
 }
+
+#[test]
+fn times_are_right_in_a_time_namespace() -> Result<()> {
+    const NAME: &str = "times_are_right_in_a_time_namespace";
+    const SHIFTED: [&str; 5] = ["unshare", "--fork", "--time", "--boottime", "1000000"];
+    if !Command::new(SHIFTED[0]).args(&SHIFTED[1..]).arg("true").status().is_ok_and(|status| status.success())
+    {
+        return skip(NAME, "there is no unshare (util-linux) or no kernel that knows time namespaces");
+    }
+    let time_of_transfer = |within: &[&str]| -> Result<String> {
+        let binary = binary()?;
+        let words = [within, &[binary.to_str().context("a path of text")?]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["run", "-f", "json", "--", "sh", "-c", "echo hi | cat"]);
+        let output = command.stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "{}", said(&output));
+        let all = lines(&String::from_utf8_lossy(&output.stdout))?;
+        let transfer = all.iter().find(|line| line["type"] == "transfer" && line["mechanism"] == "pipe");
+        Ok(transfer.and_then(|line| line["time"].as_str()).context("no transfer")?.to_owned())
+    };
+    // All of one length, in UTC: they sort as they are.
+    let times = [time_of_transfer(&[])?, time_of_transfer(&SHIFTED)?, time_of_transfer(&[])?];
+    assert!(times.is_sorted(), "{times:?}");
+    Ok(())
+}

@@ -17,7 +17,7 @@ use crate::options::Reporting;
 use crate::screen::{self, Screen};
 use crate::session::{Ended, Session};
 use crate::top::{Then, Top};
-use crate::{options, render, stderr, tracer};
+use crate::{boot, options, render, stderr};
 
 mod happenings;
 
@@ -41,7 +41,7 @@ pub async fn top(arguments: args::Top) -> Result<ExitCode> {
     let session =
         begin(Wish { selection, reporting, children_only: false, keep: false, at_objects: None, view })?;
     let host = nix::unistd::gethostname().unwrap_or_default();
-    let table = Top::new(host.into_encoded_bytes(), tracer::now(), interval);
+    let table = Top::new(host.into_encoded_bytes(), boot::now(), interval);
     let screen = on_screen.then(Screen::take).transpose().context("taking the terminal over")?;
     let first = if on_screen { interval.min(FIRST) } else { interval };
     let mut ticks = tokio::time::interval_at(Instant::now() + first, interval);
