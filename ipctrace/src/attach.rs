@@ -35,6 +35,9 @@ const SEEN: &str = "memory_seen";
 /// Most programs that are loaded at the same time.
 const LOADERS: usize = 4;
 
+/// Most threads that wait for the kernel at the same time.
+const WAITERS: usize = 32;
+
 /// Room for messages that are in queues or on their way.
 const MESSAGES: u32 = 65_536;
 
@@ -141,7 +144,10 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
         (load(plan), btf.join())
     });
     let (mut ebpf, btf) = (ebpf?, btf.map_err(|_| anyhow::anyhow!("reading the kernel's BTF failed"))??);
-    let rings = rings(&mut ebpf, room)?;
+    let cpus = online_cpus().map_err(unreadable)?;
+    let (maps, size) = rings(&cpus, room)?;
+    // Programs that are loaded find it by its descriptor.
+    let events = take(&mut ebpf, "EVENTS")?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let lost = Flag::map(&mut ebpf, "LOST")?;
     let resting = Flag::map(&mut ebpf, "RESTING")?;
@@ -157,7 +163,12 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
     } else {
         Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?)
     };
-    let mut loaded = verify(&mut ebpf, plan, &btf);
+    let (mut loaded, placed) = std::thread::scope(|scope| {
+        let placed = scope.spawn(|| place(&events, &maps, &cpus));
+        (verify(&mut ebpf, plan, &btf), placed.join())
+    });
+    placed.map_err(|_| anyhow::anyhow!("handing the ring buffers over failed"))??;
+    let rings = Rings::map(maps, size)?;
     let mut failed = Vec::new();
     for hook in &plan.hooks {
         let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
@@ -248,9 +259,11 @@ fn load(plan: &Plan) -> Result<Ebpf> {
 
 /// How many processors there could be.
 fn possible_cpus() -> Result<u32> {
-    let count =
-        nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
-    Ok(u32::try_from(count)?)
+    Ok(u32::try_from(nr_cpus().map_err(unreadable)?)?)
+}
+
+fn unreadable((path, error): (&str, io::Error)) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("reading {path}"))
 }
 
 /// How large each of `count` rings is, a power of two.
@@ -259,24 +272,42 @@ fn share(room: Option<u32>, count: u32) -> u32 {
     (room / count.max(1)).max(page_size() as u32).next_power_of_two()
 }
 
-/// Makes a ring for each processor. One that comes later shares that of another.
-fn rings(ebpf: &mut Ebpf, room: Option<u32>) -> Result<Rings> {
-    let online = online_cpus()
-        .map_err(|(path, error)| anyhow::Error::new(error).context(format!("reading {path}")))?;
-    let size = share(room, u32::try_from(online.len())?);
-    let made = online.iter().map(|cpu| {
+/// Makes a ring for each of these processors, and says how large each is.
+fn rings(cpus: &[u32], room: Option<u32>) -> Result<(Vec<MapData>, u32)> {
+    let size = share(room, u32::try_from(cpus.len())?);
+    let made = cpus.iter().map(|cpu| {
         let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_RINGBUF as u32, 0, 0, size, 0);
         MapData::create(map, &format!("EVENTS_{cpu}"), None)
             .with_context(|| format!("making a ring buffer of {size} bytes"))
     });
-    let rings: Vec<MapData> = made.collect::<Result<_>>()?;
-    let mut places: ArrayOfMaps<_, MapData> =
-        ArrayOfMaps::try_from(ebpf.map_mut("EVENTS").context("the eBPF object has no map EVENTS")?)?;
-    for cpu in 0..places.len() {
-        let index = online.iter().position(|known| *known == cpu).unwrap_or(cpu as usize % rings.len());
-        places.set(cpu, &rings[index], 0)?;
-    }
-    Rings::map(rings, size)
+    Ok((made.collect::<Result<_>>()?, size))
+}
+
+/// Puts the rings of these processors where programs find them. A processor that comes later shares that of another.
+///
+/// After each the kernel waits until no program can be looking at what was there before (`maybe_wait_bpf_programs`,
+/// kernel/bpf/syscall.c), some 10 ms; those who wait at the same time wait together.
+fn place(events: &aya::maps::Map, rings: &[MapData], cpus: &[u32]) -> Result<()> {
+    let aya::maps::Map::ArrayOfMaps(events) = events else {
+        anyhow::bail!("the map EVENTS is no array of maps");
+    };
+    let places: Vec<u32> = (0..possible_cpus()?).collect();
+    let some = |places: &[u32]| -> Result<()> {
+        let handle = MapData::from_fd(events.fd().as_fd().try_clone_to_owned()?)?;
+        let mut array: ArrayOfMaps<_, MapData> = ArrayOfMaps::try_from(aya::maps::Map::ArrayOfMaps(handle))?;
+        for place in places {
+            let of_it = cpus.iter().position(|cpu| cpu == place);
+            array.set(*place, &rings[of_it.unwrap_or(*place as usize % rings.len())], 0)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let parts = places.chunks(places.len().div_ceil(WAITERS));
+        let waiters: Vec<_> = parts.map(|part| scope.spawn(move || some(part))).collect();
+        waiters.into_iter().try_for_each(|waiter| {
+            waiter.join().map_err(|_| anyhow::anyhow!("handing a ring buffer over failed"))?
+        })
+    })
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {

@@ -81,9 +81,7 @@ pub fn decode_reusing(bytes: &[u8], spare: &mut Option<Box<Op>>) -> Result<Recor
             Record::Channel(fixed, if is_path(&fixed) { path(&name) } else { name })
         }
         Kind::Op => {
-            let (source, rest) = bytes
-                .split_at_checked(size_of::<wire::Op>())
-                .ok_or(Malformed::Short { found: bytes.len(), needed: size_of::<wire::Op>() })?;
+            let (source, rest) = split(bytes, size_of::<wire::Op>())?;
             let mut op = spare.take().unwrap_or_default();
             op.fixed.as_mut_bytes().copy_from_slice(source);
             // Mostly there was none, and is none.
@@ -118,11 +116,15 @@ fn fixed<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), Malformed> {
     T::read_from_prefix(bytes).map_err(|_| Malformed::Short { found: bytes.len(), needed: size_of::<T>() })
 }
 
+/// The first `len` bytes, and what follows them.
+fn split(bytes: &[u8], len: usize) -> Result<(&[u8], &[u8]), Malformed> {
+    bytes.split_at_checked(len).ok_or(Malformed::Short { found: bytes.len(), needed: len })
+}
+
 /// A variable part, copied, and what follows it.
 fn tail(bytes: &[u8], len: u32) -> Result<(Bytes, &[u8]), Malformed> {
     let len = len as usize;
-    let (tail, rest) =
-        bytes.split_at_checked(len).ok_or(Malformed::Short { found: bytes.len(), needed: len })?;
+    let (tail, rest) = split(bytes, len)?;
     Ok((if len == 0 { Bytes::new() } else { Bytes::copy_from_slice(tail) }, rest))
 }
 
