@@ -463,6 +463,14 @@ impl Config {
 /// Size of a channel's books in the programs, into which user space does not look.
 pub const BOOKS_SIZE: usize = 128;
 
+/// How many channels can have books at a time. A power of two.
+pub const CHANNELS: u32 = 65_536;
+
+/// Size of a place for books in the array of them, and where in it stands whether it is anybody's: a word that is 0 where it is free.
+pub const BOOKS_PLACE: usize = 192;
+/// See there.
+pub const BOOKS_STATE: usize = 16;
+
 /// On each CPU, how many programs on functions can be telling of a channel with a long name at the same time.
 pub const CHANNEL_DESKS: u32 = 3;
 

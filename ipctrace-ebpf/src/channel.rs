@@ -2,11 +2,16 @@
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+#[cfg(feature = "plain")]
+use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::config::{BOOKS_SIZE, CHANNEL_DESKS};
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
+#[cfg(feature = "plain")]
+use crate::books::BPF_NOEXIST;
+pub(crate) use crate::books::books;
 use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
@@ -14,15 +19,15 @@ use crate::kernel::{Result, add, exchange, read};
 use crate::object::is_at_object;
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{alike, inet, own, pipe, posix_mq, ring, task, udp_taken};
+use crate::{alike, books, inet, own, pipe, posix_mq, ring, task, udp_taken};
 
 /// The books of one channel, sending and receiving: see [`Side::receive`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Books([Account; 2]);
 
-/// One side of them. All that a call looks at is in one cache line (behind the key, which is where the value of a hash table of the
-/// kernel's begins at a multiple of 64 bytes), which is the other side's on no other processor: what does not change stands in both.
+/// One side of them. All that a call looks at is in one cache line (also where books stand in a hash table: behind a key of 16 bytes
+/// its values begin at multiples of 64), which is the other side's on no other processor: what does not change stands in both.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Account {
@@ -245,10 +250,6 @@ fn leave_from(books: *mut Books, side: &mut Side) {
     }
 }
 
-/// Channels seen so far. User space removes those that it has forgotten.
-#[map]
-static CHANNELS: HashMap<Key, Books> = HashMap::with_max_entries(65_536, 0);
-
 /// A `Channel` record with room for its name.
 #[repr(C)]
 struct Named {
@@ -291,15 +292,6 @@ fn give_back(place: u32) {
     }
 }
 
-/// Flag of bpf_map_update_elem: fail if the key is there.
-const BPF_NOEXIST: u64 = 1;
-
-/// The books of a channel.
-#[inline(always)]
-pub(crate) fn books(key: &Key) -> Option<*mut Books> {
-    CHANNELS.get_ptr_mut(key)
-}
-
 /// Whether there was something in the channel when its books were opened.
 #[inline(always)]
 pub(crate) fn began_with_content(side: &Side) -> bool {
@@ -310,8 +302,7 @@ pub(crate) fn began_with_content(side: &Side) -> bool {
 /// Closes the books of a channel that is gone: what is found at its address next is another.
 #[inline(always)]
 pub(crate) fn forget(key: &Key) {
-    // There may be none.
-    let _ = CHANNELS.remove(*key);
+    books::close(key);
 }
 
 /// Opens the books of a channel at first sight and tells user space what it is and holds.
@@ -343,7 +334,7 @@ pub(crate) fn introduce(tid: u32, side: &Side, index: usize, taken_before: u64) 
 /// Closes the books of a channel that has been removed, and tells user space.
 #[inline(always)]
 pub(crate) fn removed(mechanism: Mechanism, key: Key) {
-    let _ = CHANNELS.remove(key);
+    books::close(&key);
     let Some(mut entry) = ring::reserve::<wire::Channel>() else {
         return;
     };
@@ -420,20 +411,14 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 /// [`Cause::MapFull`] if there are too many channels.
 #[inline(always)]
 fn open_books(side: &Side, begin: &Books) -> Result<bool> {
-    /// `-EEXIST`.
-    const EXISTS: i32 = -17;
     // Books of another socket that was at the same address. Only if there are any: those that another CPU opens just now stay.
     if books(&side.key).is_some() {
         if is_known(side) {
             return Ok(false);
         }
-        let _ = CHANNELS.remove(&side.key);
+        books::close(&side.key);
     }
-    match CHANNELS.insert(&side.key, begin, BPF_NOEXIST) {
-        Ok(()) => Ok(true),
-        Err(EXISTS) => Ok(false),
-        Err(_) => Err(Cause::MapFull),
-    }
+    books::open(&side.key, begin)
 }
 
 /// Opens the books of the channel and tells of it, with these [`channel_flag`]s besides its own.

@@ -15,7 +15,6 @@ use aya::util::{nr_cpus, online_cpus};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
-use ipctrace_common::config::BOOKS_SIZE;
 use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::hook::Point;
 use ipctrace_common::wire::Key;
@@ -23,6 +22,7 @@ use ipctrace_common::{Cause, Hook, Mechanism, Shape, straddling, waiting};
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
+use crate::books::Books;
 use crate::kernel::{Plan, syscalls};
 use crate::object::{self, LOADS, OBJECT, PLAIN};
 use crate::ring::{Rings, page_size};
@@ -69,7 +69,7 @@ pub struct Attached {
     resting: Flag,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
-    channels: KernelMap<MapData, KernelKey, [u8; BOOKS_SIZE]>,
+    books: Books,
     /// Mechanisms that are on.
     mechanisms: u32,
     reported: HashMap<Cause, u64>,
@@ -124,14 +124,6 @@ fn skipped(fdinfo: &str) -> u64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-/// [`Key`] as a kernel map's key.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct KernelKey([u64; 2]);
-
-// SAFETY: two integers without padding, for which every bit pattern is valid.
-unsafe impl aya::Pod for KernelKey {}
-
 /// Loads the programs and attaches what the plan names. Records come from then on: `room` is how many bytes there are for those that
 /// have not been taken yet, if somebody has said so.
 ///
@@ -151,7 +143,7 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let lost = Flag::map(&mut ebpf, "LOST")?;
     let resting = Flag::map(&mut ebpf, "RESTING")?;
-    let channels = KernelMap::try_from(take(&mut ebpf, "CHANNELS")?)?;
+    let books = Books::of(&mut ebpf)?;
     let (aya::maps::Map::Array(runs), aya::maps::Map::Array(standing)) =
         (take(&mut ebpf, "RUNS")?, take(&mut ebpf, "STANDING")?)
     else {
@@ -201,7 +193,7 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
         lost,
         resting,
         runs,
-        channels,
+        books,
         mechanisms: plan.config.mechanisms,
         reported: HashMap::new(),
         skipped: HashMap::new(),
@@ -310,7 +302,7 @@ fn place(events: &aya::maps::Map, rings: &[MapData], cpus: &[u32]) -> Result<()>
     })
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+pub(crate) fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
 }
 
@@ -498,8 +490,7 @@ impl Attached {
     /// Lets the kernel forget channels that the collector has forgotten.
     pub fn forget(&mut self, keys: &[Key]) {
         for key in keys {
-            // One that is gone already is as good.
-            let _ = self.channels.remove(&KernelKey([key.id, key.space]));
+            self.books.close(*key);
         }
     }
 

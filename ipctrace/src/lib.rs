@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod args;
 pub mod attach;
+pub mod books;
 pub mod boot;
 pub mod cgroup;
 pub mod commands;

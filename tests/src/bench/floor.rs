@@ -69,7 +69,7 @@ fn each_call(ebpf: &mut Ebpf) -> Result<&mut TracePoint> {
 /// The object, with maps that are as small as can be: nobody uses them.
 fn load() -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    for map in ["IN_FLIGHT", "CHANNELS", "WAKE_CALLS"] {
+    for map in ["IN_FLIGHT", "BOOKS", "CHANNELS", "CROWDED", "WAKE_CALLS"] {
         loader.map_max_entries(map, 1);
     }
     Ok(loader.load(OBJECT)?)

@@ -1,0 +1,252 @@
+//! Where the books of channels stand, and how they are found.
+//!
+//! A channel has a home in an array, which its key says. Where that is taken its books stand elsewhere in it, and a hash table says
+//! where: a look-up in one costs several calls within the kernel, each of which returns, and that is what is dear on processors
+//! whose returns are guarded against speculation. Calls make two such look-ups each.
+//!
+//! The hash table knows all channels, and decides which of two processors opens the books of one.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
+use ipctrace_common::Cause;
+use ipctrace_common::config::CHANNELS as MOST;
+use ipctrace_common::wire::Key;
+
+use crate::channel::Books;
+use crate::kernel::Result;
+
+/// Flag of bpf_map_update_elem: fail if the key is there.
+pub(crate) const BPF_NOEXIST: u64 = 1;
+
+/// `-EEXIST`.
+const EXISTS: i32 = -17;
+
+/// The books of a channel.
+#[inline(always)]
+pub(crate) fn books(key: &Key) -> Option<*mut Books> {
+    let books = find(key);
+    if books.is_null() { None } else { Some(books) }
+}
+
+#[cfg(not(feature = "plain"))]
+pub(crate) use placed::{close, find, open};
+
+/// The books of channels in an array.
+#[cfg(not(feature = "plain"))]
+mod placed {
+    use core::ptr::{null_mut, read_volatile, write_volatile};
+
+    use aya_ebpf::maps::Array;
+    use ipctrace_common::config::{BOOKS_PLACE, BOOKS_STATE};
+
+    use super::{BPF_NOEXIST, Books, Cause, EXISTS, HashMap, Key, MOST, Result, map};
+    use crate::kernel::exchange;
+    use crate::ring::MMAPABLE;
+
+    /// Room for the books of one channel. Zeros are a place that is free. What is looked at to find them is in a cache line that is
+    /// hardly ever written to.
+    #[repr(C, align(64))]
+    struct Place {
+        key: Key,
+        /// [`FREE`], [`TAKEN`] or [`OPEN`].
+        state: u64,
+        reserved: [u64; 5],
+        books: Books,
+    }
+
+    const _: () = assert!(size_of::<Place>() == BOOKS_PLACE);
+    const _: () = assert!(core::mem::offset_of!(Place, state) == BOOKS_STATE);
+
+    /// Of [`Place::state`]: nobody's.
+    const FREE: u64 = 0;
+    /// Somebody is about to open books there.
+    const TAKEN: u64 = 1;
+    /// The channel's with that key.
+    const OPEN: u64 = 2;
+
+    /// What may be mapped begins at a page, and so each place at a cache line.
+    #[map]
+    static BOOKS: Array<Place> = Array::with_max_entries(MOST, MMAPABLE);
+
+    /// For each home whether the books of a channel that belongs there had to go elsewhere. Stays so.
+    #[map]
+    static CROWDED: Array<u32> = Array::with_max_entries(MOST, 0);
+
+    /// Channels seen so far, and where in [`BOOKS`] theirs are. User space removes those that it has forgotten.
+    #[map]
+    static CHANNELS: HashMap<Key, u32> = HashMap::with_max_entries(MOST, 0);
+
+    /// Places that are looked at for one that is free.
+    const ATTEMPTS: u32 = 64;
+
+    /// Where in [`BOOKS`] the channel is at home.
+    #[inline(always)]
+    fn home(key: &Key) -> u32 {
+        /// 2⁶⁴ over the golden ratio: addresses that are multiples of something are spread over all places by their upper bits.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        const _: () = assert!(MOST.is_power_of_two());
+        let mixed = (key.id ^ key.space.rotate_left(32)).wrapping_mul(SPREAD);
+        (mixed >> (u64::BITS - MOST.ilog2())) as u32
+    }
+
+    /// The books that stand at that place, if they are the channel's; else null.
+    #[inline(always)]
+    fn at(place: u32, key: &Key) -> *mut Books {
+        let Some(place) = BOOKS.get_ptr_mut(place & (MOST - 1)) else {
+            return null_mut();
+        };
+        // SAFETY: a valid, aligned pointer into the map; each field is read in one access.
+        unsafe {
+            let open = read_volatile(&raw const (*place).state) == OPEN
+                && read_volatile(&raw const (*place).key.id) == key.id
+                && read_volatile(&raw const (*place).key.space) == key.space;
+            if open { &raw mut (*place).books } else { null_mut() }
+        }
+    }
+
+    /// The books of a channel; null if it has none. No `Option`, as in [`crate::inflight`].
+    #[inline(always)]
+    pub(crate) fn find(key: &Key) -> *mut Books {
+        let home = home(key);
+        let books = at(home, key);
+        if !books.is_null() {
+            return books;
+        }
+        // SAFETY: a valid, aligned pointer into the map.
+        if CROWDED.get_ptr(home).is_none_or(|crowded| unsafe { read_volatile(crowded) } == 0) {
+            return null_mut();
+        }
+        at(elsewhere(key.id, key.space), key)
+    }
+
+    /// Where the books of a channel stand that are not at home; `u32::MAX`, which is no place of such, if there are none. The verifier
+    /// looks at it by itself.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn elsewhere(id: u64, space: u64) -> u32 {
+        // SAFETY: a valid, aligned pointer into the map.
+        CHANNELS.get_ptr(Key { id, space }).map_or(u32::MAX, |place| unsafe { read_volatile(place) })
+    }
+
+    /// Takes a free place for a channel, and gives which it is; `u32::MAX` if there is none. The verifier looks at it by itself.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn take_books(id: u64, space: u64) -> u32 {
+        let key = Key { id, space };
+        let home = home(&key);
+        for attempt in 0..ATTEMPTS {
+            // Far from home, where its neighbours' are.
+            let index = (home + attempt * (MOST / ATTEMPTS + 1)) & (MOST - 1);
+            let Some(place) = BOOKS.get_ptr_mut(index) else {
+                return u32::MAX;
+            };
+            // SAFETY: a valid, aligned pointer into the map.
+            if unsafe { exchange(&raw mut (*place).state, FREE, TAKEN) } != FREE {
+                continue;
+            }
+            if attempt != 0
+                && let Some(crowded) = CROWDED.get_ptr_mut(home)
+            {
+                // SAFETY: as above; whoever writes it writes the same.
+                unsafe { write_volatile(crowded, 1) };
+            }
+            return index;
+        }
+        u32::MAX
+    }
+
+    /// Opens the books of a channel that has none, which begin with these; false if another CPU was first, which then tells of the
+    /// channel.
+    ///
+    /// # Errors
+    /// [`Cause::MapFull`] if there are too many channels.
+    #[inline(always)]
+    pub(crate) fn open(key: &Key, begin: &Books) -> Result<bool> {
+        let index = take_books(key.id, key.space);
+        let place = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST);
+        let place = place.ok_or(Cause::MapFull)?;
+        // SAFETY: a valid, aligned pointer into the map; the place is ours until its state says otherwise.
+        unsafe {
+            (*place).key.id = key.id;
+            (*place).key.space = key.space;
+            (*place).books = *begin;
+        }
+        let (state, opened) = match CHANNELS.insert(key, index, BPF_NOEXIST) {
+            Ok(()) => (OPEN, Ok(true)),
+            Err(EXISTS) => (FREE, Ok(false)),
+            Err(_) => (FREE, Err(Cause::MapFull)),
+        };
+        // SAFETY: as above. Last, and by an atomic operation, across which nothing moves.
+        unsafe { exchange(&raw mut (*place).state, TAKEN, state) };
+        opened
+    }
+
+    /// Closes the books of a channel, if there are any.
+    #[inline(always)]
+    pub(crate) fn close(key: &Key) {
+        close_books(key.id, key.space);
+    }
+
+    /// As [`close`]. The verifier looks at it by itself.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn close_books(id: u64, space: u64) -> i32 {
+        let key = Key { id, space };
+        let index = elsewhere(id, space);
+        let Some(place) = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST) else {
+            return 0;
+        };
+        // SAFETY: a valid, aligned pointer into the map.
+        let its = unsafe {
+            read_volatile(&raw const (*place).key.id) == id && read_volatile(&raw const (*place).key.space) == space
+        };
+        // Who takes it out of the hash table gives its place back.
+        if CHANNELS.remove(key).is_ok() && its {
+            // SAFETY: as above.
+            unsafe { exchange(&raw mut (*place).state, OPEN, FREE) };
+        }
+        0
+    }
+}
+
+#[cfg(feature = "plain")]
+pub(crate) use hashed::{close, find, open};
+
+/// The same in the plain programs: older verifiers would have too many paths to follow through an array and what goes with it.
+#[cfg(feature = "plain")]
+mod hashed {
+    use core::ptr::null_mut;
+
+    use super::{BPF_NOEXIST, Books, Cause, EXISTS, HashMap, Key, MOST, Result, map};
+
+    /// Channels seen so far. User space removes those that it has forgotten.
+    #[map]
+    static CHANNELS: HashMap<Key, Books> = HashMap::with_max_entries(MOST, 0);
+
+    /// The books of a channel; null if it has none.
+    #[inline(always)]
+    pub(crate) fn find(key: &Key) -> *mut Books {
+        CHANNELS.get_ptr_mut(key).unwrap_or(null_mut())
+    }
+
+    /// Opens the books of a channel that has none, which begin with these; false if another CPU was first, which then tells of the
+    /// channel.
+    ///
+    /// # Errors
+    /// [`Cause::MapFull`] if there are too many channels.
+    #[inline(always)]
+    pub(crate) fn open(key: &Key, begin: &Books) -> Result<bool> {
+        match CHANNELS.insert(key, begin, BPF_NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(EXISTS) => Ok(false),
+            Err(_) => Err(Cause::MapFull),
+        }
+    }
+
+    /// Closes the books of a channel, if there are any.
+    #[inline(always)]
+    pub(crate) fn close(key: &Key) {
+        // There may be none.
+        let _ = CHANNELS.remove(key);
+    }
+}
