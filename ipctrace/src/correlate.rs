@@ -548,6 +548,7 @@ impl Correlator {
     fn make_room(&mut self, out: &mut Vec<Event>) {
         let keys = self.streams.len()
             + self.counters.len()
+            + self.terminals.len()
             + self.messages.len()
             + self.connections.len()
             + self.datagrams.len()

@@ -13,14 +13,20 @@ const LIMITS: Limits = Limits { streams: 8, ranges: 16, messages: 16, signals: 1
 /// A record of a kind that exists, everything else arbitrary but for what makes records meet each other.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![4 => 0_u64..40, 1 => any::<u64>()];
-    (1_u8..13, 0_u8..22, any::<u16>(), proptest::collection::vec(word, 40), 0_usize..3).prop_map(
+    (1_u8..13, 0_u8..22, any::<u16>(), proptest::collection::vec(word, 40), 0_u64..12).prop_map(
         |(kind, mechanism, flags, words, key)| {
             let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             bytes[0] = kind;
             bytes[1] = mechanism;
             bytes[2..4].copy_from_slice(&(flags & 0x3ff).to_ne_bytes());
-            if let Ok((mut op, _)) = wire::Op::read_from_prefix(&bytes) {
-                op.key = wire::Key { id: key as u64, space: 0 };
+            let key = wire::Key { id: key, space: 0 };
+            if kind == wire::Kind::Channel as u8 {
+                if let Ok((mut channel, _)) = wire::Channel::read_from_prefix(&bytes) {
+                    channel.key = key;
+                    bytes[..size_of::<wire::Channel>()].copy_from_slice(channel.as_bytes());
+                }
+            } else if let Ok((mut op, _)) = wire::Op::read_from_prefix(&bytes) {
+                op.key = key;
                 (op.address_len, op.payload_len) = (op.address_len % 20, op.payload_len % 20);
                 bytes[..size_of::<wire::Op>()].copy_from_slice(op.as_bytes());
             }
