@@ -220,7 +220,8 @@ pub struct Op {
     pub task: Task,
     /// The channel. `id` is 0 for a datagram sent by address: the receiver's record tells where it went.
     pub key: Key,
-    /// Beginning of the call, same clock as `header.time`.
+    /// Beginning of the call, same clock as `header.time`; or the end of the thread's call before it, where no other process has used
+    /// that side of the channel, for then it is not looked up.
     pub enter: u64,
     /// Bytes moved: what the call returned; for messages of `recvmmsg` and `sendmmsg` what it wrote to `msg_len`.
     pub bytes: u64,

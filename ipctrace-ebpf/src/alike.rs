@@ -45,6 +45,19 @@ pub(crate) unsafe fn meet(books: *mut Books, call: &InFlight, tgid: u32) -> bool
     }
 }
 
+/// Whether it holds, and that process is the one that makes calls on that side.
+///
+/// # Safety
+/// `books` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn holds_for(books: *mut Books, receive: u8, tgid: u32) -> bool {
+    // SAFETY: valid by contract; each field is read in one access.
+    unsafe {
+        let own = channel::account(books, receive);
+        read_volatile(&raw const (*own).alike) != MIXED && channel::is_first(&raw const (*own).present, tgid)
+    }
+}
+
 /// Notes that a message of this priority or type (-1: not known) is sent. Gives whether all have been of that.
 ///
 /// # Safety

@@ -18,6 +18,9 @@ use crate::kernel::Result;
 /// Flag of bpf_map_update_elem: fail if the key is there.
 pub(crate) const BPF_NOEXIST: u64 = 1;
 
+/// 2⁶⁴ over the golden ratio. What is multiplied by it, addresses that are multiples of something for example, differs in the upper bits.
+pub(crate) const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
@@ -39,7 +42,7 @@ mod placed {
     use aya_ebpf::maps::Array;
     use ipctrace_common::config::{BOOKS_PLACE, BOOKS_STATE};
 
-    use super::{BPF_NOEXIST, Books, Cause, EXISTS, HashMap, Key, MOST, Result, map};
+    use super::{BPF_NOEXIST, Books, Cause, EXISTS, HashMap, Key, MOST, Result, SPREAD, map};
     use crate::kernel::exchange;
     use crate::ring::MMAPABLE;
 
@@ -82,8 +85,6 @@ mod placed {
     /// Where in [`BOOKS`] the channel is at home.
     #[inline(always)]
     fn home(key: &Key) -> u32 {
-        /// 2⁶⁴ over the golden ratio: addresses that are multiples of something are spread over all places by their upper bits.
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         const _: () = assert!(MOST.is_power_of_two());
         let mixed = (key.id ^ key.space.rotate_left(32)).wrapping_mul(SPREAD);
         (mixed >> (u64::BITS - MOST.ilog2())) as u32
@@ -198,7 +199,8 @@ mod placed {
         };
         // SAFETY: a valid, aligned pointer into the map.
         let its = unsafe {
-            read_volatile(&raw const (*place).key.id) == id && read_volatile(&raw const (*place).key.space) == space
+            read_volatile(&raw const (*place).key.id) == id
+                && read_volatile(&raw const (*place).key.space) == space
         };
         // Who takes it out of the hash table gives its place back.
         if CHANNELS.remove(key).is_ok() && its {

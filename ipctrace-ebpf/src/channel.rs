@@ -11,7 +11,7 @@ use ipctrace_common::{Cause, Mechanism};
 
 #[cfg(feature = "plain")]
 use crate::books::BPF_NOEXIST;
-pub(crate) use crate::books::books;
+pub(crate) use crate::books::{books, find};
 use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Side};
@@ -110,6 +110,16 @@ pub(crate) unsafe fn first(present: *mut Present, tgid: u32) -> u64 {
     }
 }
 
+/// Whether that process is the only one that has made a call there.
+///
+/// # Safety
+/// `present` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn is_first(present: *const Present, tgid: u32) -> bool {
+    // SAFETY: by contract; read in one access.
+    unsafe { core::ptr::read_volatile(&raw const (*present).who) == u64::from(tgid) }
+}
+
 /// Whether it matters which thread of a process it was: of two messages one may be cut short, and its rest is gone.
 #[inline(always)]
 fn by_thread(side: &Side) -> bool {
@@ -128,13 +138,14 @@ pub(crate) fn arrive(side: &mut Side, tgid: u32) {
     }
 }
 
-/// [`open`] and [`arrive`] in one, for a call of the current thread.
+/// [`open`] and [`arrive`] in one, for a call of the current thread. Gives whether it is known that no other process has made one on this
+/// side.
 #[inline(always)]
-pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
+pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) -> bool {
     let side = &mut call.sides[index];
     side.present = 0;
     if side.mechanism == 0 || side.key.id == 0 || (side.last.file != 0 && side.last.announced != 0) {
-        return;
+        return false;
     }
     side.last.announced = 1;
     let mut found = known(side);
@@ -145,8 +156,9 @@ pub(crate) fn begin(tid: u32, call: &mut InFlight, index: usize, tgid: u32) {
     if let Some(books) = found
         && !pipe::is_pipe(side.mechanism)
     {
-        arrive_at(books, side, tgid);
+        return arrive_at(books, side, tgid);
     }
+    false
 }
 
 /// Whether there are books for this very channel; if so, the call on this side begins.
@@ -161,9 +173,9 @@ pub(crate) fn arrive_if_known(side: &mut Side, tgid: u32) -> bool {
     }
 }
 
-/// The same, with the books at hand.
+/// The same, with the books at hand. Gives whether no other process has made a call there.
 #[inline(always)]
-fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
+fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) -> bool {
     // SAFETY: a valid pointer into the map; the index is 0 or 1.
     unsafe {
         let present = &raw mut (*account(books, side.receive)).present;
@@ -183,6 +195,7 @@ fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) {
         {
             side.flags |= op_flag::OVERLAPS;
         }
+        who == 0 || who == u64::from(tgid)
     }
 }
 

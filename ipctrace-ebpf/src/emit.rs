@@ -44,10 +44,7 @@ fn is_long(call: &InFlight) -> bool {
 
 #[inline(always)]
 fn long(tid: u32, call: &mut InFlight, index: usize) {
-    if call.run != 0 {
-        call.run = 0;
-        run::end_run(tid);
-    }
+    run::end_before(tid, call);
     emit_long(tid, index as u32);
 }
 
@@ -56,9 +53,8 @@ fn short(tid: u32, call: &mut InFlight, index: usize) {
     let ended = ended(call, index);
     let may_join = config::run() != 0 && ended.flags & op_flag::POSITIONS != 0;
     let joined = may_join && run::join(tid, call, index, &ended);
-    if !may_join && call.run != 0 {
-        call.run = 0;
-        run::end_run(tid);
+    if !may_join {
+        run::end_before(tid, call);
     }
     call.ended = ended.time;
     if !joined {
@@ -118,10 +114,7 @@ pub extern "C" fn emit_plain(tid: u32, index: u32) -> i32 {
 /// As [`op`], of the first side of a call that is told of at its object: in programs that another task's may interrupt.
 #[inline(always)]
 pub(crate) fn at_object(tid: u32, call: &mut InFlight) {
-    if call.run != 0 {
-        call.run = 0;
-        run::end_run(tid);
-    }
+    run::end_before(tid, call);
     if is_long(call) && enter_desk() {
         emit_long(tid, AT_OBJECT);
         leave_desk();
@@ -178,6 +171,16 @@ pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
         long(tid, call, index);
     } else {
         emit_short(tid, index as u32);
+    }
+}
+
+/// As [`op`] of the first side, where the verifier comes by once: without a call of a function.
+#[inline(always)]
+pub(crate) fn op_here(tid: u32, call: &mut InFlight) {
+    if is_long(call) {
+        long(tid, call, 0);
+    } else {
+        short(tid, call, 0);
     }
 }
 
@@ -273,7 +276,7 @@ pub(crate) unsafe fn fill(op: *mut wire::Op, call: &InFlight, index: usize, ende
     // SAFETY: valid by contract.
     unsafe {
         ring::begin(&raw mut (*op).header, Kind::Op, side.mechanism, ended.flags, ended.time);
-        task::describe_current(&raw mut (*op).task);
+        task::describe_caller(call.task, &raw mut (*op).task);
         (*op).key = side.key;
         (*op).enter = call.enter;
         (*op).bytes = moved.bytes;

@@ -182,6 +182,8 @@ pub(crate) struct InFlight {
     pub(crate) enter: u64,
     /// When the one before it ended, if that could be part of a run.
     pub(crate) ended: u64,
+    /// Address of the thread's `struct task_struct`; 0 if it is not known.
+    pub(crate) task: u64,
     /// [`ipctrace_common::syscall::Class`].
     pub(crate) class: u8,
     /// Not 0 between begin and end: [`ACTIVE`], and [`ENDING`] while its end is being told.
@@ -214,6 +216,8 @@ impl InFlight {
     pub(crate) fn start(&mut self, class: Class, enter: u64, bytes: u64) {
         self.class = class as u8;
         self.enter = enter;
+        // What is left there may be another thread's that had this number.
+        self.task = 0;
         self.address = 0;
         self.address_len = 0;
         self.index = 0;
@@ -418,6 +422,7 @@ pub extern "C" fn settle(tid: u32) -> i32 {
 #[inline(always)]
 pub(crate) fn begin(tid: u32, call: &mut InFlight) -> Result<()> {
     call.active = ACTIVE;
+    call.task = 0;
     let place = place(tid)?;
     // A helper, for the copy that the compiler would make goes over the stack.
     // SAFETY: a valid pointer into the map, and one to as much.
@@ -462,6 +467,7 @@ pub(crate) fn forget(tid: u32) {
         call.active = 0;
         call.run = 0;
         call.ended = 0;
+        call.task = 0;
         for side in &mut call.sides {
             side.mechanism = 0;
             side.present = 0;

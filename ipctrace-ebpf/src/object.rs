@@ -230,6 +230,18 @@ impl Found {
             || (is_at_object(Mechanism::Pty as u8) && self.mode & S_IFMT == S_IFCHR)
     }
 
+    /// Whether a call that moves data that way may be taken to have begun after its object was looked at, or, where its process is the
+    /// only one, right after the thread's call before it. Not where positions are compared with times, and not reads of counters, which
+    /// take what was written before they began.
+    #[inline(always)]
+    pub(crate) fn may_begin_later(self, direction: Option<Direction>) -> bool {
+        match self.mode & S_IFMT {
+            S_IFSOCK => true,
+            S_IFREG | S_IFNONE => direction == Some(Direction::Send),
+            _ => false,
+        }
+    }
+
     /// Whether it may be a channel. If not, the call is over for us.
     #[inline(always)]
     pub(crate) fn may_be_channel(self) -> bool {

@@ -28,6 +28,16 @@ pub(crate) fn is_posix(special: u32) -> bool {
     special == Special::MqSend as u32 || special == Special::MqReceive as u32
 }
 
+/// Whether a system call sends or receives.
+#[inline(always)]
+pub(crate) fn is_call(special: u8) -> bool {
+    const CALLS: u64 = 1 << Special::MqSend as u8
+        | 1 << Special::MqReceive as u8
+        | 1 << Special::Msgsnd as u8
+        | 1 << Special::Msgrcv as u8;
+    CALLS >> (special & 63) & 1 != 0
+}
+
 /// Of which of the two.
 #[inline(always)]
 fn mechanism(special: u32) -> Mechanism {
@@ -68,6 +78,22 @@ const NOT_TRACED: i32 = 0;
 const KNOWN: i32 = 1;
 const NEW: i32 = 2;
 
+/// As the begin of a call: it begins now.
+const NOW: u64 = u64::MAX;
+
+/// When a call began that begins now, on a queue with these books. Where one process sends and one receives, it is enough to know that it
+/// was after the thread's last call ended, which saves a look at the clock; only who calls again and again is worth it.
+#[inline(always)]
+fn begins(call: &InFlight, task: u64, receive: bool, books: *mut Books) -> u64 {
+    let repeats = call.run != 0 && call.ended != 0 && !books.is_null();
+    // SAFETY: a valid pointer into the map.
+    if repeats && unsafe { alike::holds_for(books, u8::from(receive), task::tgid_of(task)) } {
+        call.ended
+    } else {
+        ring::now()
+    }
+}
+
 /// Writes to the thread's place which queue the call works on, and where its message is, and puts it in flight.
 #[inline(always)]
 fn describe(tid: u32, special: u32, enter: u64) -> Result<i32> {
@@ -78,6 +104,7 @@ fn describe(tid: u32, special: u32, enter: u64) -> Result<i32> {
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *place };
+    let task = special::task();
     call.sides[1].mechanism = 0;
     call.sides[1].present = 0;
     call.sides[1].last.file = 0;
@@ -87,19 +114,22 @@ fn describe(tid: u32, special: u32, enter: u64) -> Result<i32> {
         posix_mq::describe(queue as u32, side)?;
         call.user = message;
     } else {
-        sysv_msg::describe(queue as u32, side);
+        sysv_msg::describe(task, queue as u32, side);
         call.user = message + size_of::<i64>() as u64;
     }
     if side.mechanism == 0 {
         return Ok(NOT_TRACED);
     }
     let receive = is_receive(special);
-    side.used(receive, enter);
+    let books = channel::find(&side.key);
+    let enter = if enter == NOW { begins(call, task, receive, books) } else { enter };
+    call.sides[0].used(receive, enter);
     // The message is in one buffer, as with read and write.
     call.start(if receive { Class::Read } else { Class::Write }, enter, size);
+    call.task = task;
     call.count = size;
     call.alike = 0;
-    if let Some(books) = channel::books(&call.sides[0].key) {
+    if !books.is_null() {
         prepare(tid, special, call, books);
         return Ok(KNOWN);
     }
@@ -116,7 +146,7 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
     if is_at_object(mechanism(special) as u8) {
         return 0;
     }
-    if queue_begun(tid, special, ring::now()) == NEW {
+    if queue_begun(tid, special, NOW) == NEW {
         open(tid, special, 0);
     }
     0
@@ -164,9 +194,8 @@ fn prepare(tid: u32, special: u32, call: &mut InFlight, books: *mut Books) {
         // SAFETY: a valid pointer into the map.
         unsafe { alike::end(books) };
     }
-    let tgid = (task::pid_tgid() >> 32) as u32;
     // SAFETY: as above.
-    let mut alike = unsafe { alike::meet(books, call, tgid) };
+    let mut alike = unsafe { alike::meet(books, call, task::tgid_of(call.task)) };
     if !is_receive(special) {
         // Before the caller can change it.
         if alike {
@@ -240,21 +269,27 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
+    i32::from(joined(tid, special, returned))
+}
+
+/// The same.
+#[inline(always)]
+fn joined(tid: u32, special: u32, returned: u64) -> bool {
     let Some(call) = inflight::get(tid) else {
-        return 0;
+        return false;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
     if call.alike == 0 || (call.count == returned && may_cut(special)) {
-        return 0;
+        return false;
     }
     let side = &call.sides[0];
     let Some(books) = channel::books(&side.key) else {
-        return 0;
+        return false;
     };
     // SAFETY: a valid pointer into the map.
     let Some(detail) = (unsafe { alike::detail(books, side.receive) }) else {
-        return 0;
+        return false;
     };
     if side.receive != 0 {
         call.moved.bytes = returned;
@@ -262,7 +297,7 @@ pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
         call.moved.detail = detail;
     }
     // SAFETY: as above.
-    i32::from(unsafe { run::add_message(tid, call, books) })
+    unsafe { run::add_message(tid, call, books) }
 }
 
 /// Whether a receive that has filled its buffer may have taken less than the message.

@@ -323,7 +323,7 @@ fn try_begun(tid: u32, special: u32, queue: u32, enter: u64) -> Result<bool> {
     if is_posix(special) {
         posix_mq::describe(queue, side)?;
     } else {
-        sysv_msg::describe(queue, side);
+        sysv_msg::describe(0, queue, side);
         if channel::books(&side.key).is_none() {
             side.object = sysv_msg::sysv_msg_object(queue);
         }

@@ -69,18 +69,25 @@ fn fits(call: &InFlight, index: usize, ended: &Ended) -> bool {
     ended.flags & !PLAIN == 0 && ended.flags & op_flag::SEQUENCED != 0 && same_page && alone
 }
 
-/// Whether the thread calls again at once. Only who does so is worth it: what others do is told of at once.
+/// Whether the thread calls again at once.
 #[inline(always)]
 pub(crate) fn follows_at_once(call: &InFlight) -> bool {
     call.enter.wrapping_sub(call.ended) < u64::from(config::run())
 }
 
+/// Whether the call ended soon after the one before it.
+#[inline(always)]
+fn ends_soon_after(call: &InFlight, ended: &Ended) -> bool {
+    ended.time.wrapping_sub(call.ended) < u64::from(config::run())
+}
+
 /// Puts the call into the thread's run, or tells of the run that it does not continue. `false`: the call is still to be told
-/// of, by itself.
+/// of, by itself. What threads do whose calls do not end at short intervals is told of at once: a run that stands does not wake the
+/// collector.
 #[inline(always)]
 pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -> bool {
-    let fits = fits(call, index, ended);
-    if call.run == 0 && !(fits && follows_at_once(call)) {
+    let fits = fits(call, index, ended) && ends_soon_after(call, ended);
+    if call.run == 0 && !fits {
         return false;
     }
     let Some(run) = take(tid) else {
@@ -111,8 +118,15 @@ pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Book
             let before = add(&raw mut (*channel::account(books, call.sides[0].receive)).moved, 1);
             let flags = call.sides[0].flags | op_flag::SEQUENCED | op_flag::ALIKE;
             let ended = Ended { before, position: 0, flags, time: ring::now() };
+            let soon = ends_soon_after(call, &ended);
             call.ended = ended.time;
-            joined(tid, call, 0, &ended, &mut *run, true)
+            let joined = joined(tid, call, 0, &ended, &mut *run, true);
+            if joined && !soon {
+                // As in `join`.
+                tell(&mut (*run).op);
+                call.run = 0;
+            }
+            joined
         }
     };
     give_back(run);
@@ -185,6 +199,15 @@ fn tell(op: &mut wire::Op) {
     let bytes = unsafe { core::slice::from_raw_parts((&raw const *op).cast::<u8>(), size_of::<wire::Op>()) };
     ring::output(bytes, op.messages);
     op.messages = 0;
+}
+
+/// Tells of the thread's run, if it has one, before it is told of something else.
+#[inline(always)]
+pub(crate) fn end_before(tid: u32, call: &mut InFlight) {
+    if call.run != 0 {
+        call.run = 0;
+        end_run(tid);
+    }
 }
 
 /// Tells of the thread's run, if it has one: it does something else now, or ends. The verifier looks at it by itself.

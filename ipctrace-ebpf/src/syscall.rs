@@ -11,7 +11,7 @@ use ipctrace_common::wire::op_flag;
 use crate::config::{self, offset, registers};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Moved, Side, Taken};
-use crate::kernel::{Result, load};
+use crate::kernel::{LOADS, Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
 use crate::{
@@ -85,7 +85,7 @@ unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
             ring::failed!(ctx, Cause::CompatCall);
         } else {
             // SAFETY: by contract.
-            unsafe { special::enter(regs, ids as u32, class) };
+            unsafe { special::enter(regs, task, ids as u32, class) };
         }
         return;
     }
@@ -99,8 +99,10 @@ unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
 
 /// Describes the call and remembers it, if it works on a channel.
 ///
-/// A function of its own, for its stack is not to be that of the special calls as well.
-#[inline(never)]
+/// A function of its own, for its stack is not to be that of the special calls as well. But where that is not short: each return costs as
+/// much as ten other instructions on processors whose returns are guarded.
+#[cfg_attr(feature = "loads", inline(always))]
+#[cfg_attr(not(feature = "loads"), inline(never))]
 fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result<()> {
     if is_compat(task) {
         return Err(Cause::CompatCall);
@@ -145,8 +147,12 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *place };
-    // Before the objects are looked at: what others did before this was there to be seen.
-    call.enter = ring::now();
+    // See below.
+    let later = second.is_none() && found.may_begin_later(first);
+    if !later {
+        // Before the objects are looked at: what others did before this was there to be seen.
+        call.enter = ring::now();
+    }
     call.class = class as u8;
     call.user = argument(1);
     call.count = argument(2);
@@ -177,8 +183,15 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     call.index = 0;
     call.taken = Taken::NOTHING;
     call.active = inflight::ACTIVE;
-    channel::begin(tid, call, 0, (ids >> 32) as u32);
-    channel::begin(tid, call, 1, (ids >> 32) as u32);
+    let alone = channel::begin(tid, call, 0, (ids >> 32) as u32);
+    if later {
+        // Which call of several processes came first may be told by when they began. As long as there has been one alone, that it was
+        // after its thread's last one ended is enough, and saves a look at the clock.
+        let enough = alone && !has_messages(call.sides[0].mechanism) && call.ended != 0;
+        call.enter = if enough { call.ended } else { ring::now() };
+    } else {
+        channel::begin(tid, call, 1, (ids >> 32) as u32);
+    }
     udp_taken::look(&mut call.sides[0]);
     Ok(())
 }
@@ -252,7 +265,7 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         // By an eventfd of the tracer's own the programs learn what one looks like.
         if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat(task) {
             // SAFETY: by contract.
-            unsafe { special::exit(regs, tid, class, returned) };
+            unsafe { special::exit(regs, task, tid, class, returned) };
         }
         return;
     }
@@ -282,6 +295,9 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         // Left over from something else.
         call.active = 0;
         return;
+    }
+    if LOADS {
+        call.task = task as u64;
     }
     if returned >= 0 {
         call.active = inflight::ENDING;
@@ -322,7 +338,8 @@ enum Rest {
 /// Tells what the call did.
 ///
 /// A function of its own for its stack, as `try_enter`.
-#[inline(never)]
+#[cfg_attr(feature = "loads", inline(always))]
+#[cfg_attr(not(feature = "loads"), inline(never))]
 fn exited(tid: u32, call: &mut InFlight, returned: u64) -> Rest {
     match Class::from_wire(call.class) {
         Some(Class::Splice | Class::Tee | Class::Sendfile) => {

@@ -9,12 +9,12 @@ use crate::kernel::read;
 use crate::object::is_on;
 use crate::sysv;
 
-/// Fills in a queue's side of a call, but for the object.
+/// Fills in a queue's side of a call, but for the object. `task` is the current one, or 0.
 #[inline(always)]
-pub(crate) fn describe(id: u32, side: &mut Side) {
+pub(crate) fn describe(task: u64, id: u32, side: &mut Side) {
     if is_on(Mechanism::SysvMsg) {
         side.mechanism = Mechanism::SysvMsg as u8;
-        side.key = key(id);
+        side.key = key_in(sysv::namespace_of(task), id);
     }
 }
 

@@ -59,6 +59,12 @@ pub(crate) fn ids_of(task: *const u8) -> u64 {
     }
 }
 
+/// The current process, whose thread's `struct task_struct` is at that address; 0 if that is not at hand.
+#[inline(always)]
+pub(crate) fn tgid_of(task: u64) -> u32 {
+    if LOADS && task != 0 { read(task, offset!(task_tgid)).unwrap_or(0) } else { (pid_tgid() >> 32) as u32 }
+}
+
 /// Writes the identity of the current task. The process is that of its first thread: its start and its name.
 ///
 /// # Safety
@@ -94,6 +100,37 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
             let _ = copy(&raw mut (*place).start, leader, offset!(task_start));
             let _ = copy(&raw mut (*place).comm, leader, offset!(task_comm));
         }
+    }
+}
+
+/// The first thread of a task's process.
+#[inline(always)]
+fn leader_of(task: u64) -> u64 {
+    read(task, offset!(task_group_leader)).unwrap_or(task)
+}
+
+/// Writes the identity of the current task, whose `struct task_struct` is at that address; 0 if that is not at hand.
+///
+/// # Safety
+/// `place` must be valid for a write.
+#[inline(always)]
+pub(crate) unsafe fn describe_caller(task: u64, place: *mut Task) {
+    // SAFETY: by contract.
+    unsafe {
+        if !LOADS || task == 0 {
+            describe_current(place);
+            return;
+        }
+        let leader = leader_of(task);
+        (*place).tgid = read(task, offset!(task_tgid)).unwrap_or(0);
+        (*place).tid = read(task, offset!(task_pid)).unwrap_or(0);
+        (*place).start = read(leader, offset!(task_start)).unwrap_or(0);
+        (*place).cgroup = cgroup(task);
+        (*place).uid = uid(task);
+        (*place).reserved = 0;
+        let comm = (&raw mut (*place).comm).cast::<u64>();
+        *comm = read(leader, offset!(task_comm)).unwrap_or(0);
+        *comm.add(1) = read(leader, offset!(task_comm) + 8).unwrap_or(0);
     }
 }
 

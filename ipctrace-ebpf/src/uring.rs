@@ -147,10 +147,11 @@ pub(crate) fn is_user() -> bool {
     if config::uring_on() == 0 {
         return false;
     }
+    let task = task::current();
     // SAFETY: the current task; a pointer and an integer in it, at offsets of this kernel.
     unsafe {
-        load::<u64>(task::current(), place!(task_uring)) != 0
-            || load::<u32>(task::current(), place!(task_flags)) & PF_IO_WORKER != 0
+        load::<u64>(task, place!(task_uring)) != 0
+            || load::<u32>(task, place!(task_flags)) & PF_IO_WORKER != 0
     }
 }
 

@@ -129,6 +129,7 @@ fn try_moved(sock: u64, returned: i32, direction: Direction) -> Result<()> {
     // Positions at its begin are not known.
     call.sides[0].flags &= !op_flag::POSITIONS;
     call.index = 0;
+    call.task = 0;
     // What stood first in the queue of a UDP socket is known as it is now, not as it was before: without a begin nothing is
     // made of it.
     let late = direction == Direction::Receive && call.sides[0].mechanism == Mechanism::Udp as u8;

@@ -12,7 +12,7 @@ use crate::attach::take;
 /// [`Key`] as a kernel map's key.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct KernelKey([u64; 2]);
+pub struct KernelKey([u64; 2]);
 
 // SAFETY: two integers without padding, for which every bit pattern is valid.
 unsafe impl aya::Pod for KernelKey {}
@@ -38,9 +38,7 @@ impl Books {
     pub fn of(ebpf: &mut Ebpf) -> Result<Books> {
         let channels = take(ebpf, "CHANNELS")?;
         Ok(match take(ebpf, "BOOKS") {
-            Ok(places) => {
-                Books::Placed { channels: channels.try_into()?, places: places.try_into()? }
-            }
+            Ok(places) => Books::Placed { channels: channels.try_into()?, places: places.try_into()? },
             Err(_) => Books::Hashed(channels.try_into()?),
         })
     }

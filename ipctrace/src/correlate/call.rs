@@ -47,6 +47,8 @@ impl Call {
         // What is left of a write that began before tracing did goes into the pipe as a write of that length would.
         let enter = if straddles { 0 } else { op.pos_enter };
         let low = if has(op_flag::LOCKED) { op.pos_locked.max(enter) } else { enter };
+        // Before the rest, so that that is made where it is wanted and not moved there.
+        let payload = payload.clone();
         Call {
             who: End::Known(process),
             enter: if straddles { 0 } else { op.enter.min(op.header.time) },
@@ -57,7 +59,7 @@ impl Call {
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             overlaps: has(op_flag::OVERLAPS),
             messages: u64::from(op.messages.max(1)),
-            payload: payload.clone(),
+            payload,
             arrival: 0,
         }
     }
