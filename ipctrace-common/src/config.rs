@@ -253,6 +253,10 @@ offsets! {
     sigaction_handler = "k_sigaction.sa.sa_handler";
     /// Address space.
     task_mm = "task_struct.mm";
+    /// Counts the programs that the process has run.
+    task_exec_id = "task_struct.self_exec_id";
+    /// Counts changes of an address space; odd while there is one. Since Linux 6.13 on most builds.
+    mm_lock_seq = "mm_struct.mm_lock_seq";
     /// Mount namespace.
     nsproxy_mnt_ns = "nsproxy.mnt_ns";
     /// Size of a segment.

@@ -2,13 +2,14 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use ipctrace_common::syscall::Special;
 use ipctrace_common::wire::{Key, channel_flag, wake_flag};
 use ipctrace_common::{Cause, Mechanism};
 
+use crate::books::SPREAD;
 use crate::config::{offset, page_shift};
-use crate::kernel::{Result, load, read, read_user};
+use crate::kernel::{LOADS, Result, load, read, read_user};
 use crate::memory::NOTHING;
 use crate::object::is_at_object;
 use crate::repeat::{Repeat, repeat};
@@ -112,6 +113,10 @@ fn resolve(address: u64) -> Result<Found> {
     if address == 0 {
         return Ok(found);
     }
+    let space = Space::current();
+    if let Some(known) = space.known(address) {
+        return Ok(known);
+    }
     #[cfg(feature = "plain")]
     let status = {
         let _: extern "C" fn(*mut c_void, *const u8, *mut Found) -> i64 = mapping;
@@ -125,7 +130,90 @@ fn resolve(address: u64) -> Result<Found> {
         crate::memory::visit_mapping(address, visit as *mut c_void, (&raw mut found).cast())
     };
     // Where nothing is mapped the call will find that, too.
-    if status != 0 && status != NOTHING { Err(Cause::MappingsBusy) } else { Ok(found) }
+    if status != 0 && status != NOTHING {
+        return Err(Cause::MappingsBusy);
+    }
+    if status == 0 {
+        space.note(&found);
+    }
+    Ok(found)
+}
+
+/// The current process's address space, as it is now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Space {
+    /// `struct mm_struct`; 0 if it cannot be known again.
+    mm: u64,
+    /// The process, and how many programs it has run: addresses are used again.
+    whose: u64,
+    /// Grows with each change of a mapping: `mm_lock_seq`, include/linux/mmap_lock.h. A mapping is changed under that lock only.
+    sequence: u64,
+}
+
+/// What was mapped at an address when it was last looked for.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Mapped {
+    space: Space,
+    found: Found,
+}
+
+/// How many addresses are remembered for each processor: a power of two.
+const MAPPED: u32 = 16;
+
+/// Looking for a mapping costs more than all else that is done for a futex.
+#[map]
+static MAPPINGS: PerCpuArray<Mapped> = PerCpuArray::with_max_entries(MAPPED, 0);
+
+impl Space {
+    /// Programs on functions may be interrupted by another task's, so that what they have to themselves on a processor is not theirs.
+    #[inline(always)]
+    fn current() -> Space {
+        let mut space = Space { mm: 0, whose: 0, sequence: 0 };
+        let task = special::task();
+        if LOADS && offset!(mm_lock_seq) != 0 && task != 0 && !is_at_object(Mechanism::Futex as u8) {
+            let word = |at, offset| read::<u32>(at, offset).unwrap_or(0);
+            let mm = read(task, offset!(task_mm)).unwrap_or(0);
+            let sequence = word(mm, offset!(mm_lock_seq));
+            if sequence & 1 == 0 {
+                space.mm = mm;
+            }
+            space.whose = u64::from(word(task, offset!(task_tgid))) << 32
+                | u64::from(word(task, offset!(task_exec_id)));
+            space.sequence = u64::from(sequence);
+        }
+        space
+    }
+
+    /// Where an address of it would be remembered: another place than the same address of a process that was forked from it.
+    #[inline(always)]
+    fn place(self, address: u64) -> Option<*mut Mapped> {
+        let mixed = (address ^ self.mm.rotate_left(32)).wrapping_mul(SPREAD);
+        MAPPINGS.get_ptr_mut((mixed >> (u64::BITS - MAPPED.ilog2())) as u32)
+    }
+
+    /// What is mapped there, if it has been looked for and nothing has changed since.
+    #[inline(always)]
+    fn known(self, address: u64) -> Option<Found> {
+        if self.mm == 0 {
+            return None;
+        }
+        // SAFETY: this CPU's valid, aligned place; programs on sys_enter and sys_exit, which alone come here, do not interrupt each other.
+        let mapped = unsafe { &*self.place(address)? };
+        (mapped.space == self && mapped.found.address == address).then_some(mapped.found)
+    }
+
+    /// Remembers what is mapped at an address.
+    #[inline(always)]
+    fn note(self, found: &Found) {
+        if self.mm != 0
+            && let Some(place) = self.place(found.address)
+        {
+            // SAFETY: as above.
+            unsafe { *place = Mapped { space: self, found: *found } };
+        }
+    }
 }
 
 impl Found {

@@ -124,6 +124,7 @@ cases! {
     futex_one_of_many
     futex_of_a_dead_owner
     futex_in_files_and_memory
+    futex_at_an_address_that_is_mapped_anew
     mutex_with_priority_inheritance
     semaphore_of_posix_in_shared_memory
     mutex_and_condition_of_two_processes

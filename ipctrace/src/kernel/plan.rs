@@ -90,6 +90,8 @@ const OWN: &[(&str, u32)] = &[
     ("sk_buff.tail", 0),
     // Since Linux 6.18; without it, it is found by way of the inode.
     ("sock.sk_ino", 0),
+    ("task_struct.self_exec_id", 0),
+    ("mm_struct.mm_lock_seq", 0),
     // Since Linux 6.9; without it, pidfds are as they were before.
     ("pid.stashed", 0),
     ("inode.i_private", 0),

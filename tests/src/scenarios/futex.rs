@@ -19,6 +19,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "futex_one_of_many", play: one_of_many },
     Scenario { name: "futex_of_a_dead_owner", play: dead_owner },
     Scenario { name: "futex_in_files_and_memory", play: files_and_memory },
+    Scenario { name: "futex_at_an_address_that_is_mapped_anew", play: mapped_anew },
     Scenario { name: "mutex_with_priority_inheritance", play: inheritance },
     Scenario { name: "semaphore_of_posix_in_shared_memory", play: semaphore },
     Scenario { name: "mutex_and_condition_of_two_processes", play: condition },
@@ -289,6 +290,55 @@ fn files_and_memory(stage: &Stage) -> Result<()> {
             ensure!(futex_wake(futex, 1, 0)? == 1);
             Ok(())
         })
+    })?;
+    stage.reap(&[waiter, waker])
+}
+
+/// One process waits twice at one address, where another part of a file is mapped in between: these are two futexes.
+fn mapped_anew(stage: &Stage) -> Result<()> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+
+    const AT: usize = 0x80;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.context("a page size")? as usize;
+    let folder = stage::Folder::new()?;
+    let file = std::fs::File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(folder.path().join("futexes"))?;
+    file.set_len(2 * page as u64)?;
+    let status = nix::sys::stat::fstat(&file)?;
+    let (major, minor) = (nix::sys::stat::major(status.st_dev), nix::sys::stat::minor(status.st_dev));
+    let channel = |part: usize| format!("futex:[{major}:{minor}:{}]+{:#x}", status.st_ino, part * page + AT);
+    let map = |place: Option<&AtomicU32>, part: usize| -> Result<&'static AtomicU32> {
+        let fixed = if place.is_some() { MapFlags::MAP_FIXED } else { MapFlags::empty() };
+        let place = place.and_then(|futex| (futex.as_ptr() as usize - AT).try_into().ok());
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let from = (part * page) as i64;
+        // SAFETY: a new mapping within the file, that takes the place of none but one that the caller is done with.
+        unsafe {
+            let base = mmap(place, page.try_into()?, access, MapFlags::MAP_SHARED | fixed, &file, from)?;
+            Ok(base.byte_add(AT).cast::<AtomicU32>().as_ref())
+        }
+    };
+    let waiter = stage.child("waiter", |stage| {
+        let mut futex = map(None, 0)?;
+        stage.woken("futex", Some(channel(0)), 0, || Ok(futex_wait(futex, 0, 0)?))?;
+        let before = futex.as_ptr();
+        futex = map(Some(futex), 1)?;
+        ensure!(futex.as_ptr() == before, "the same address");
+        stage.woken("futex", Some(channel(1)), 1, || Ok(futex_wait(futex, 0, 0)?))
+    })?;
+    let waker = stage.child("waker", |stage| {
+        for part in [0, 1] {
+            let futex = map(None, part)?;
+            futex.load(Ordering::SeqCst);
+            stage.wake(part, &[waiter], AT_FUTEXES, || {
+                ensure!(futex_wake(futex, 1, 0)? == 1);
+                Ok(())
+            })?;
+        }
+        Ok(())
     })?;
     stage.reap(&[waiter, waker])
 }
