@@ -174,16 +174,6 @@ pub(crate) fn op(tid: u32, call: &mut InFlight, index: usize) {
     }
 }
 
-/// As [`op`] of the first side, where the verifier comes by once: without a call of a function.
-#[inline(always)]
-pub(crate) fn op_here(tid: u32, call: &mut InFlight) {
-    if is_long(call) {
-        long(tid, call, 0);
-    } else {
-        short(tid, call, 0);
-    }
-}
-
 /// The half of [`op`] that is not long.
 #[unsafe(no_mangle)]
 #[inline(never)]

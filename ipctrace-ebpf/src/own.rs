@@ -37,7 +37,7 @@ pub extern "C" fn exited_looked_into(tid: u32) -> i32 {
         let call = unsafe { &mut *call };
         if call.moved.bytes != 0 {
             look(tid, call);
-            emit::op_here(tid, call);
+            emit::op(tid, call, 0);
         }
     }
     0

@@ -109,6 +109,7 @@ pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Book
     let Some(run) = take(tid) else {
         return false;
     };
+    let mut soon = true;
     // SAFETY: by contract, and the run is this program's until it is given back.
     let joined = unsafe {
         let others = (*run).op.messages != 0 && (*run).owner != u64::from(tid);
@@ -118,18 +119,16 @@ pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Book
             let before = add(&raw mut (*channel::account(books, call.sides[0].receive)).moved, 1);
             let flags = call.sides[0].flags | op_flag::SEQUENCED | op_flag::ALIKE;
             let ended = Ended { before, position: 0, flags, time: ring::now() };
-            let soon = ends_soon_after(call, &ended);
+            soon = ends_soon_after(call, &ended);
             call.ended = ended.time;
-            let joined = joined(tid, call, 0, &ended, &mut *run, true);
-            if joined && !soon {
-                // As in `join`.
-                tell(&mut (*run).op);
-                call.run = 0;
-            }
-            joined
+            joined(tid, call, 0, &ended, &mut *run, true)
         }
     };
     give_back(run);
+    if !soon {
+        // As in `join`.
+        end_before(tid, call);
+    }
     joined
 }
 

@@ -153,6 +153,10 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
         // Before the objects are looked at: what others did before this was there to be seen.
         call.enter = ring::now();
     }
+    if LOADS {
+        // What is left there may be another thread's that had this number.
+        call.task = task as u64;
+    }
     call.class = class as u8;
     call.user = argument(1);
     call.count = argument(2);
@@ -295,9 +299,6 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         // Left over from something else.
         call.active = 0;
         return;
-    }
-    if LOADS {
-        call.task = task as u64;
     }
     if returned >= 0 {
         call.active = inflight::ENDING;

@@ -117,10 +117,11 @@ fn leader_of(task: u64) -> u64 {
 pub(crate) unsafe fn describe_caller(task: u64, place: *mut Task) {
     // SAFETY: by contract.
     unsafe {
-        if !LOADS || task == 0 {
+        if !LOADS {
             describe_current(place);
             return;
         }
+        let task = if task == 0 { untyped() } else { task };
         let leader = leader_of(task);
         (*place).tgid = read(task, offset!(task_tgid)).unwrap_or(0);
         (*place).tid = read(task, offset!(task_pid)).unwrap_or(0);
