@@ -40,7 +40,7 @@ pub(crate) unsafe fn meet(books: *mut Books, call: &InFlight, tgid: u32) -> bool
         read_volatile(&raw const (*own).alike) != MIXED
             && ready != 0
             && call.enter > ready + SETTLED
-            && run::follows_at_once(call)
+            && run::is_soon(call, call.enter)
             && config::payload() == 0
     }
 }

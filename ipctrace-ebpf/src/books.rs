@@ -24,6 +24,16 @@ pub(crate) const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
+/// Whether what has been put into a hash table was the first with its key.
+#[inline(always)]
+fn is_first(put: core::result::Result<(), i32>) -> Result<bool> {
+    match put {
+        Ok(()) => Ok(true),
+        Err(EXISTS) => Ok(false),
+        Err(_) => Err(Cause::MapFull),
+    }
+}
+
 /// The books of a channel.
 #[inline(always)]
 pub(crate) fn books(key: &Key) -> Option<*mut Books> {
@@ -42,7 +52,7 @@ mod placed {
     use aya_ebpf::maps::Array;
     use ipctrace_common::config::{BOOKS_PLACE, BOOKS_STATE};
 
-    use super::{BPF_NOEXIST, Books, Cause, EXISTS, HashMap, Key, MOST, Result, SPREAD, map};
+    use super::{BPF_NOEXIST, Books, Cause, HashMap, Key, MOST, Result, SPREAD, is_first, map};
     use crate::kernel::exchange;
     use crate::ring::MMAPABLE;
 
@@ -172,11 +182,8 @@ mod placed {
             (*place).key.space = key.space;
             (*place).books = *begin;
         }
-        let (state, opened) = match CHANNELS.insert(key, index, BPF_NOEXIST) {
-            Ok(()) => (OPEN, Ok(true)),
-            Err(EXISTS) => (FREE, Ok(false)),
-            Err(_) => (FREE, Err(Cause::MapFull)),
-        };
+        let opened = is_first(CHANNELS.insert(key, index, BPF_NOEXIST));
+        let state = if matches!(opened, Ok(true)) { OPEN } else { FREE };
         // SAFETY: as above. Last, and by an atomic operation, across which nothing moves.
         unsafe { exchange(&raw mut (*place).state, TAKEN, state) };
         opened
@@ -219,7 +226,7 @@ pub(crate) use hashed::{close, find, open};
 mod hashed {
     use core::ptr::null_mut;
 
-    use super::{BPF_NOEXIST, Books, Cause, EXISTS, HashMap, Key, MOST, Result, map};
+    use super::{BPF_NOEXIST, Books, HashMap, Key, MOST, Result, is_first, map};
 
     /// Channels seen so far. User space removes those that it has forgotten.
     #[map]
@@ -238,11 +245,7 @@ mod hashed {
     /// [`Cause::MapFull`] if there are too many channels.
     #[inline(always)]
     pub(crate) fn open(key: &Key, begin: &Books) -> Result<bool> {
-        match CHANNELS.insert(key, begin, BPF_NOEXIST) {
-            Ok(()) => Ok(true),
-            Err(EXISTS) => Ok(false),
-            Err(_) => Err(Cause::MapFull),
-        }
+        is_first(CHANNELS.insert(key, begin, BPF_NOEXIST))
     }
 
     /// Closes the books of a channel, if there are any.

@@ -467,7 +467,6 @@ pub(crate) fn forget(tid: u32) {
         call.active = 0;
         call.run = 0;
         call.ended = 0;
-        call.task = 0;
         for side in &mut call.sides {
             side.mechanism = 0;
             side.present = 0;

@@ -269,27 +269,21 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
-    i32::from(joined(tid, special, returned))
-}
-
-/// The same.
-#[inline(always)]
-fn joined(tid: u32, special: u32, returned: u64) -> bool {
     let Some(call) = inflight::get(tid) else {
-        return false;
+        return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
     if call.alike == 0 || (call.count == returned && may_cut(special)) {
-        return false;
+        return 0;
     }
     let side = &call.sides[0];
     let Some(books) = channel::books(&side.key) else {
-        return false;
+        return 0;
     };
     // SAFETY: a valid pointer into the map.
     let Some(detail) = (unsafe { alike::detail(books, side.receive) }) else {
-        return false;
+        return 0;
     };
     if side.receive != 0 {
         call.moved.bytes = returned;
@@ -297,7 +291,7 @@ fn joined(tid: u32, special: u32, returned: u64) -> bool {
         call.moved.detail = detail;
     }
     // SAFETY: as above.
-    unsafe { run::add_message(tid, call, books) }
+    i32::from(unsafe { run::add_message(tid, call, books) })
 }
 
 /// Whether a receive that has filled its buffer may have taken less than the message.

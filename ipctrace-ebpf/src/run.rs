@@ -69,16 +69,10 @@ fn fits(call: &InFlight, index: usize, ended: &Ended) -> bool {
     ended.flags & !PLAIN == 0 && ended.flags & op_flag::SEQUENCED != 0 && same_page && alone
 }
 
-/// Whether the thread calls again at once.
+/// Whether that time, of the call's begin or end, is soon after the end of the thread's call before it.
 #[inline(always)]
-pub(crate) fn follows_at_once(call: &InFlight) -> bool {
-    call.enter.wrapping_sub(call.ended) < u64::from(config::run())
-}
-
-/// Whether the call ended soon after the one before it.
-#[inline(always)]
-fn ends_soon_after(call: &InFlight, ended: &Ended) -> bool {
-    ended.time.wrapping_sub(call.ended) < u64::from(config::run())
+pub(crate) fn is_soon(call: &InFlight, time: u64) -> bool {
+    time.wrapping_sub(call.ended) < u64::from(config::run())
 }
 
 /// Puts the call into the thread's run, or tells of the run that it does not continue. `false`: the call is still to be told
@@ -86,7 +80,7 @@ fn ends_soon_after(call: &InFlight, ended: &Ended) -> bool {
 /// collector.
 #[inline(always)]
 pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -> bool {
-    let fits = fits(call, index, ended) && ends_soon_after(call, ended);
+    let fits = fits(call, index, ended) && is_soon(call, ended.time);
     if call.run == 0 && !fits {
         return false;
     }
@@ -119,7 +113,7 @@ pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Book
             let before = add(&raw mut (*channel::account(books, call.sides[0].receive)).moved, 1);
             let flags = call.sides[0].flags | op_flag::SEQUENCED | op_flag::ALIKE;
             let ended = Ended { before, position: 0, flags, time: ring::now() };
-            soon = ends_soon_after(call, &ended);
+            soon = is_soon(call, ended.time);
             call.ended = ended.time;
             joined(tid, call, 0, &ended, &mut *run, true)
         }

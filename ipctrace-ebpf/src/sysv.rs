@@ -1,7 +1,7 @@
 //! Where System V objects are found: ipc/util.c.
 
 use crate::config::offset;
-use crate::kernel::{LOADS, Result, read};
+use crate::kernel::{Result, read};
 use crate::task;
 
 /// `IPC_SEM_IDS`, ipc/util.h.
@@ -32,8 +32,9 @@ pub(crate) fn namespace() -> u64 {
 /// The same where the task is at hand, by address, or 0.
 #[inline(always)]
 pub(crate) fn namespace_of(task: u64) -> u64 {
-    let task = if LOADS && task != 0 { task } else { task::untyped() };
-    read::<u64>(task, offset!(task_nsproxy)).and_then(|proxy| read(proxy, offset!(nsproxy_ipc))).unwrap_or(0)
+    read::<u64>(task::or_current(task), offset!(task_nsproxy))
+        .and_then(|proxy| read(proxy, offset!(nsproxy_ipc)))
+        .unwrap_or(0)
 }
 
 /// The object of that kind and identifier in the current task's namespace; 0 if it is not found.

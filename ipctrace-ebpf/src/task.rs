@@ -103,13 +103,13 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
     }
 }
 
-/// The first thread of a task's process.
+/// That task by address, or the current one if it is 0.
 #[inline(always)]
-fn leader_of(task: u64) -> u64 {
-    read(task, offset!(task_group_leader)).unwrap_or(task)
+pub(crate) fn or_current(task: u64) -> u64 {
+    if LOADS && task != 0 { task } else { untyped() }
 }
 
-/// Writes the identity of the current task, whose `struct task_struct` is at that address; 0 if that is not at hand.
+/// As [`describe_current`]; `task` is the current `struct task_struct`, or 0 if that is not at hand.
 ///
 /// # Safety
 /// `place` must be valid for a write.
@@ -117,21 +117,11 @@ fn leader_of(task: u64) -> u64 {
 pub(crate) unsafe fn describe_caller(task: u64, place: *mut Task) {
     // SAFETY: by contract.
     unsafe {
-        if !LOADS {
+        if LOADS {
+            describe(or_current(task), place);
+        } else {
             describe_current(place);
-            return;
         }
-        let task = if task == 0 { untyped() } else { task };
-        let leader = leader_of(task);
-        (*place).tgid = read(task, offset!(task_tgid)).unwrap_or(0);
-        (*place).tid = read(task, offset!(task_pid)).unwrap_or(0);
-        (*place).start = read(leader, offset!(task_start)).unwrap_or(0);
-        (*place).cgroup = cgroup(task);
-        (*place).uid = uid(task);
-        (*place).reserved = 0;
-        let comm = (&raw mut (*place).comm).cast::<u64>();
-        *comm = read(leader, offset!(task_comm)).unwrap_or(0);
-        *comm.add(1) = read(leader, offset!(task_comm) + 8).unwrap_or(0);
     }
 }
 
@@ -154,7 +144,7 @@ pub(crate) fn untyped() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
-/// Writes the identity of a task that is not the current one. What cannot be read is left as "unknown".
+/// Writes the identity of a task, by its address. What cannot be read is left as "unknown".
 ///
 /// # Safety
 /// `place` must be valid for a write.
@@ -169,7 +159,13 @@ pub(crate) unsafe fn describe(task: u64, place: *mut Task) {
         (*place).cgroup = cgroup(task);
         (*place).uid = uid(task);
         (*place).reserved = 0;
-        (*place).comm = read(leader, offset!(task_comm)).unwrap_or([0; 16]);
+        if LOADS {
+            let comm = (&raw mut (*place).comm).cast::<u64>();
+            *comm = read(leader, offset!(task_comm)).unwrap_or(0);
+            *comm.add(1) = read(leader, offset!(task_comm) + 8).unwrap_or(0);
+        } else {
+            (*place).comm = read(leader, offset!(task_comm)).unwrap_or([0; 16]);
+        }
     }
 }
 
