@@ -119,6 +119,14 @@ impl Mechanism {
         | Mechanism::Tcp.bit()
         | Mechanism::Udp.bit();
 
+    /// The set of unix domain sockets that are connected, each to one other, once and for all.
+    pub const UNIX_CONNECTIONS: u32 = Mechanism::UnixStream.bit() | Mechanism::UnixSeqpacket.bit();
+
+    /// Whether it is one of [`Mechanism::UNIX_CONNECTIONS`].
+    pub const fn is_unix_connection(self) -> bool {
+        Self::UNIX_CONNECTIONS & self.bit() != 0
+    }
+
     /// The set of all mechanisms of one shape, by [`Mechanism::bit`].
     pub const fn of_shape(shape: Shape) -> u32 {
         let mut set = 0;

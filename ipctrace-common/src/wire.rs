@@ -294,6 +294,8 @@ pub struct Channel {
     pub write_pos: u64,
     /// Position of the next byte to be read; 0 if it has none. TCP, of what is received: its sequence number.
     pub read_pos: u64,
+    /// Inode of the sending socket, as in [`Op`], where there is one only; else 0.
+    pub sender_inode: u64,
     /// Inode of the receiving socket, as in [`Op`].
     pub receiver_inode: u64,
     /// Length of the name that follows.
@@ -599,7 +601,7 @@ const _: () = {
     assert!(size_of::<Task>() == 48);
     assert!(size_of::<Op>() == 192);
     assert!(size_of::<Ends>() == 40);
-    assert!(size_of::<Channel>() == 120);
+    assert!(size_of::<Channel>() == 128);
     assert!(size_of::<Signal>() == 168);
     assert!(size_of::<Process>() == 120);
     assert!(size_of::<Handoff>() == 192);

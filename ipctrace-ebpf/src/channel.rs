@@ -19,7 +19,7 @@ use crate::kernel::{Result, add, exchange, read};
 use crate::object::is_at_object;
 use crate::pipe::Bound;
 use crate::repeat::{Repeat, opaque, repeat};
-use crate::{alike, books, inet, own, pipe, posix_mq, ring, task, udp_taken};
+use crate::{alike, books, inet, own, pipe, posix_mq, ring, task, udp_taken, unix};
 
 /// The books of one channel, sending and receiving: see [`Side::receive`].
 #[repr(C)]
@@ -39,8 +39,8 @@ pub(crate) struct Account {
     inode: u64,
     /// What was in the channel when it was first seen.
     pub(crate) queued: u64,
-    /// TCP: sequence number of the first byte that the books count.
-    pub(crate) sequence: u64,
+    /// TCP: sequence number of the first byte that the books count. Connected unix sockets: inode of the one that sends, 0 if unknown.
+    pub(crate) origin: u64,
     /// Queues: what has been sent, see [`crate::alike`].
     pub(crate) alike: u64,
     /// Queues: when what was in it at first sight had been told of; 0 if it has not been.
@@ -52,10 +52,10 @@ const _: () = assert!(size_of::<Account>() == 64 && size_of::<Books>() == BOOKS_
 impl Books {
     /// What they begin with.
     #[inline(always)]
-    fn begin(queued: u64, sequence: u64, inode: u64) -> Books {
+    fn begin(queued: u64, origin: u64, inode: u64) -> Books {
         let present = Present { calls: 0, who: 0 };
         let alike = if queued == 0 { 0 } else { alike::MIXED };
-        Books([Account { moved: 0, present, inode, queued, sequence, alike, ready: 0 }; 2])
+        Books([Account { moved: 0, present, inode, queued, origin, alike, ready: 0 }; 2])
     }
 }
 
@@ -361,6 +361,7 @@ pub(crate) fn removed(mechanism: Mechanism, key: Key) {
         (*record).queued = 0;
         (*record).write_pos = 0;
         (*record).read_pos = 0;
+        (*record).sender_inode = 0;
         (*record).receiver_inode = 0;
         (*record).name_len = 0;
         (*record).reserved = 0;
@@ -378,25 +379,57 @@ pub(crate) fn is_known(side: &Side) -> bool {
 #[inline(always)]
 fn known(side: &Side) -> Option<*mut Books> {
     let books = books(&side.key)?;
-    // SAFETY: a valid pointer into the map; the field is read and written in one access each.
+    // SAFETY: a valid pointer into the map; the field is read in one access.
     let known = unsafe { core::ptr::read_volatile(&raw const (*account(books, side.receive)).inode) };
     let inode = receiver_inode(side);
-    if known == 0 && inode != 0 {
-        // SAFETY: as above. The socket has been accepted meanwhile.
-        unsafe {
+    if known == inode && (inode != 0 || !unix::is_connection(side.mechanism)) {
+        return Some(books);
+    }
+    let kind = u32::from(side.mechanism) << 8 | u32::from(side.receive);
+    (is_same(side.key.id, side.key.space, kind, inode, sending_inode(side)) != 0).then_some(books)
+}
+
+/// Whether the books of that key are those of the channel of a side, where not both have the inode of its receiver. `kind`: the side's
+/// mechanism `<< 8 |` whether it receives. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_same(id: u64, space: u64, kind: u32, inode: u64, sender: u64) -> i32 {
+    let Some(books) = books(&Key { id, space }) else {
+        return 0;
+    };
+    let (mechanism, receive) = ((kind >> 8) as u8, kind as u8);
+    // SAFETY: a valid pointer into the map; each field is read and written in one access.
+    unsafe {
+        let known = core::ptr::read_volatile(&raw const (*account(books, receive)).inode);
+        let origin = core::ptr::read_volatile(&raw const (*account(books, receive)).origin);
+        let is_same = if known != 0 && inode != 0 {
+            known == inode
+        } else if unix::is_connection(mechanism) && origin != 0 && sender != 0 {
+            // Not accepted yet, at least when the call looked; nor, perhaps, was another that was to be at that address.
+            origin == sender
+        } else {
+            // A receiver of messages has been closed.
+            known == 0 || (has_messages(mechanism) && !unix::is_connection(mechanism))
+        };
+        if is_same && known == 0 {
+            // It may have been accepted meanwhile.
             core::ptr::write_volatile(&raw mut (*account(books, SENDING)).inode, inode);
             core::ptr::write_volatile(&raw mut (*account(books, RECEIVING)).inode, inode);
         }
-        return Some(books);
+        i32::from(is_same)
     }
-    // Only a stream's peer has no inode because it is not accepted yet; a receiver of messages has been closed.
-    (known == inode || (inode == 0 && has_messages(side.mechanism))).then_some(books)
 }
 
 /// Inode of the receiving end; 0 if it has none (yet).
 #[inline(always)]
 fn receiver_inode(side: &Side) -> u64 {
     if side.receive != 0 { side.own_inode } else { side.peer_inode }
+}
+
+/// Inode of the sending end; 0 if it has none any more.
+#[inline(always)]
+fn sending_inode(side: &Side) -> u64 {
+    if side.receive != 0 { side.peer_inode } else { side.own_inode }
 }
 
 /// The slow half of [`open`], for a side of the call in flight of thread `tid`; 1 if the books were opened. The verifier looks at it by itself.
@@ -443,9 +476,12 @@ fn try_announce(side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     announce_at(0, side, taken_before, flags)
 }
 
-/// TCP: the sequence number that the books begin with.
+/// See [`Account::origin`].
 #[inline(always)]
-fn sequence(side: &Side, taken_before: u64) -> Result<u64> {
+fn origin(side: &Side, taken_before: u64) -> Result<u64> {
+    if unix::is_connection(side.mechanism) {
+        return Ok(sending_inode(side));
+    }
     if side.mechanism != Mechanism::Tcp as u8 {
         return Ok(0);
     }
@@ -457,7 +493,7 @@ fn sequence(side: &Side, taken_before: u64) -> Result<u64> {
 #[inline(always)]
 fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
     let queued = own::queued(side).saturating_add(taken_before);
-    let sequence = sequence(side, taken_before)?;
+    let origin = origin(side, taken_before)?;
     let inode = receiver_inode(side);
     if is_known(side) {
         // Another CPU was first, and tells of it.
@@ -467,7 +503,7 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come to the first,
     // do not interrupt each other on one CPU; another has who took it.
     let record = unsafe { &mut *desk };
-    record.books = Books::begin(queued, sequence, inode);
+    record.books = Books::begin(queued, origin, inode);
     if !open_books(side, &record.books)? {
         return Ok(false);
     }
@@ -480,7 +516,8 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
-    (record.fixed.write_pos, record.fixed.read_pos) = positions(side, sequence);
+    (record.fixed.write_pos, record.fixed.read_pos) = positions(side, origin);
+    record.fixed.sender_inode = if unix::is_connection(side.mechanism) { origin } else { 0 };
     record.fixed.receiver_inode = inode;
     record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
@@ -543,10 +580,11 @@ pub extern "C" fn opened_by_name(tid: u32, taken_before: u64) -> i32 {
     }
 }
 
-/// Where the next byte of a pipe goes, and where it comes from; `sequence` for both where there are no positions.
+/// Where the next byte of a pipe goes, and where it comes from; TCP: the sequence number of the end at hand.
 #[inline(always)]
-fn positions(side: &Side, sequence: u64) -> (u64, u64) {
+fn positions(side: &Side, origin: u64) -> (u64, u64) {
     if !pipe::is_pipe(side.mechanism) {
+        let sequence = if side.mechanism == Mechanism::Tcp as u8 { origin } else { 0 };
         return (sequence, sequence);
     }
     let position = |receive, bound| pipe::position(side.object, receive, bound, pipe::NOWHERE).unwrap_or(0);
@@ -563,9 +601,9 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         return Ok(false);
     }
     let queued = own::queued(side).saturating_add(taken_before);
-    let sequence = sequence(side, taken_before)?;
+    let origin = origin(side, taken_before)?;
     let inode = receiver_inode(side);
-    if !open_books(side, &Books::begin(queued, sequence, inode))? {
+    if !open_books(side, &Books::begin(queued, origin, inode))? {
         return Ok(false);
     }
     let Some(mut entry) = ring::reserve::<Brief>() else {
@@ -580,7 +618,8 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         task::describe_current(&raw mut (*record).fixed.task);
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
-        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, sequence);
+        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, origin);
+        (*record).fixed.sender_inode = if unix::is_connection(side.mechanism) { origin } else { 0 };
         (*record).fixed.receiver_inode = inode;
         (*record).fixed.reserved = 0;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;

@@ -200,7 +200,7 @@ pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
         // SAFETY: as below.
         let (sent, sequence) = unsafe {
             let sending = channel::account(books, channel::SENDING);
-            ((*sending).moved, (*sending).sequence)
+            ((*sending).moved, (*sending).origin)
         };
         let moved = inet::sequence(side.object, false)?.wrapping_sub(sequence as u32);
         return Ok(u64::from(moved).saturating_sub(sent));

@@ -58,6 +58,12 @@ pub(crate) fn beside(socket: u64) -> u64 {
     socket - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64
 }
 
+/// Whether it is one of [`Mechanism::UNIX_CONNECTIONS`].
+#[inline(always)]
+pub(crate) fn is_connection(mechanism: u8) -> bool {
+    Mechanism::UNIX_CONNECTIONS >> (mechanism & 31) & 1 != 0
+}
+
 /// Whether a buffer belongs to a unix socket.
 #[inline(always)]
 pub(crate) fn is_unix(sock: u64) -> bool {

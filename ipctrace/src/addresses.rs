@@ -13,11 +13,15 @@ pub fn of_this_host() -> HashSet<IpAddr> {
         let path = process.path();
         // `net:[4026531840]`; what is no process has none.
         let Ok(namespace) = fs::read_link(path.join("ns/net")) else { continue };
-        if namespaces.insert(namespace) {
-            let read = |file: &str| fs::read_to_string(path.join("net").join(file)).unwrap_or_default();
-            found.extend(four(&read("fib_trie")).map(IpAddr::V4));
-            found.extend(six(&read("if_inet6")).map(IpAddr::V6));
+        if namespaces.contains(&namespace) {
+            continue;
         }
+        let read = |file: &str| fs::read_to_string(path.join("net").join(file));
+        // A process that is about to end has none: another in its namespace may have.
+        let Ok(table) = read("fib_trie") else { continue };
+        namespaces.insert(namespace);
+        found.extend(four(&table).map(IpAddr::V4));
+        found.extend(six(&read("if_inet6").unwrap_or_default()).map(IpAddr::V6));
     }
     found
 }

@@ -418,9 +418,11 @@ impl Correlator {
         }
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
-        let (key, receiver) = (record.key, record.receiver_inode);
-        let stream = self.streams.get(&key).and_then(|stream| stream.name_of(mechanism, receiver));
-        let message = || self.messages.name_of(&key, mechanism, receiver);
+        let key = record.key;
+        let inodes =
+            (if mechanism.is_unix_connection() { record.sender_inode } else { 0 }, record.receiver_inode);
+        let stream = self.streams.get(&key).and_then(|stream| stream.name_of(mechanism, inodes));
+        let message = || self.messages.name_of(&key, mechanism, inodes);
         let name = stream.or_else(message).map(<[u8]>::to_vec);
         let receive = record.header.flags & op_flag::RECEIVE != 0;
         let object = self.passed(&record);
@@ -529,9 +531,9 @@ impl Correlator {
         self.locals.wanted()
     }
 
-    /// The addresses that this host has in any of its network namespaces, gathered not before `now` (ns since boot).
-    pub fn learn(&mut self, addresses: HashSet<IpAddr>, now: u64) {
-        self.locals.learn(addresses, now);
+    /// The addresses that this host has in any of its network namespaces; `gathered`: from when to when (ns since boot).
+    pub fn learn(&mut self, addresses: HashSet<IpAddr>, gathered: (u64, u64)) {
+        self.locals.learn(addresses, gathered);
     }
 
     /// How many sends, receives and signals have been forgotten before they were matched, for want of room.

@@ -217,7 +217,10 @@ impl Tracer {
             && (last || now.saturating_sub(self.gathered) >= GATHER.as_nanos() as u64)
         {
             self.gathered = now;
-            self.intake.correlator.learn(addresses::of_this_host(), now);
+            let addresses = addresses::of_this_host();
+            // In the end nothing more will be seen.
+            let until = if last { now } else { self::now() };
+            self.intake.correlator.learn(addresses, (now, until));
         }
         self.intake.correlator.tick(now, events);
         self.attached.forget(&self.intake.correlator.take_forgotten());

@@ -39,6 +39,7 @@ cases! {
     a_new_program_has_a_new_name
     threads_send_and_receive
     read_before_the_server_accepts
+    connections_nobody_accepted
     sendmmsg_and_recvmmsg
     one_sender_many_receivers
     segment_of_three_processes

@@ -25,7 +25,7 @@ fn seeds(count: u64) -> Result<Vec<Workload>> {
     Ok(seeds.map(|seed| Workload::Seed(seed, operations)).collect())
 }
 
-/// Everything. `IPCTRACE_WORKLOADS` names fewer.
+/// Everything. `IPCTRACE_WORKLOADS` names fewer, `IPCTRACE_TIMES` says how often each is played.
 fn everything() -> Result<Vec<Workload>> {
     let wanted = std::env::var("IPCTRACE_WORKLOADS").ok();
     let wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
@@ -37,6 +37,8 @@ fn everything() -> Result<Vec<Workload>> {
     let demos = DEMOS.iter().map(|demo| Workload::Demo(demo.name, demo.mechanisms));
     let mut everything: Vec<Workload> = in_the_middle.chain(scenarios).chain(demos).collect();
     everything.retain(|workload| wanted(&workload.name()));
+    let times = number("IPCTRACE_TIMES").unwrap_or(1) as usize;
+    everything = everything.iter().flat_map(|workload| vec![workload.clone(); times]).collect();
     if wanted("seeds") {
         everything.extend(seeds(number("IPCTRACE_SEEDS").unwrap_or(2))?);
     }

@@ -60,23 +60,25 @@ pub(super) enum Place {
 #[derive(Debug, Default)]
 pub(super) struct Locals {
     known: HashSet<IpAddr>,
-    /// When they were gathered.
-    gathered: u64,
+    /// From when to when they were gathered.
+    gathered: (u64, u64),
     /// Somebody asked for an address that was not known.
     wanted: bool,
 }
 
 impl Locals {
-    /// Where `address` is, which was met at `since`.
-    pub(super) fn place(&mut self, address: IpAddr, since: u64) -> Place {
+    /// Where `address` is, which was met at `since`; `now` is the latest time known.
+    pub(super) fn place(&mut self, address: IpAddr, since: u64, now: u64) -> Place {
         if address.is_loopback() || self.known.contains(&address) {
             return Place::Here;
         }
-        if self.gathered >= since && self.gathered > 0 {
-            return Place::Elsewhere;
+        let (from, to) = self.gathered;
+        if from < since || from == 0 {
+            self.wanted = true;
+            return Place::Unknown;
         }
-        self.wanted = true;
-        Place::Unknown
+        // A process that ended while they were gathered has taken its namespace with it: what it did until then is seen first.
+        if now < to { Place::Unknown } else { Place::Elsewhere }
     }
 
     /// Whether they should be gathered (anew).
@@ -84,10 +86,10 @@ impl Locals {
         self.wanted
     }
 
-    /// These are all, as of `now`.
-    pub(super) fn learn(&mut self, addresses: HashSet<IpAddr>, now: u64) {
+    /// These are all that there were throughout `gathered`.
+    pub(super) fn learn(&mut self, addresses: HashSet<IpAddr>, gathered: (u64, u64)) {
         self.known = addresses;
-        self.gathered = now;
+        self.gathered = gathered;
         self.wanted = false;
     }
 }
@@ -112,13 +114,15 @@ mod tests {
     fn an_address_is_elsewhere_only_if_it_was_looked_for_since() {
         let mut locals = Locals::default();
         let (here, there): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        assert_eq!(locals.place([127, 3, 0, 1].into(), 5), Place::Here);
+        assert_eq!(locals.place([127, 3, 0, 1].into(), 5, 6), Place::Here);
         assert!(!locals.wanted());
-        assert_eq!(locals.place(here, 5), Place::Unknown);
+        assert_eq!(locals.place(here, 5, 6), Place::Unknown);
         assert!(locals.wanted());
-        locals.learn(HashSet::from([here]), 7);
-        assert_eq!((locals.place(here, 5), locals.place(there, 5)), (Place::Here, Place::Elsewhere));
-        assert_eq!(locals.place(there, 9), Place::Unknown);
+        locals.learn(HashSet::from([here]), (7, 8));
+        assert_eq!((locals.place(here, 5, 7), locals.place(there, 5, 7)), (Place::Here, Place::Unknown));
+        assert!(!locals.wanted(), "what was done meanwhile is looked at before");
+        assert_eq!(locals.place(there, 5, 8), Place::Elsewhere);
+        assert_eq!(locals.place(there, 9, 9), Place::Unknown);
     }
 
     #[test]

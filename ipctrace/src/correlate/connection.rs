@@ -162,7 +162,7 @@ impl Connections {
         context: &mut Context<'_>,
     ) -> bool {
         let Some(half) = self.halves.get_mut(&key) else { return true };
-        match locals.place(half.ends.remote.ip(), half.since) {
+        match locals.place(half.ends.remote.ip(), half.since, context.now) {
             Place::Unknown => return false,
             Place::Elsewhere => {
                 let channel = Rc::new(Channel { id: half.id(context.home), name: None });

@@ -150,7 +150,7 @@ impl Counter {
         maker: Option<Rc<Proc>>,
         context: &mut Context<'_>,
     ) {
-        if self.open || self.naming.is_other(record.receiver_inode) {
+        if self.open || self.naming.is_other(0, record.receiver_inode) {
             self.finish(context);
             *self = Counter::new(self.key, context.now);
         }
@@ -175,7 +175,7 @@ impl Counter {
 
     /// One call.
     pub(super) fn call(&mut self, op: &wire::Op, process: Rc<Proc>, context: &mut Context<'_>) {
-        if self.naming.is_other(op.receiver_inode) {
+        if self.naming.is_other(0, op.receiver_inode) {
             self.finish(context);
             *self = Counter::new(self.key, context.now);
         }

@@ -338,7 +338,10 @@ impl Datagrams {
         if sent.received {
             self.retire(number);
         }
-        if !arrived && !way.to.ip().is_multicast() && locals.place(way.to.ip(), context.now) != Place::Here {
+        if !arrived
+            && !way.to.ip().is_multicast()
+            && locals.place(way.to.ip(), context.now, context.now) != Place::Here
+        {
             self.far.push(number);
         }
         for key in self.waiting.clone() {
@@ -397,7 +400,7 @@ impl Datagrams {
             if sent.arrived || sent.received {
                 continue;
             }
-            match locals.place(sent.way.to.ip(), sent.time) {
+            match locals.place(sent.way.to.ip(), sent.time, context.now) {
                 Place::Here => {}
                 Place::Elsewhere if force || context.overdue(sent.time) => {
                     context.out.extend(sent.unreceived(Why::Remote(sent.way.to.to_string()), context.home));

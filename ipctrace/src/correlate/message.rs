@@ -155,9 +155,10 @@ impl Messages {
         name: &[u8],
         context: &mut Context<'_>,
     ) {
-        self.renew(mechanism, record.key, record.receiver_inode, context);
+        let inodes = (record.sender_inode, record.receiver_inode);
+        self.renew(mechanism, record.key, inodes, context);
         let queue = self.queue(mechanism, record.key, context.now);
-        queue.naming.meet(0, record.receiver_inode);
+        queue.naming.meet(inodes.0, inodes.1);
         queue.naming.named(name);
         // Seen again: what the books count begins again, and what was queued then includes what is known.
         let known = if queue.open { queue.sent.len() as u64 } else { 0 };
@@ -184,8 +185,10 @@ impl Messages {
             self.evict(context);
         }
         self.count += 1;
+        // A socket for datagrams has many senders.
+        let inodes = (if mechanism.is_unix_connection() { op.sender_inode } else { 0 }, op.receiver_inode);
         if op.key.id != 0 {
-            self.renew(mechanism, op.key, op.receiver_inode, context);
+            self.renew(mechanism, op.key, inodes, context);
         }
         let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
         let time = op.header.time;
@@ -205,7 +208,7 @@ impl Messages {
                 since: context.now,
             };
             let queue = self.queue(mechanism, key, context.now);
-            queue.naming.meet(0, op.receiver_inode);
+            queue.naming.meet(inodes.0, inodes.1);
             queue.crowd |= queue.receivers.others(taken.who.thread())
                 || queue.waiting.iter().any(|other| other.who.thread() != taken.who.thread());
             queue.waiting.push_back(taken);
@@ -232,7 +235,7 @@ impl Messages {
             self.addressed.entry(op.sender_sock).or_default()
         } else {
             let queue = self.queue(mechanism, op.key, context.now);
-            queue.naming.meet(0, op.receiver_inode);
+            queue.naming.meet(inodes.0, inodes.1);
             queue.crowd |= queue.senders.others(sent.who.identity());
             queue.senders.note(sent.who.identity(), time);
             &mut queue.sent
@@ -252,13 +255,13 @@ impl Messages {
     }
 
     /// As [`Naming::name_of`], for the channel with that key.
-    pub(super) fn name_of(&self, key: &Key, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
-        self.queues.get(key)?.naming.name_of(mechanism, receiver)
+    pub(super) fn name_of(&self, key: &Key, mechanism: Mechanism, inodes: (u64, u64)) -> Option<&[u8]> {
+        self.queues.get(key)?.naming.name_of(mechanism, inodes)
     }
 
     /// If the socket is another one at the same address: what was sent to the old one is unread.
-    fn renew(&mut self, mechanism: Mechanism, key: Key, inode: u64, context: &mut Context<'_>) {
-        if self.queues.get(&key).is_some_and(|queue| queue.naming.is_other(inode)) {
+    fn renew(&mut self, mechanism: Mechanism, key: Key, inodes: (u64, u64), context: &mut Context<'_>) {
+        if self.queues.get(&key).is_some_and(|queue| queue.naming.is_other(inodes.0, inodes.1)) {
             self.close(key, context);
             self.queue(mechanism, key, context.now);
         }

@@ -124,11 +124,18 @@ impl Naming {
         Naming { id: Some(id), ..Naming::new(mechanism, key) }
     }
 
-    /// The receiving socket's inode (a counter's number) as a record has it. True if this is another socket at the same address.
-    pub(super) fn is_other(&self, inode: u64) -> bool {
-        // A socket that was not accepted yet has no inode; one for datagrams is never accepted.
-        let embryo = inode == 0 && self.mechanism != Mechanism::UnixDgram;
-        self.receiver != 0 && inode != self.receiver && (inode != 0 || embryo)
+    /// Whether the receiving socket is another one at the same address, by the inodes (or a counter's number) that a record has; 0 is
+    /// unknown.
+    pub(super) fn is_other(&self, sender: u64, receiver: u64) -> bool {
+        if self.receiver != 0 && receiver != 0 {
+            return receiver != self.receiver;
+        }
+        if self.mechanism.is_unix_connection() && self.sender != 0 && sender != 0 {
+            // As long as a socket is not accepted, who is at its other end tells which one it is.
+            return sender != self.sender;
+        }
+        // One for datagrams is never accepted.
+        self.receiver != 0 && self.mechanism != Mechanism::UnixDgram
     }
 
     /// The inodes of both sockets as a record has them; 0 is unknown.
@@ -154,10 +161,10 @@ impl Naming {
         self.name.as_deref()
     }
 
-    /// The name, if this is a channel of that mechanism to that socket: the address that makes the key is used again, for sockets
+    /// The name, if this is a channel of that mechanism between those sockets: the address that makes the key is used again, for sockets
     /// of another kind, too.
-    pub(super) fn name_of(&self, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
-        self.name().filter(|_| self.mechanism == mechanism && !self.is_other(receiver))
+    pub(super) fn name_of(&self, mechanism: Mechanism, (sender, receiver): (u64, u64)) -> Option<&[u8]> {
+        self.name().filter(|_| self.mechanism == mechanism && !self.is_other(sender, receiver))
     }
 
     /// The receiving socket's inode; 0 if unknown.
@@ -239,6 +246,25 @@ mod tests {
         assert_eq!(socket.channel().id, "socket:[52]->socket:[?]");
         socket.meet(0, 53);
         assert_eq!(socket.channel().id, "socket:[52]->socket:[53]");
-        assert!(socket.is_other(0) && socket.is_other(54) && !socket.is_other(53));
+    }
+
+    #[test]
+    fn a_socket_is_another_if_the_one_that_it_is_connected_to_is() {
+        let met = |mechanism, sender, receiver| {
+            let mut socket = Naming::new(mechanism, wire::Key { id: 1, space: wire::Key::SOCKET });
+            socket.meet(sender, receiver);
+            socket
+        };
+        let accepted = met(Mechanism::UnixStream, 52, 53);
+        assert!(accepted.is_other(52, 54) && accepted.is_other(50, 54) && !accepted.is_other(0, 53));
+        assert!(!accepted.is_other(52, 0), "who looked before it was accepted");
+        assert!(accepted.is_other(50, 0) && accepted.is_other(0, 0));
+        let waits = met(Mechanism::UnixSeqpacket, 52, 0);
+        assert!(waits.is_other(50, 0) && waits.is_other(50, 53) && !waits.is_other(52, 53));
+        assert!(!waits.is_other(0, 53), "the one that has been accepted, whose other end is closed");
+        let orphan = met(Mechanism::UnixStream, 0, 53);
+        assert!(orphan.is_other(52, 0) && !orphan.is_other(52, 53));
+        let datagrams = met(Mechanism::UnixDgram, 0, 53);
+        assert!(!datagrams.is_other(52, 0) && datagrams.is_other(52, 54));
     }
 }

@@ -101,10 +101,10 @@ impl Stream {
         if self.open {
             self.settle(true, context);
         }
-        if self.naming.is_other(record.receiver_inode) {
+        if self.naming.is_other(record.sender_inode, record.receiver_inode) {
             self.renew(context);
         }
-        self.naming.meet(0, record.receiver_inode);
+        self.naming.meet(record.sender_inode, record.receiver_inode);
         self.naming.named(name);
         let position = self.paged().then_some(record.write_pos);
         if self.open {
@@ -152,7 +152,7 @@ impl Stream {
         mut call: Call,
         context: &mut Context<'_>,
     ) {
-        if self.naming.is_other(inodes.1) {
+        if self.naming.is_other(inodes.0, inodes.1) {
             self.renew(context);
         }
         self.naming.meet(inodes.0, inodes.1);
@@ -320,8 +320,8 @@ impl Stream {
     }
 
     /// As [`Naming::name_of`].
-    pub(super) fn name_of(&self, mechanism: Mechanism, receiver: u64) -> Option<&[u8]> {
-        self.naming.name_of(mechanism, receiver)
+    pub(super) fn name_of(&self, mechanism: Mechanism, inodes: (u64, u64)) -> Option<&[u8]> {
+        self.naming.name_of(mechanism, inodes)
     }
 
     /// Gives back the room of what it held, if it has not been used for a while: the queues of a busy connection are a hundred times as

@@ -20,11 +20,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a_new_program_has_a_new_name", play: exec },
     Scenario { name: "threads_send_and_receive", play: threads },
     Scenario { name: "read_before_the_server_accepts", play: before_accept },
+    Scenario { name: "connections_nobody_accepted", play: never_accepted },
 ];
 
 /// A listening socket.
 pub(super) fn listen_at(address: &UnixAddr) -> Result<OwnedFd> {
-    let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    listen_as(SockType::Stream, address)
+}
+
+fn listen_as(kind: SockType, address: &UnixAddr) -> Result<OwnedFd> {
+    let listener = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
     bind(listener.as_raw_fd(), address)?;
     listen(&listener, Backlog::new(16)?)?;
     Ok(listener)
@@ -32,7 +37,11 @@ pub(super) fn listen_at(address: &UnixAddr) -> Result<OwnedFd> {
 
 /// A connected socket.
 pub(super) fn connect_to(address: &dyn SockaddrLike) -> Result<OwnedFd> {
-    let connection = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    connect_as(SockType::Stream, address)
+}
+
+fn connect_as(kind: SockType, address: &dyn SockaddrLike) -> Result<OwnedFd> {
+    let connection = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
     connect(connection.as_raw_fd(), address)?;
     Ok(connection)
 }
@@ -88,6 +97,55 @@ fn before_accept(stage: &Stage) -> Result<()> {
         stage.heard("unix_stream", None, &bytes)
     })?;
     stage.reap(&[server])
+}
+
+/// What was sent to a server that ended before it accepted the connection is not what the next connection's receiver gets, whose
+/// socket the kernel makes where that of the first was.
+fn never_accepted(stage: &Stage) -> Result<()> {
+    for (kind, mechanism) in [(SockType::Stream, "unix_stream"), (SockType::SeqPacket, "unix_seqpacket")] {
+        let messages = (kind == SockType::SeqPacket).then_some(1);
+        for round in 0..20 {
+            let address = address(&format!("accepts-{mechanism}-{round}"))?;
+            let listener = listen_as(kind, &address)?;
+            let early = stage.child("early", |stage| {
+                let connection = connect_as(kind, &address)?;
+                stage::write_all(&connection, &stage.marked(7))?;
+                stage.tell(&Truth::Transfer {
+                    mechanism: mechanism.to_owned(),
+                    channel: None,
+                    from: stage.me(),
+                    to: Party::None("unread".to_owned()),
+                    bytes: 7,
+                    messages,
+                })
+            })?;
+            stage.reap(&[early])?;
+            drop(listener);
+            let listener = listen_as(kind, &address)?;
+            let late = stage.child("late", |stage| {
+                let connection = connect_as(kind, &address)?;
+                stage::write_all(&connection, &stage.marked(10))
+            })?;
+            // In some rounds while its sender is there, in some when it has ended.
+            if round % 2 == 0 {
+                stage.reap(&[late])?;
+            }
+            let server = stage.child("server", |stage| {
+                let connection = stage::accept_one(&listener)?;
+                let bytes = stage::read_exactly(&connection, 10)?;
+                if messages.is_some() {
+                    stage.heard_message(mechanism, &bytes)
+                } else {
+                    stage.heard(mechanism, None, &bytes)
+                }
+            })?;
+            stage.reap(&[server])?;
+            if round % 2 != 0 {
+                stage.reap(&[late])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The sender has ended, and been reaped, before the receiver reads.

@@ -209,6 +209,37 @@ impl Report {
         failed
     }
 
+    /// What was said of what failed, for whoever has this output alone.
+    fn causes(&self, demos: &[Demo]) -> String {
+        /// So many lines of each are enough to know what kind of failure it is, and so much of each line.
+        const LINES: usize = 12;
+        const WIDTH: usize = 400;
+        let failed = |step: &&Step| !step.passed() && !self.is_off(step, demos) && !self.passed_again(step);
+        let mut text = String::new();
+        for step in self.steps.iter().filter(failed) {
+            let lines: Vec<&str> = step.output.lines().collect();
+            let begins: Vec<usize> = (0..lines.len())
+                .filter(|index| Played::read(lines[*index]).is_some_and(|played| played.failed()))
+                .collect();
+            let is_next = |line: &&str| line.is_empty() || Played::read(line).is_some();
+            let said: Vec<&str> = if begins.is_empty() {
+                lines[lines.len().saturating_sub(LINES)..].to_vec()
+            } else {
+                let one = |begin: usize| {
+                    let rest = lines[begin + 1..].iter().copied().take_while(|line| !is_next(line));
+                    std::iter::once(lines[begin]).chain(rest).take(LINES)
+                };
+                begins.into_iter().flat_map(one).collect()
+            };
+            text.push_str(&format!("\n{}: {} said:\n", self.series, step.name));
+            for line in said {
+                let cut: String = line.chars().take(WIDTH).collect();
+                text.push_str(&format!("  {cut}\n"));
+            }
+        }
+        text
+    }
+
     /// Whether it failed, but not when it was repeated.
     fn passed_again(&self, step: &Step) -> bool {
         self.step(&format!("{} again", step.name)).is_some_and(Step::passed)
@@ -424,6 +455,7 @@ pub(super) fn table(reports: &[Report], demos: &[Demo]) -> String {
         for what in report.failed(demos) {
             text.push_str(&format!("{}: {what}\n", report.series));
         }
+        text.push_str(&report.causes(demos));
     }
     let programs: Vec<_> = reports.iter().map(Report::verified).collect();
     let all: BTreeMap<&String, ()> =
@@ -510,6 +542,13 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("sys_enter"), "{text}");
+        assert!(
+            text.contains(
+                "5.10: batch object said:\n  played other: [queue] FAILED: bytes: [x] y\n  more of it\n\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("5.10: programs said:\n  SKIP a: b\n"), "{text}");
     }
 
     #[test]

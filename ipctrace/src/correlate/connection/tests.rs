@@ -161,12 +161,28 @@ fn an_end_on_another_host_has_its_address() {
     correlator.push(half(CLIENT, RECEIVE, FAR, 1, 70, 0, 7), &mut out);
     correlator.push(call(CLIENT, RECEIVE, 10, 0, 9, 8), &mut out);
     assert!(correlator.wants_addresses() && out.is_empty());
-    correlator.learn(HashSet::from([IpAddr::from([10, 0, 0, 1])]), 9);
+    correlator.learn(HashSet::from([IpAddr::from([10, 0, 0, 1])]), (9, 10));
     correlator.tick(10, &mut out);
     let far = || Why::Remote("10.0.0.2:80".to_owned());
     assert_eq!(shorts(&out), [(Ok(10), Err(far()), 5), (Err(far()), Ok(10), 9)]);
     correlator.push(call(CLIENT, SEND, 10, 5, 6, 11), &mut out);
     assert_eq!(shorts(&out)[2..], [(Ok(10), Err(far()), 6)]);
+}
+
+#[test]
+fn what_ended_while_addresses_were_gathered_was_here() {
+    let mut correlator = Correlator::new(Limits::default());
+    let mut out = Vec::new();
+    correlator.push(half(CLIENT, RECEIVE, FAR, 1, 1000, 0, 5), &mut out);
+    assert!(correlator.wants_addresses());
+    // The other end's namespace was gone when it would have been found, at 20.
+    correlator.learn(HashSet::from([IpAddr::from([10, 0, 0, 1])]), (7, 30));
+    correlator.tick(8, &mut out);
+    correlator.push(half(SERVER, SEND, FAR, 2, 1000, 0, 10), &mut out);
+    correlator.push(call(SERVER, SEND, 10, 0, 5, 11), &mut out);
+    correlator.push(call(CLIENT, RECEIVE, 20, 0, 5, 15), &mut out);
+    correlator.tick(40, &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
 }
 
 #[test]

@@ -21,6 +21,10 @@ use super::{Datagrams, REACH, Sent, Way};
 /// How long before the report of a loss it may have happened, ns.
 const REPORT: u64 = 1_000_000_000;
 
+/// How old what is known of this host's addresses may be, ns, to say that what was not seen to leave came from another. They are
+/// gathered once a second at most.
+const LATELY: u64 = 10_000_000_000;
+
 /// Where a datagram that a receive may have taken is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Where {
@@ -114,7 +118,7 @@ impl Datagrams {
                 index += 1;
                 continue;
             }
-            match self.sender(key, &choice, &taken, patient, locals, context) {
+            match self.sender(key, &choice, &taken, force, locals, context) {
                 Some(found) => self.write(key, choice, taken, found, context),
                 None => {
                     self.put_back(key, index, taken);
@@ -302,11 +306,12 @@ impl Datagrams {
         key: Key,
         choice: &Choice,
         taken: &Taken,
-        patient: bool,
+        force: bool,
         locals: &mut Locals,
         context: &Context<'_>,
     ) -> Option<Found> {
         let chosen = &choice.taken;
+        let patient = !force && !context.overdue(taken.since);
         if let Some(number) = chosen.sent
             && let Some(sent) = self.sent.get(&number)
         {
@@ -320,9 +325,12 @@ impl Datagrams {
         if chosen.queued {
             return Some(Found::unknown(Why::BeforeStart));
         }
-        match locals.place(chosen.way.from.ip(), context.now) {
+        // What is sent on this host is seen as it leaves, and it is not: addresses of lately say well enough why.
+        let lately = taken.time.saturating_sub(LATELY);
+        match locals.place(chosen.way.from.ip(), lately, context.now) {
             Place::Elsewhere => return Some(Found::unknown(Why::Remote(chosen.way.from.to_string()))),
-            Place::Unknown if patient => return None,
+            // They will be gathered in a moment, if not this one.
+            Place::Unknown if !force => return None,
             Place::Unknown | Place::Here => {}
         }
         match self.alike(key, chosen.way, taken, context) {

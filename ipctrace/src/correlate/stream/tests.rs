@@ -145,19 +145,21 @@ fn a_send_whose_record_is_lost_at_the_end_lets_its_receive_go() {
     assert_eq!(shorts(&out), [(Err(Why::Lost), Ok(20), 5), (Ok(10), Ok(20), 3)]);
 }
 
+/// A record with these inodes.
+fn with(record: Record, sender_inode: u64, receiver_inode: u64) -> Record {
+    if let Record::Channel(channel, name) = record {
+        return Record::Channel(wire::Channel { sender_inode, receiver_inode, ..channel }, name);
+    }
+    changed(record, |op| (op.sender_inode, op.receiver_inode) = (sender_inode, receiver_inode))
+}
+
 #[test]
 fn a_socket_at_an_address_used_again_is_another() {
-    let with = |record: Record, sender_inode: u64, receiver_inode: u64| {
-        if let Record::Channel(channel, name) = record {
-            return Record::Channel(wire::Channel { receiver_inode, ..channel }, name);
-        }
-        changed(record, |op| (op.sender_inode, op.receiver_inode) = (sender_inode, receiver_inode))
-    };
     let events = correlate([
-        with(unix(0), 0, 0),
+        with(unix(0), 50, 0),
         with(stream(1, 10, false, (1, 2), 0, 5), 50, 0),
         with(stream(1, 20, true, (3, 4), 0, 2), 50, 60),
-        with(unix(0), 0, 61),
+        with(unix(0), 51, 61),
         with(stream(1, 11, false, (5, 6), 0, 4), 51, 61),
         with(stream(1, 21, true, (7, 8), 0, 4), 51, 61),
     ]);
@@ -166,6 +168,29 @@ fn a_socket_at_an_address_used_again_is_another() {
     assert_eq!(shorts(&events), [(Ok(10), Ok(20), 2), (Ok(10), Err(Why::Unread), 3), (Ok(11), Ok(21), 4)]);
     let (old, new) = ("socket:[50]->socket:[60]", "socket:[51]->socket:[61]");
     assert_eq!(channels, [old, old, new]);
+}
+
+#[test]
+fn a_socket_that_was_accepted_meanwhile_is_the_same() {
+    // The sender looked before, and its call ends last.
+    let receive = with(stream(1, 20, true, (3, 4), 0, 5), 50, 60);
+    assert_eq!(
+        shorts(&correlate([unix(0), receive, with(stream(1, 10, false, (1, 5), 0, 5), 50, 0)])),
+        [(Ok(10), Ok(20), 5)]
+    );
+}
+
+#[test]
+fn what_nobody_accepted_is_not_what_the_next_at_that_address_gets() {
+    let events = correlate([
+        with(unix(0), 50, 0),
+        with(stream(1, 10, false, (1, 2), 0, 5), 50, 0),
+        with(unix(0), 51, 0),
+        with(stream(1, 11, false, (3, 4), 0, 5), 51, 0),
+        // Its sender is closed.
+        with(stream(1, 20, true, (5, 6), 0, 5), 0, 60),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Err(Why::Unread), 5), (Ok(11), Ok(20), 5)]);
 }
 
 #[test]
