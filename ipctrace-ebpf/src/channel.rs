@@ -407,9 +407,14 @@ pub extern "C" fn is_same(id: u64, space: u64, kind: u32, inode: u64, sender: u6
         } else if unix::is_connection(mechanism) && origin != 0 && sender != 0 {
             // Not accepted yet, at least when the call looked; nor, perhaps, was another that was to be at that address.
             origin == sender
+        } else if unix::is_connection(mechanism) {
+            known == 0
+        } else if known == 0 {
+            // Not a connection's that was never accepted.
+            origin == 0
         } else {
             // A receiver of messages has been closed.
-            known == 0 || (has_messages(mechanism) && !unix::is_connection(mechanism))
+            has_messages(mechanism)
         };
         if is_same && known == 0 {
             // It may have been accepted meanwhile.

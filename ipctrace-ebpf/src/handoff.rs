@@ -110,7 +110,9 @@ pub extern "C" fn handed_over(tid: u32, fd: u32) -> i32 {
         return 0;
     }
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let side = unsafe { &(*call).sides[0] };
+    let (side, taken) = unsafe { (&(*call).sides[0], &(*call).taken) };
+    // Where messages are kept apart, each says whose it is.
+    let (sock, inode) = if taken.sock != 0 { (taken.sock, taken.inode) } else { (side.peer, side.peer_inode) };
     let Some(mut entry) = ring::reserve::<wire::Handoff>() else {
         return 0;
     };
@@ -121,8 +123,8 @@ pub extern "C" fn handed_over(tid: u32, fd: u32) -> i32 {
         ring::begin(&raw mut (*record).header, Kind::Handoff, side.mechanism, side.flags, ring::now());
         (*record).owner = task::NOBODY;
         (*record).key = side.key;
-        (*record).sender_sock = if receive { side.peer } else { side.object };
-        (*record).sender_inode = if receive { side.peer_inode } else { side.own_inode };
+        (*record).sender_sock = if receive { sock } else { side.object };
+        (*record).sender_inode = if receive { inode } else { side.own_inode };
         (*record).receiver_inode = if receive { side.own_inode } else { side.peer_inode };
         fill(record, file, fd);
     }

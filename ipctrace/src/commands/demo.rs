@@ -1,5 +1,6 @@
 //! `ipctrace demo`.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
@@ -13,7 +14,11 @@ use crate::args::{self, Format, Hooks, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
 use crate::kernel::{Facts, Plan};
 use crate::options::{self, Usage};
+use crate::session::Ended;
 use crate::stdout;
+
+/// Signals by which users end programs.
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
 /// Plays demos under the tracer and compares.
 ///
@@ -29,6 +34,8 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
     let hooks = arguments.hooks;
     let mut outcomes = Vec::new();
+    let mut signals = run::Signals::new()?;
+    let mut interrupted = None;
     for demo in demos {
         stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
         stdout::line("")?;
@@ -37,7 +44,13 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
             stdout::line("")?;
             continue;
         }
-        let report = play(demo, hooks).await?;
+        let report = match play(demo, hooks, &mut signals).await? {
+            Played::ToItsEnd(report) => report,
+            Played::Interrupted(code) => {
+                interrupted = Some(code);
+                break;
+            }
+        };
         stdout::line("")?;
         stdout::line(report.table())?;
         stdout::line("")?;
@@ -47,9 +60,12 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
         outcomes.push((demo, report));
     }
     if outcomes.is_empty() {
-        return Ok(ExitCode::from(EXIT_IMPOSSIBLE));
+        return Ok(interrupted.unwrap_or(ExitCode::from(EXIT_IMPOSSIBLE)));
     }
     stdout::line(table(&outcomes))?;
+    if let Some(code) = interrupted {
+        return Ok(code);
+    }
     let equal = outcomes.iter().all(|(_, report)| report.equal());
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
 }
@@ -82,7 +98,15 @@ impl Drop for Scratch {
     }
 }
 
-async fn play(demo: &Demo, hooks: Hooks) -> Result<compare::Report> {
+/// What came of a demo.
+enum Played {
+    /// What it did and what was traced.
+    ToItsEnd(compare::Report),
+    /// A signal ended it, or us before it began: our status.
+    Interrupted(ExitCode),
+}
+
+async fn play(demo: &Demo, hooks: Hooks, signals: &mut run::Signals) -> Result<Played> {
     let file = std::env::temp_dir().join(format!("ipctrace-demo-{}-{}", std::process::id(), demo.name));
     let scratch = Scratch(file);
     let mut selection = options::selection(Show::default())?;
@@ -93,7 +117,6 @@ async fn play(demo: &Demo, hooks: Hooks) -> Result<compare::Report> {
         .filter(|mechanism| mechanism.shape() != Shape::Shared || demo.mechanisms.contains(mechanism))
         .collect();
     let reporting = options::reporting(Report { format: Format::Text, hooks, ..Report::default() })?;
-    let mut signals = run::Signals::new()?;
     let mut session = begin(Wish {
         selection,
         reporting,
@@ -105,14 +128,24 @@ async fn play(demo: &Demo, hooks: Hooks) -> Result<compare::Report> {
         ),
         view: View::Events,
     })?;
+    if let Some(signal) = signals.pending().await {
+        session.end(false, false)?;
+        return Ok(Played::Interrupted(run::by_signal(signal)));
+    }
     let mut child = start(demo, &scratch.0)?;
-    let status = run::follow(&mut session, &mut child, &mut signals, None).await?;
+    let status = match run::follow(&mut session, &mut child, signals, None).await? {
+        Ended::Done(Some(status)) => status,
+        Ended::Done(None) | Ended::Limit | Ended::ReaderGone => run::wait(&mut child, signals).await?,
+    };
     let (totals, events) = session.end(false, false)?;
+    if status.signal().is_some_and(|signal| ENDING.contains(&signal)) {
+        return Ok(Played::Interrupted(run::exit_code(status)));
+    }
     if !status.success() {
         bail!("the demo {} ended with {status}", demo.name);
     }
     log::info!("{}: {totals}", demo.name);
-    Ok(compare::compare(&truth::read(&scratch.0)?, &events))
+    Ok(Played::ToItsEnd(compare::compare(&truth::read(&scratch.0)?, &events)))
 }
 
 fn start(demo: &Demo, report: &Path) -> Result<tokio::process::Child> {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
+use super::trace::elapsed;
 use super::{View, Wish, begin};
 use crate::session::{Ended, Session};
 use crate::{args, options};
@@ -40,18 +41,30 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
         at_objects: None,
         view: View::Events,
     })?;
+    if let Some(signal) = signals.pending().await {
+        session.end(false, false)?;
+        return Ok(by_signal(signal));
+    }
     let mut child = match start(&arguments.command, aside) {
         Ok(child) => child,
         Err(error) => {
             let status =
                 if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE };
+            session.end(false, false)?;
             log::error!("starting {}: {error}", arguments.command[0].to_string_lossy());
             return Ok(ExitCode::from(status));
         }
     };
-    let status = follow(&mut session, &mut child, &mut signals, duration).await?;
-    let (totals, _) = session.end(false, true)?;
-    log::warn!("{totals}");
+    let ended = follow(&mut session, &mut child, &mut signals, duration).await?;
+    // The command may go on: it is not traced any more.
+    let (totals, _) = session.end(ended == Ended::Limit, ended != Ended::ReaderGone)?;
+    if ended != Ended::ReaderGone {
+        log::warn!("{totals}");
+    }
+    let status = match ended {
+        Ended::Done(Some(status)) => status,
+        Ended::Done(None) | Ended::Limit | Ended::ReaderGone => wait(&mut child, &mut signals).await?,
+    };
     Ok(exit_code(status))
 }
 
@@ -74,6 +87,22 @@ impl Signals {
             hangup: unix::signal(SignalKind::hangup())?,
         })
     }
+
+    /// The next of them.
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+        }
+    }
+
+    /// One that came before there was anything that it could have reached.
+    pub(super) async fn pending(&mut self) -> Option<Signal> {
+        // They come by way of the runtime, which has a look now.
+        const MOMENT: Duration = Duration::from_millis(1);
+        tokio::time::timeout(MOMENT, self.next()).await.ok()
+    }
 }
 
 /// Starts the command. The programs are at work already: what it does first is seen.
@@ -86,9 +115,7 @@ fn start(command: &[OsString], aside: bool) -> io::Result<Child> {
     process.spawn()
 }
 
-/// Shows events until the command ends; then, or when nobody wants more of them, gives its status.
-///
-/// Ctrl-C reaches the command from the terminal, as it would without us; what else would end us is passed on to it.
+/// Shows events until the command ends, and gives its status; or, without one, until nobody wants more of them.
 ///
 /// # Errors
 /// If the kernel's counters cannot be read, or the command cannot be waited for.
@@ -97,46 +124,48 @@ pub(super) async fn follow(
     child: &mut Child,
     signals: &mut Signals,
     duration: Option<Duration>,
-) -> Result<ExitStatus> {
+) -> Result<Ended<Option<ExitStatus>>> {
+    let over = async {
+        tokio::select! {
+            status = wait(child, signals) => status.map(Some),
+            () = elapsed(duration) => Ok(None),
+        }
+    };
+    Ok(match session.follow(over).await? {
+        Ended::Done(status) => Ended::Done(status?),
+        Ended::Limit => Ended::Limit,
+        Ended::ReaderGone => Ended::ReaderGone,
+    })
+}
+
+/// Waits for the end of the command.
+///
+/// Ctrl-C reaches it from the terminal, as it would without us; what else would end us is passed on to it.
+///
+/// # Errors
+/// If it cannot be waited for.
+pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus> {
     let pid = child.id();
-    let pass_on = |signal| {
-        if let Some(pid) = pid {
-            // It may have ended just now.
-            let _ = kill(Pid::from_raw(pid as i32), signal);
-        }
-    };
-    let deadline = async {
-        match duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(deadline);
-    let ended = {
-        let over = async {
-            loop {
-                tokio::select! {
-                    status = child.wait() => return Some(status),
-                    () = &mut deadline => return None,
-                    _ = signals.interrupt.recv() => {}
-                    _ = signals.terminate.recv() => pass_on(Signal::SIGTERM),
-                    _ = signals.hangup.recv() => pass_on(Signal::SIGHUP),
+    loop {
+        tokio::select! {
+            status = child.wait() => return status.context("waiting for the command"),
+            signal = signals.next() => {
+                if let Some(pid) = pid.filter(|_| signal != Signal::SIGINT) {
+                    // It may have ended just now.
+                    let _ = kill(Pid::from_raw(pid as i32), signal);
                 }
             }
-        };
-        session.follow(over).await?
-    };
-    match ended {
-        Ended::Done(Some(status)) => status.context("waiting for the command"),
-        // It goes on without being traced: its status is still ours.
-        Ended::Done(None) | Ended::Limit | Ended::ReaderGone => {
-            child.wait().await.context("waiting for the command")
         }
     }
 }
 
 /// The command's status as a shell gives it: 128+N for signal N.
-fn exit_code(status: ExitStatus) -> ExitCode {
+pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+}
+
+/// The status of what a signal ended.
+pub(super) fn by_signal(signal: Signal) -> ExitCode {
+    exit_code(ExitStatus::from_raw(signal as i32))
 }

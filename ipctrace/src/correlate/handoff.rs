@@ -125,10 +125,18 @@ impl Handoffs {
         }
     }
 
-    /// The first send of that file over that channel; a send by address has no channel yet.
+    /// The first send of that file from that socket over that channel; a send by address has no channel yet. Where a file was another's may
+    /// be now: what it is of tells.
     fn sender(&mut self, record: &wire::Handoff) -> Option<Half> {
         let sent = self.sent.get_mut(&record.file)?;
-        let index = sent.iter().position(|half| half.record.key == record.key || half.record.key.id == 0)?;
+        let object = |record: &wire::Handoff| (record.object_device, record.object_inode);
+        let is_it = |half: &Half| {
+            let (from, to) = (half.record.sender_sock, record.sender_sock);
+            (half.record.key == record.key || half.record.key.id == 0)
+                && (from == to || from == 0 || to == 0)
+                && object(&half.record) == object(record)
+        };
+        let index = sent.iter().position(is_it)?;
         let half = sent.remove(index);
         if sent.is_empty() {
             self.sent.remove(&record.file);
@@ -244,6 +252,25 @@ mod tests {
             ("socket:[50]->socket:[60]", "pipe:[7]", "unix_stream")
         );
         assert_eq!(channel.name.as_deref(), Some(&b"/tmp/s"[..]));
+    }
+
+    #[test]
+    fn what_was_sent_from_another_socket_or_is_another_object_is_not_it() {
+        let changed = |record: Record, sock: u64, inode: u64| {
+            let Record::Handoff(mut handoff) = record else { return record };
+            (handoff.sender_sock, handoff.object_inode) = (sock, inode);
+            Record::Handoff(handoff)
+        };
+        let all = handoffs([
+            changed(half(false, 10, 7, 1), 90, 7),
+            changed(half(false, 11, 7, 2), 91, 7),
+            // The same `struct file`, of another pipe.
+            changed(half(false, 12, 7, 3), 91, 8),
+            changed(half(true, 20, 7, 4), 91, 8),
+            changed(half(true, 21, 7, 5), 91, 7),
+        ]);
+        let expected = [(Some(12), Some(20)), (Some(11), Some(21)), (Some(10), None)];
+        assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), expected);
     }
 
     #[test]

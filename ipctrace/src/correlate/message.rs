@@ -85,6 +85,9 @@ struct Queue {
     first: Option<u64>,
     /// When that was.
     opened: u64,
+    /// What was sent to its name until then, at the latest, was in the queue of another socket of that name, for there was more than
+    /// the kernel found in this one's.
+    floor: u64,
     /// Messages received of those.
     early: u64,
     /// Messages received that were sent by address before then: they are among those, though their sends were seen.
@@ -114,6 +117,7 @@ impl Queue {
             queued: None,
             first: None,
             opened: 0,
+            floor: 0,
             early: 0,
             known: 0,
             sent: VecDeque::new(),
@@ -124,6 +128,19 @@ impl Queue {
             crowd: false,
             used: now,
         }
+    }
+}
+
+impl Queue {
+    /// The kernel has counted what is in it: of what was sent to a socket of that name before, it can only be the latest.
+    fn found(&mut self, time: u64, addressed: &HashMap<u64, VecDeque<Sent>>) {
+        let (Some(name), Some(queued)) = (self.naming.name(), self.first) else { return };
+        let named = addressed.values().flatten().filter(|sent| sent.address.as_deref() == Some(name));
+        let mut times: Vec<u64> = named.chain(&self.sent).map(|sent| sent.time).collect();
+        times.retain(|sent| *sent < time);
+        times.sort_unstable();
+        let elsewhere = times.len().saturating_sub(usize::try_from(queued).unwrap_or(usize::MAX));
+        self.floor = elsewhere.checked_sub(1).map_or(0, |last| times[last]);
     }
 }
 
@@ -168,6 +185,10 @@ impl Messages {
         queue.known = 0;
         queue.first = (record.queued != u64::MAX).then_some(record.queued);
         queue.queued = (record.queued != u64::MAX).then(|| record.queued.saturating_sub(known));
+        let Messages { queues, addressed, .. } = self;
+        if let Some(queue) = queues.get_mut(&record.key) {
+            queue.found(record.header.time, addressed);
+        }
         self.settle(record.key, false, context);
     }
 
@@ -261,7 +282,8 @@ impl Messages {
 
     /// If the socket is another one at the same address: what was sent to the old one is unread.
     fn renew(&mut self, mechanism: Mechanism, key: Key, inodes: (u64, u64), context: &mut Context<'_>) {
-        if self.queues.get(&key).is_some_and(|queue| queue.naming.is_other(inodes.0, inodes.1)) {
+        let another = |naming: &Naming| !naming.is_of(mechanism) || naming.is_other(inodes.0, inodes.1);
+        if self.queues.get(&key).is_some_and(|queue| another(&queue.naming)) {
             self.close(key, context);
             self.queue(mechanism, key, context.now);
         }
@@ -311,7 +333,9 @@ impl Messages {
             (Some(queued), Some(before)) if before < queued => {
                 // A send by address opens no books: of what was queued, some may have been sent while we looked.
                 let name = queue.naming.name();
-                let is_among = |sent: &&Sent| sent.enter < queue.opened && sent.address.as_deref() == name;
+                let is_among = |sent: &&Sent| {
+                    sent.enter < queue.opened && sent.time > queue.floor && sent.address.as_deref() == name
+                };
                 let known = self.addressed.values().flatten().filter(is_among).count() as u64;
                 before < queued.saturating_sub(queue.known + known)
             }
@@ -458,15 +482,32 @@ impl Messages {
 
 /// Finds the send of a receive: sent to that very socket, or else by an address that may be its.
 fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) -> Option<Found> {
+    let empty = VecDeque::new();
+    let by_address = taken.from.and_then(|sock| addressed.get(&sock)).unwrap_or(&empty);
+    // The kernel keeps a socket as long as something that it sent is in a queue: where another has its address nothing is.
+    let is_gone = |sent: &Sent| {
+        let is_another = |inode: u64| inode != 0 && sent.sender_inode != 0 && inode != sent.sender_inode;
+        let has_followed = |other: &Sent| {
+            other.sock == sent.sock
+                && is_another(other.sender_inode)
+                && other.enter > sent.time
+                && other.enter <= taken.enter
+        };
+        is_another(taken.sender_inode) || by_address.iter().chain(&queue.sent).any(has_followed)
+    };
+    let is_named = |sent: &Sent| sent.address.is_some() && sent.address.as_deref() == queue.naming.name();
     let fits = |sent: &Sent| match taken.from {
-        Some(sock) => sent.sock == sock && sent.bytes == taken.length && sent.mechanism == queue.mechanism,
+        Some(sock) => {
+            sent.sock == sock
+                && sent.bytes == taken.length
+                && sent.mechanism == queue.mechanism
+                && (sent.time > queue.floor || !is_named(sent))
+                && !is_gone(sent)
+        }
         None => sent.bytes >= taken.bytes,
     };
     let direct = queue.sent.iter().position(fits);
-    let empty = VecDeque::new();
-    let by_address = taken.from.and_then(|sock| addressed.get(&sock)).unwrap_or(&empty);
-    let here =
-        |sent: &Sent| fits(sent) && sent.address.is_some() && sent.address.as_deref() == queue.naming.name();
+    let here = |sent: &Sent| fits(sent) && is_named(sent);
     let named = by_address.iter().position(here);
     // Of equal messages that were sent at the same time either may have been first.
     let alone = |chosen: &Sent| {

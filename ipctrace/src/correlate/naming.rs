@@ -124,6 +124,11 @@ impl Naming {
         Naming { id: Some(id), ..Naming::new(mechanism, key) }
     }
 
+    /// Whether this is a channel of that mechanism.
+    pub(super) fn is_of(&self, mechanism: Mechanism) -> bool {
+        self.mechanism == mechanism
+    }
+
     /// Whether the receiving socket is another one at the same address, by the inodes (or a counter's number) that a record has; 0 is
     /// unknown.
     pub(super) fn is_other(&self, sender: u64, receiver: u64) -> bool {
@@ -164,7 +169,7 @@ impl Naming {
     /// The name, if this is a channel of that mechanism between those sockets: the address that makes the key is used again, for sockets
     /// of another kind, too.
     pub(super) fn name_of(&self, mechanism: Mechanism, (sender, receiver): (u64, u64)) -> Option<&[u8]> {
-        self.name().filter(|_| self.mechanism == mechanism && !self.is_other(sender, receiver))
+        self.name().filter(|_| self.is_of(mechanism) && !self.is_other(sender, receiver))
     }
 
     /// The receiving socket's inode; 0 if unknown.

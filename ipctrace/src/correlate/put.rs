@@ -97,6 +97,8 @@ pub(super) struct Mode {
     pub(super) pending: bool,
     /// Several processes send.
     pub(super) senders: bool,
+    /// Receives that ended at that time or later stay.
+    pub(super) until: u64,
 }
 
 /// How far settling went.

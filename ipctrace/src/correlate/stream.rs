@@ -228,16 +228,16 @@ impl Stream {
 
     /// Joins the two sides as far as they go.
     fn advance(&mut self, force: bool, context: &mut Context<'_>) {
-        let mut mode = Mode { paged: self.paged(), force, pending: false, senders: self.put.crowded() };
+        let senders = self.put.crowded();
+        let mut mode = Mode { paged: self.paged(), force, pending: false, senders, until: u64::MAX };
         loop {
             let put = self.put.settle(mode, &mut self.ranges, context);
             mode.pending = !self.put.calls.ready.is_empty() || self.put.calls.held() > 0;
             mode.senders |= self.put.crowded();
-            let Stream { mechanism, naming, doubt, put: Put { latest, .. }, ranges, take, .. } = self;
-            let channel = naming.channel();
-            let take = take.settle(mode, latest, ranges, context, |settled, ranges, context| {
-                receive(*mechanism, channel, doubt, &settled, ranges, context);
-            });
+            if put == Progress::Anew {
+                self.outlive(mode, context);
+            }
+            let take = self.take(mode, context);
             match (put, take) {
                 (Progress::Anew, _) => {
                     self.generations.put += 1;
@@ -261,6 +261,33 @@ impl Stream {
             }
         }
         self.bound(context);
+    }
+
+    /// The receives, as far as they go.
+    fn take(&mut self, mode: Mode, context: &mut Context<'_>) -> Progress {
+        let Stream { mechanism, naming, doubt, put: Put { latest, .. }, ranges, take, .. } = self;
+        let channel = naming.channel();
+        take.settle(mode, latest, ranges, context, |settled, ranges, context| {
+            receive(*mechanism, channel, doubt, &settled, ranges, context);
+        })
+    }
+
+    /// The next send is of another life of a FIFO: what was received before it began is of the one that is over, whatever it waits for.
+    fn outlive(&mut self, mode: Mode, context: &mut Context<'_>) {
+        if self.mechanism != Mechanism::Fifo {
+            return;
+        }
+        let Some(until) = self.put.calls.ready.front().map(|call| call.enter) else { return };
+        loop {
+            match self.take(Mode { force: true, pending: false, until, ..mode }, context) {
+                Progress::Done => break,
+                Progress::Anew => {
+                    self.generations.take += 1;
+                    self.anew(self.generations.take, context);
+                }
+                Progress::Starved(since) => self.feed(since),
+            }
+        }
     }
 
     /// Keeps to the bounds on memory.

@@ -137,6 +137,9 @@ impl Take {
         mut each: impl FnMut(Settled, &mut Ranges, &mut Context<'_>),
     ) -> Progress {
         while let Some(front) = self.calls.ready.front() {
+            if front.time >= mode.until {
+                break;
+            }
             if mode.paged && self.fell_back(front) {
                 return Progress::Anew;
             }

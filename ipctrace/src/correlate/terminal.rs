@@ -226,6 +226,19 @@ impl Terminal {
         senders.extend(self.candidates(read).map(|write| write.call.process()));
         senders.dedup();
         let foreseen = self.candidates(read).all(|write| write.call.detail.is_some());
+        let alone = senders.len() <= 1;
+        let agreed = self.agrees(read);
+        if read.detail == Some(0) && !agreed {
+            // What is not there any more was mostly flushed, or erased, before what came last.
+            let stale = |write: &&mut Write| write.call.time <= read.enter;
+            let all: u64 = self.pending.iter_mut().filter(stale).map(|write| write.left).sum();
+            let mut gone = all.saturating_sub(read.bytes);
+            for write in self.pending.iter_mut().filter(stale) {
+                let count = write.left.min(gone);
+                write.left -= count;
+                gone -= count;
+            }
+        }
         for write in self.pending.iter_mut().filter(|write| write.call.enter <= read.time) {
             let count = write.left.min(left);
             if count > 0 {
@@ -235,7 +248,8 @@ impl Terminal {
                 left -= count;
             }
         }
-        let alone = senders.len() <= 1;
+        // Bytes that nobody is known to have written: the last one may have written more than was foreseen.
+        let unwritten = parts.is_empty() && left > 0;
         if left > 0 {
             self.aligned = alone && self.aligned;
             match (parts.last_mut(), &self.last) {
@@ -247,7 +261,8 @@ impl Terminal {
                 }
             }
         }
-        let exact = alone || (foreseen && self.aligned && !contended);
+        self.aligned &= alone || agreed;
+        let exact = !unwritten && (alone || (foreseen && self.aligned && !contended));
         if let Some((last, ..)) = parts.last() {
             self.last = Some(last.clone());
         }
@@ -260,6 +275,17 @@ impl Terminal {
             self.aligned |= self.pending.is_empty();
         }
         self.tell(parts, read, exact, context);
+    }
+
+    /// Whether a read left in the line discipline what it should have, by what was written before and not yet read.
+    fn agrees(&self, read: &Call) -> bool {
+        let Some(rest) = read.detail else { return true };
+        let (mut least, mut most) = (0u64, 0u64);
+        for write in self.candidates(read) {
+            least += if write.call.time <= read.enter { write.left } else { 0 };
+            most += write.left;
+        }
+        (least.saturating_sub(read.bytes)..=most.saturating_sub(read.bytes)).contains(&rest)
     }
 
     fn candidates(&self, read: &Call) -> impl Iterator<Item = &Write> {

@@ -30,6 +30,13 @@ fn receive(own: u64, pid: u32, from: u64, when: (u64, u64), bytes: u64, length: 
     record(wire::Op { sender_sock: from, receiver_inode: own, message_len: length, ..fixed })
 }
 
+/// The record of a socket that is first seen at `time`.
+fn opened_at(time: u64, record: Record) -> Record {
+    let Record::Channel(mut channel, name) = record else { return record };
+    channel.header.time = time;
+    Record::Channel(channel, name)
+}
+
 /// The record of an op with the books of its side.
 fn with_books(record: Record, before: u64) -> Record {
     changed(record, |op| {
@@ -69,6 +76,35 @@ fn what_did_not_fit_is_told() {
     assert_eq!(shorts(&events), [(Ok(10), Ok(20), 30), (Ok(10), Err(Why::Unread), 70)]);
     let truncated: Vec<bool> = transfers(&events).iter().map(|transfer| transfer.truncated).collect();
     assert_eq!(truncated, [false, true]);
+}
+
+#[test]
+fn what_was_sent_to_a_receiver_that_is_gone_is_not_the_next_ones() {
+    // The socket of that name is closed with a message in it, and another is bound to it, in which there is one.
+    let events = correlate([
+        channel(DGRAM, 1, 0, b"/log\0"),
+        send_to(b"/log\0", 10, 50, (1, 2), 5),
+        send_to(b"/log\0", 11, 50, (3, 4), 5),
+        opened_at(5, channel(DGRAM, 2, 1, b"/log\0")),
+        receive(2, 20, 50, (6, 7), 5, 5),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(11), Ok(20), 5), (Ok(10), Err(Why::Unread), 5)]);
+    assert!(transfers(&events)[0].exact);
+}
+
+#[test]
+fn a_socket_that_is_gone_has_nothing_in_a_queue() {
+    let closed = |record| changed(record, |op| op.sender_inode = 0);
+    let next = |record| changed(record, |op| op.sender_inode = 51);
+    let old = send_to(b"/a\0", 10, 50, (1, 2), 5);
+    let new = || next(send_to(b"/b\0", 11, 50, (3, 4), 5));
+    for receive in [closed(receive(1, 20, 50, (5, 6), 5, 5)), next(receive(1, 20, 50, (5, 6), 5, 5))] {
+        let events = correlate([channel(DGRAM, 1, 0, b""), old.clone(), new(), receive]);
+        assert_eq!(shorts(&events), [(Ok(11), Ok(20), 5), (Ok(10), Err(Why::Unread), 5)]);
+    }
+    // Taken while the next one's message may not have been sent yet.
+    let events = correlate([channel(DGRAM, 1, 0, b""), old, new(), closed(receive(1, 20, 50, (2, 6), 5, 5))]);
+    assert_eq!(shorts(&events)[0], (Ok(10), Ok(20), 5));
 }
 
 #[test]
