@@ -322,6 +322,8 @@ pub mod signal_info {
     pub const NO_INFO: u32 = 1;
     /// `SEND_SIG_PRIV`: from the kernel, seen as `SI_KERNEL`.
     pub const PRIVATE: u32 = 2;
+    /// None: whoever took it did not ask.
+    pub const UNASKED: u32 = 3;
 }
 
 /// `TRACE_SIGNAL_*` of `include/trace/events/signal.h`.

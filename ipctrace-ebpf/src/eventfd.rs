@@ -164,7 +164,12 @@ fn try_value(call: &InFlight) -> Result<(u64, u32)> {
                 sum = sum.saturating_add(read_user(base, 0)?);
                 count += 1;
             }
-            Ok((sum, count))
+            // Better none than a part of it.
+            if u64::from(count) * VALUE < call.moved.bytes {
+                Err(Cause::ReadFailed)
+            } else {
+                Ok((sum, count))
+            }
         }
         Some(
             Class::Sendto

@@ -19,8 +19,8 @@ use crate::{channel, ring, special};
 /// `FUTEX_PRIVATE_FLAG`, and with `FUTEX_CLOCK_REALTIME` all that is not the operation: include/uapi/linux/futex.h.
 const PRIVATE: u32 = 128;
 const FLAGS: u32 = 128 | 256;
-/// `VM_SHARED`, include/linux/mm.h.
-const VM_SHARED: u64 = 0x8;
+/// `VM_MAYSHARE`, include/linux/mm.h: mapped with MAP_SHARED. `VM_SHARED` is not there if the file is open for reading alone.
+const VM_MAYSHARE: u64 = 0x80;
 /// Size of `struct futex_waitv` and where its address and flags are, include/uapi/linux/futex.h.
 const WAITV: u64 = 24;
 const WAITV_ADDRESS: usize = 8;
@@ -92,7 +92,7 @@ extern "C" fn mapping(_task: *mut c_void, vma: *const u8, found: *mut Found) -> 
         let flags: u64 = load(vma, offset!(vma_flags));
         // A number, where a load would give a pointer that may not go into a function that is verified by itself.
         let file: u64 = read(vma as u64, offset!(vma_file)).unwrap_or(0);
-        if flags & VM_SHARED != 0 && file != 0 {
+        if flags & VM_MAYSHARE != 0 && file != 0 {
             let start: u64 = load(vma, offset!(vma_start));
             let pages: u64 = load(vma, offset!(vma_pgoff));
             (*found).file = file;

@@ -112,7 +112,8 @@ pub extern "C" fn handed_over(tid: u32, fd: u32) -> i32 {
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let (side, taken) = unsafe { (&(*call).sides[0], &(*call).taken) };
     // Where messages are kept apart, each says whose it is.
-    let (sock, inode) = if taken.sock != 0 { (taken.sock, taken.inode) } else { (side.peer, side.peer_inode) };
+    let (sock, inode) =
+        if taken.sock != 0 { (taken.sock, taken.inode) } else { (side.peer, side.peer_inode) };
     let Some(mut entry) = ring::reserve::<wire::Handoff>() else {
         return 0;
     };

@@ -24,6 +24,7 @@ const MAP_SHARED: u64 = 1;
 const MAP_SHARED_VALIDATE: u64 = 3;
 const MAP_TYPE: u64 = 0xf;
 const MAP_FIXED: u64 = 0x10;
+const MREMAP_FIXED: u64 = 2;
 const MREMAP_DONTUNMAP: u64 = 4;
 const PROT_WRITE: u64 = 2;
 /// `VM_WRITE` and `VM_MAYSHARE`, include/linux/mm.h: the latter is what /proc/PID/maps shows as `s`.
@@ -552,7 +553,8 @@ fn moved(to: u64) -> Result<()> {
     let [start, len, to_len, flags, ..] = special::arguments()?;
     let (len, to_len) = (pages(len), pages(to_len));
     if !shares(start, start.wrapping_add(if len == 0 { 1 } else { len })) {
-        return Ok(());
+        // What was at the new place is there no more.
+        return if flags & MREMAP_FIXED != 0 { unmapped(to, to_len) } else { Ok(()) };
     }
     let stays = len == 0 || flags & MREMAP_DONTUNMAP != 0;
     if !stays {

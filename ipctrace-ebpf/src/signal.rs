@@ -87,14 +87,16 @@ pub(crate) fn taken(info: u64, signal: u32) {
         return;
     };
     let record = entry.as_mut_ptr();
-    let (code, value) = if info == 0 {
-        (0, 0)
+    let (form, code, value) = if info == 0 {
+        (signal_info::UNASKED, 0, 0)
     } else {
-        (read_user(info, USER_CODE).unwrap_or(0), read_user(info, USER_VALUE).unwrap_or(0))
+        let (code, value) =
+            (read_user(info, USER_CODE).unwrap_or(0), read_user(info, USER_VALUE).unwrap_or(0));
+        (signal_info::FULL, code, value)
     };
     // SAFETY: room for a record; every field is written.
     unsafe {
-        fill(record, signal_phase::TAKE, signal, Information { form: signal_info::FULL, code, value });
+        fill(record, signal_phase::TAKE, signal, Information { form, code, value });
         (*record).target = (*record).task;
     }
     ring::submit(entry);

@@ -417,9 +417,10 @@ impl Attached {
     pub fn detach(&mut self) {
         self.count_misses();
         for (name, program) in self.ebpf.programs_mut() {
-            if let Err(error) = unload(program) {
-                // One that was never loaded, for a hook that this kernel does not have or nobody needs.
-                log::debug!("{name}: {error}");
+            match unload(program) {
+                // Nor was it loaded, for a hook that this kernel does not have or nobody needs.
+                Ok(()) | Err(ProgramError::NotLoaded) => {}
+                Err(error) => log::debug!("{name}: {error}"),
             }
         }
     }

@@ -56,6 +56,7 @@ cases! {
     many_senders_one_receiver
     peeked_and_cut_short
     messages_by_read_and_write
+    a_receiver_that_starts_again
     descriptors_that_change
     opened_again_through_proc
     taken_by_pidfd_getfd
@@ -70,6 +71,7 @@ cases! {
     memory_of_a_process_in_another_pid_namespace
     equal_inodes_on_two_file_systems
     fifo_made_anew
+    a_fifo_that_is_opened_again_and_again
     eventfd_of_two_writers
     eventfd_as_semaphore
     eventfd_ping_pong

@@ -44,10 +44,12 @@ pub async fn top(arguments: args::Top) -> Result<ExitCode> {
     let table = Top::new(host.into_encoded_bytes(), boot::now(), interval);
     let screen = on_screen.then(Screen::take).transpose().context("taking the terminal over")?;
     let first = if on_screen { interval.min(FIRST) } else { interval };
+    // It comes early, and is none of those that were asked for.
+    let left = count.map(|count| count.saturating_add(u64::from(first < interval)));
     let mut ticks = tokio::time::interval_at(Instant::now() + first, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let keys = screen.is_some().then(screen::events);
-    Live { session, table, screen, ticks, keys, signals, resuming: false, left: count }.run(duration).await
+    Live { session, table, screen, ticks, keys, signals, resuming: false, left }.run(duration).await
 }
 
 /// A table that is being shown.

@@ -51,6 +51,8 @@ struct Sent {
     alike: bool,
     /// As [`Taken::span`].
     span: Span,
+    /// Another receive, which was given another process's message, may have taken this one.
+    doubt: bool,
 }
 
 impl Stored for Sent {
@@ -294,6 +296,7 @@ impl Queues {
                 messages,
                 alike,
                 span,
+                rivalled: false,
             };
             if !queue.take(&mut taken, context) {
                 queue.wait(taken, context);
@@ -312,6 +315,7 @@ impl Queues {
                 messages,
                 alike,
                 span,
+                doubt: false,
             };
             queue.put(sent, context);
         }
@@ -402,6 +406,9 @@ impl Queues {
 
 /// Receives that are held at most: each new one looks at all of them.
 const HELD: usize = 256;
+
+/// As many messages are put in doubt with one at most: those of processes whose calls overlapped.
+const RIVALS: usize = 64;
 
 /// The message that a receive took.
 struct Found {
@@ -502,6 +509,15 @@ impl Queue {
     fn retry(&mut self, place: Place, force: bool, context: &mut Context<'_>) -> bool {
         // It stays where it stood should it still wait.
         let mut waiting = std::mem::take(&mut self.waiting);
+        if let Some(taken) = waiting.get(place) {
+            let (who, enter, time) = (taken.who.identity(), taken.enter, taken.time);
+            let is_rival =
+                |other: &Taken| other.who.identity() != who && other.enter <= time && enter <= other.time;
+            let rivalled = waiting.among(Among::like(taken.kind()), 0).any(|(_, other)| is_rival(other));
+            if let Some(taken) = waiting.get_mut(place) {
+                taken.rivalled = rivalled;
+            }
+        }
         let done = waiting.get_mut(place).is_some_and(|taken| self.receive(taken, force, context));
         self.waiting = waiting;
         if done {
@@ -567,6 +583,9 @@ impl Queue {
         let late = force || context.overdue(taken.since);
         match found.or_else(|| late.then(|| self.find_swapped(taken)).flatten()) {
             Some(found) => {
+                if !found.exact {
+                    self.doubt_rivals(found.place, taken);
+                }
                 let Some(mut sent) = self.take_out(found.place, taken.messages) else { return false };
                 if self.is_unasked(taken) {
                     self.guesses.add(sent.kind(), sent.process());
@@ -600,6 +619,7 @@ impl Queue {
                     messages: taken.messages,
                     alike: taken.alike,
                     span: Span::default(),
+                    doubt: false,
                 };
                 taken.messages = 0;
                 self.write(&sent, taken, true, None, context);
@@ -669,7 +689,7 @@ impl Queue {
         let highest =
             if self.is_unasked(taken) { fitting().filter_map(|(_, sent)| sent.detail).max() } else { None };
         let (place, chosen) = fitting().find(|(_, sent)| highest.is_none() || sent.detail == highest)?;
-        let overlapped = self.receivers.overlaps(taken.who.identity(), taken.enter);
+        let overlapped = self.overlapped(taken);
         // Another process's equal message that may have been first, or may have been taken by a receiver at the same time.
         let nameless = Among::like(Kind::Nameless);
         let several =
@@ -689,8 +709,9 @@ impl Queue {
             let other = held.sent.as_ref().filter(|(sent, _)| sent.fits(taken));
             other.is_some_and(|(other, _)| other.process() != chosen.process())
         };
+        let doubtful = chosen.doubt || self.held.iter().any(claimed);
         let exact = rivals.all(|(_, other)| certain && !other.overlaps(chosen))
-            && !self.held.iter().any(claimed)
+            && !doubtful
             && !(self.guesses.doubt(taken.kind(), chosen.process()) && self.others(taken).next().is_some());
         // The highest came too late, or another receive took it at the same time, of which may not have been told yet.
         let sure = there && !self.receivers.others(taken.who.identity());
@@ -699,6 +720,38 @@ impl Queue {
         let differs = |other: &Sent| (other.bytes, other.digest) != (chosen.bytes, chosen.digest);
         let open = taken.cut && fitting().any(|(_, other)| differs(other));
         Some(Found { place, exact, rivals: crowd, alternatives, open })
+    }
+
+    /// Which of a message and those that it may as well have been is left when one of them is given away is as much in doubt as which was
+    /// taken.
+    fn doubt_rivals(&mut self, place: Place, taken: &Taken) {
+        let Some((process, enter, time)) =
+            self.sent.get_mut(place).map(|chosen| (chosen.process(), chosen.enter, chosen.time))
+        else {
+            return;
+        };
+        let another = |other: &Sent| other.fits(taken) && other.process() != process;
+        let at_once = |other: &Sent| other.enter <= time && enter <= other.time;
+        // Of two that receive at once either may have taken the first, and the other has the next.
+        let overlapped = self.overlapped(taken);
+        let among = self.sent.begun(Among::like(taken.kind()), taken.time);
+        let rivals: Vec<Place> = among
+            .filter(|(_, other)| another(other))
+            .enumerate()
+            .filter(|(index, (_, other))| at_once(other) || (overlapped && *index == 0))
+            .map(|(_, (place, _))| place)
+            .take(RIVALS)
+            .collect();
+        for place in rivals {
+            if let Some(rival) = self.sent.get_mut(place) {
+                rival.doubt = true;
+            }
+        }
+    }
+
+    /// Whether another process was receiving at the same time.
+    fn overlapped(&self, taken: &Taken) -> bool {
+        taken.rivalled || self.receivers.overlaps(taken.who.identity(), taken.enter)
     }
 
     /// Whether it took a message of the highest priority there was, and did not ask for that.

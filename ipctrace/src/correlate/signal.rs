@@ -44,13 +44,16 @@ pub(super) struct Signals {
     count: usize,
     /// Processes whose fatal signal has been told: the SIGKILLs of their other threads are the same signal.
     dying: HashSet<u32>,
+    /// The number that each process got last: before a process leaves a core it takes the signal like any other, and only then are its
+    /// other threads killed.
+    latest: HashMap<u32, u32>,
 }
 
 /// Whether nobody but the kernel sent it.
 fn from_kernel(code: i32, info: u32) -> bool {
     // That a message has come is told by whoever sent it, in its own call: `__do_notify`, ipc/mqueue.c.
     let by_kernel = (SI_SIGIO..=SI_TIMER).contains(&code) && code != SI_MESGQ;
-    info != signal_info::FULL || code > 0 || by_kernel
+    (info != signal_info::FULL && info != signal_info::UNASKED) || code > 0 || by_kernel
 }
 
 /// The event as far as it is known when the signal is generated (or first seen).
@@ -133,7 +136,8 @@ impl Signals {
         let stands_in = record.signal == SIGKILL && record.info == signal_info::NO_INFO;
         let number = match (stands_in, fatal) {
             (true, 1..) => {
-                if !self.dying.insert(task.pid) {
+                let is_told = self.latest.get(&task.pid) == Some(&fatal) && !self.waits(&task, fatal);
+                if !self.dying.insert(task.pid) || is_told {
                     return;
                 }
                 fatal
@@ -142,6 +146,9 @@ impl Signals {
             (true, 0) if !self.waits(&task, SIGKILL) => return,
             (true, 0) | (false, _) => record.signal,
         };
+        if !stands_in && record.ignored == 0 {
+            self.latest.insert(task.pid, number);
+        }
         let outcome = if record.ignored != 0 { Outcome::Ignored } else { Outcome::Delivered };
         let time = record.header.time;
         let event = match self.take(&task, number, record) {
@@ -170,7 +177,8 @@ impl Signals {
     fn take(&mut self, task: &Proc, number: u32, record: &wire::Signal) -> Option<Pending> {
         let pending = self.pending.get_mut(&task.pid)?;
         let alike = |event: &Signal| {
-            event.code == record.code && event.value.is_none_or(|value| value == record.value)
+            record.info == signal_info::UNASKED
+                || (event.code == record.code && event.value.is_none_or(|value| value == record.value))
         };
         let best = pending
             .iter()
@@ -189,6 +197,7 @@ impl Signals {
     /// The process has ended: what is on its way to it does not arrive.
     pub(super) fn exited(&mut self, process: u32, context: &mut Context<'_>) {
         self.dying.remove(&process);
+        self.latest.remove(&process);
         let pending = self.pending.remove(&process).unwrap_or_default();
         self.count -= pending.len();
         for pending in pending {
@@ -219,6 +228,9 @@ impl Signals {
     pub(super) fn trim(&mut self, limit: usize) {
         if self.dying.len() > limit {
             self.dying.clear();
+        }
+        if self.latest.len() > limit {
+            self.latest.clear();
         }
     }
 }

@@ -24,6 +24,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "passed_in_several_messages", play: several },
     Scenario { name: "equal_inodes_on_two_file_systems", play: equal_inodes },
     Scenario { name: "fifo_made_anew", play: made_anew },
+    Scenario { name: "a_fifo_that_is_opened_again_and_again", play: opened_again_and_again },
 ];
 
 /// One number is one pipe first and another then.
@@ -205,6 +206,27 @@ fn made_anew(stage: &Stage) -> Result<()> {
         std::fs::remove_file(&path)?;
     }
     std::fs::remove_dir(folder)?;
+    Ok(())
+}
+
+/// As a shell uses a FIFO: each writer and each reader opens it, and closes it in the end; the pipe behind it is another each time.
+fn opened_again_and_again(stage: &Stage) -> Result<()> {
+    let folder = mkdtemp(&std::env::temp_dir().join("ipctrace-lives-XXXXXX"))?;
+    let path = folder.join("fifo");
+    mkfifo(&path, Mode::S_IRWXU)?;
+    for turn in 0..8 {
+        let writer = stage.child(&format!("writer-{turn}"), |stage| {
+            let fifo = OwnedFd::from(File::options().write(true).open(&path)?);
+            stage::write_all(&fifo, &stage.marked(10))
+        })?;
+        let reader = stage.child(&format!("reader-{turn}"), |stage| {
+            let fifo = OwnedFd::from(File::open(&path)?);
+            let id = stage::fifo_id(&fifo)?;
+            stage.heard("fifo", Some(id), &stage::read_to_end(&fifo, 100)?)
+        })?;
+        stage.reap(&[writer, reader])?;
+    }
+    std::fs::remove_dir_all(folder)?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Result, ensure};
+use ipctrace::demo::truth::{Party, Truth};
 use ipctrace::demo::{Stage, stage};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, send, sendto, socket,
@@ -18,6 +19,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "many_senders_one_receiver", play: many_to_one },
     Scenario { name: "peeked_and_cut_short", play: peeked_and_cut_short },
     Scenario { name: "messages_by_read_and_write", play: by_read_and_write },
+    Scenario { name: "a_receiver_that_starts_again", play: starts_again },
 ];
 
 const COUNT: usize = 12;
@@ -167,6 +169,52 @@ fn peeked_and_cut_short(stage: &Stage) -> Result<()> {
         stage.heard_message("unix_dgram", &vec![buffer[0]; 1000])
     })?;
     stage.reap(&[sender, receiver])
+}
+
+/// A receiver ends with a message unread, and the next one binds the same name: what it gets is what was sent since.
+fn starts_again(stage: &Stage) -> Result<()> {
+    let name = format!("ipctrace-again-{}", std::process::id());
+    let receiver = || -> Result<OwnedFd> {
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+        Ok(socket)
+    };
+    let sender = || socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    let address = UnixAddr::new_abstract(name.as_bytes())?;
+    let kept = sender()?;
+    for round in 0..20 {
+        // In some rounds by one socket, in some each by its own, whose place in memory the next one gets.
+        let send = |stage: &Stage| -> Result<()> {
+            let own = sender()?;
+            let socket = if round % 2 == 0 { &kept } else { &own };
+            ensure!(sendto(socket.as_raw_fd(), &stage.marked(9), &address, MsgFlags::empty())? == 9);
+            Ok(())
+        };
+        let first = receiver()?;
+        let early = stage.child("early", |stage| {
+            send(stage)?;
+            stage.tell(&Truth::Transfer {
+                mechanism: "unix_dgram".to_owned(),
+                channel: None,
+                from: stage.me(),
+                to: Party::None("unread".to_owned()),
+                bytes: 9,
+                messages: Some(1),
+            })
+        })?;
+        stage.reap(&[early])?;
+        drop(first);
+        let second = receiver()?;
+        let late = stage.child("late", |stage| send(stage))?;
+        stage.reap(&[late])?;
+        let server = stage.child("server", |stage| {
+            let mut buffer = [0; 20];
+            ensure!(recv(second.as_raw_fd(), &mut buffer, MsgFlags::empty())? == 9);
+            stage.heard_message("unix_dgram", &buffer[..9])
+        })?;
+        stage.reap(&[server])?;
+    }
+    Ok(())
 }
 
 fn by_read_and_write(stage: &Stage) -> Result<()> {

@@ -40,6 +40,8 @@ pub(super) struct Taken {
     pub(super) alike: bool,
     /// Between the end of the first and that of the last.
     pub(super) span: Span,
+    /// Another process was receiving at the same time, and has not been given its message yet.
+    pub(super) rivalled: bool,
 }
 
 /// When the calls of a run ended, of which the times of the first and the last alone are known.
