@@ -42,7 +42,7 @@ pub(crate) fn books(key: &Key) -> Option<*mut Books> {
 }
 
 #[cfg(not(feature = "plain"))]
-pub(crate) use placed::{close, find, open};
+pub(crate) use placed::{close, close_those, find, open};
 
 /// The books of channels in an array.
 #[cfg(not(feature = "plain"))]
@@ -192,23 +192,33 @@ mod placed {
     /// Closes the books of a channel, if there are any.
     #[inline(always)]
     pub(crate) fn close(key: &Key) {
-        close_books(key.id, key.space);
+        close_books(key.id, key.space, 0, 0, 0);
     }
 
-    /// As [`close`]. The verifier looks at it by itself.
+    /// Closes them if they are still those of which this is [`Books::identity`]: another CPU may have been faster, and have opened others.
+    #[inline(always)]
+    pub(crate) fn close_those(key: &Key, (inode, origin): (u64, u64)) {
+        close_books(key.id, key.space, 1, inode, origin);
+    }
+
+    /// As [`close`], and [`close_those`] where they are to be of an identity. The verifier looks at it by itself.
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub extern "C" fn close_books(id: u64, space: u64) -> i32 {
+    pub extern "C" fn close_books(id: u64, space: u64, those: u32, inode: u64, origin: u64) -> i32 {
         let key = Key { id, space };
         let index = elsewhere(id, space);
         let Some(place) = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST) else {
             return 0;
         };
         // SAFETY: a valid, aligned pointer into the map.
-        let its = unsafe {
-            read_volatile(&raw const (*place).key.id) == id
-                && read_volatile(&raw const (*place).key.space) == space
+        let (its, identity) = unsafe {
+            let its = read_volatile(&raw const (*place).key.id) == id
+                && read_volatile(&raw const (*place).key.space) == space;
+            (its, Books::identity(&raw const (*place).books))
         };
+        if those != 0 && identity != (inode, origin) {
+            return 0;
+        }
         // Who takes it out of the hash table gives its place back.
         if CHANNELS.remove(key).is_ok() && its {
             // SAFETY: as above.
@@ -219,7 +229,7 @@ mod placed {
 }
 
 #[cfg(feature = "plain")]
-pub(crate) use hashed::{close, find, open};
+pub(crate) use hashed::{close, close_those, find, open};
 
 /// The same in the plain programs: older verifiers would have too many paths to follow through an array and what goes with it.
 #[cfg(feature = "plain")]
@@ -253,5 +263,15 @@ mod hashed {
     pub(crate) fn close(key: &Key) {
         // There may be none.
         let _ = CHANNELS.remove(key);
+    }
+
+    /// Closes them if they are still those of which this is [`Books::identity`]: another CPU may have been faster, and have opened others.
+    #[inline(always)]
+    pub(crate) fn close_those(key: &Key, identity: (u64, u64)) {
+        let books = find(key);
+        // SAFETY: a valid pointer into the map.
+        if !books.is_null() && unsafe { Books::identity(books) } == identity {
+            close(key);
+        }
     }
 }

@@ -57,6 +57,22 @@ impl Books {
         let alike = if queued == 0 { 0 } else { alike::MIXED };
         Books([Account { moved: 0, present, inode, queued, origin, alike, ready: 0 }; 2])
     }
+
+    /// By what they are known from those of another channel at the same address: the inodes of its receiver and its sender.
+    ///
+    /// # Safety
+    /// `books` must be valid.
+    #[inline(always)]
+    pub(crate) unsafe fn identity(books: *const Books) -> (u64, u64) {
+        // SAFETY: by contract; each field is read in one access.
+        unsafe {
+            let account = account(books.cast_mut(), RECEIVING);
+            (
+                core::ptr::read_volatile(&raw const (*account).inode),
+                core::ptr::read_volatile(&raw const (*account).origin),
+            )
+        }
+    }
 }
 
 /// The account of one side, by [`Side::receive`]. Without a comparison: the verifier would follow two ways from here on.
@@ -463,11 +479,13 @@ pub extern "C" fn announce(tid: u32, index: u32, taken_before: u64) -> i32 {
 #[inline(always)]
 fn open_books(side: &Side, begin: &Books) -> Result<bool> {
     // Books of another socket that was at the same address. Only if there are any: those that another CPU opens just now stay.
-    if books(&side.key).is_some() {
+    if let Some(books) = books(&side.key) {
+        // SAFETY: a valid pointer into the map.
+        let identity = unsafe { Books::identity(books) };
         if is_known(side) {
             return Ok(false);
         }
-        books::close(&side.key);
+        books::close_those(&side.key, identity);
     }
     books::open(&side.key, begin)
 }

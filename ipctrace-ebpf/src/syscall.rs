@@ -16,7 +16,7 @@ use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
 use crate::{
     channel, event, futex, handoff, inet, own, pipe_object, pty_object, ring, signal, socket_object, special,
-    straddle, task, udp_taken,
+    straddle, task, udp_taken, unix,
 };
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
@@ -300,6 +300,9 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         call.active = 0;
         return;
     }
+    // A message is gone although it could not be copied to where it was to go.
+    let is_gone = returned < 0 && call.taken.sock != 0 && unix::keeps_messages(call.sides[0].mechanism);
+    let returned = if is_gone { 0 } else { returned };
     if returned >= 0 {
         call.active = inflight::ENDING;
         match exited(tid, call, returned as u64) {

@@ -64,6 +64,13 @@ pub(crate) fn is_connection(mechanism: u8) -> bool {
     Mechanism::UNIX_CONNECTIONS >> (mechanism & 31) & 1 != 0
 }
 
+/// Whether it is a unix socket that keeps messages apart.
+#[inline(always)]
+pub(crate) fn keeps_messages(mechanism: u8) -> bool {
+    const SET: u32 = Mechanism::UnixDgram.bit() | Mechanism::UnixSeqpacket.bit();
+    SET >> (mechanism & 31) & 1 != 0
+}
+
 /// Whether a buffer belongs to a unix socket.
 #[inline(always)]
 pub(crate) fn is_unix(sock: u64) -> bool {

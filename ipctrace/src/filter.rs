@@ -46,6 +46,8 @@ const COMM_MAX: usize = 15;
 pub struct Selection {
     /// Process ids.
     pub pids: Vec<u32>,
+    /// When processes had these ids, ns since boot: one that started later has got the id of one that is gone.
+    pub had_at: u64,
     /// Command names. Of a longer name the 15 bytes count that the kernel keeps.
     pub comms: Vec<Vec<u8>>,
     /// Real user ids.
@@ -60,6 +62,7 @@ impl Default for Selection {
     fn default() -> Selection {
         Selection {
             pids: Vec::new(),
+            had_at: u64::MAX,
             comms: Vec::new(),
             uids: Vec::new(),
             cgroups: Vec::new(),
@@ -153,7 +156,9 @@ impl Filter {
     fn processes(&self, ends: [Option<&Rc<Proc>>; 2]) -> bool {
         let selection = &self.selection;
         let either = |wanted: &dyn Fn(&Proc) -> bool| ends.iter().flatten().any(|process| wanted(process));
-        (selection.pids.is_empty() || either(&|process| selection.pids.contains(&process.pid)))
+        let wanted =
+            |process: &Proc| selection.pids.contains(&process.pid) && process.start <= selection.had_at;
+        (selection.pids.is_empty() || either(&wanted))
             && (selection.comms.is_empty() || either(&|process| selection.comms.contains(&process.comm)))
             && (selection.uids.is_empty()
                 || either(&|process| process.uid.is_some_and(|uid| selection.uids.contains(&uid))))

@@ -11,6 +11,7 @@ use ipctrace_common::Mechanism;
 use ipctrace_common::config::PAYLOAD_MAX;
 
 use crate::args::{Format, Hooks, Report, Show, Top};
+use crate::boot;
 use crate::cgroup::Hierarchy;
 use crate::filter::{Mechanisms, Selection};
 use crate::message;
@@ -119,7 +120,7 @@ pub fn selection(show: Show) -> Result<Selection, Usage> {
         show.cgroup.into_iter().map(locate).collect::<Result<_, _>>()?
     };
     let mechanisms = mechanisms(&show.mechanism)?;
-    Ok(Selection { pids: show.pid, comms, uids: show.uid, cgroups, mechanisms })
+    Ok(Selection { pids: show.pid, had_at: boot::now(), comms, uids: show.uid, cgroups, mechanisms })
 }
 
 /// Works out how to report.

@@ -485,15 +485,15 @@ fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) 
     let empty = VecDeque::new();
     let by_address = taken.from.and_then(|sock| addressed.get(&sock)).unwrap_or(&empty);
     // The kernel keeps a socket as long as something that it sent is in a queue: where another has its address nothing is.
+    let of_it = || by_address.iter().chain(queue.sent.iter().filter(|sent| taken.from == Some(sent.sock)));
+    let first = of_it().next().map(|sent| sent.sender_inode);
+    let several = of_it().any(|sent| Some(sent.sender_inode) != first);
     let is_gone = |sent: &Sent| {
         let is_another = |inode: u64| inode != 0 && sent.sender_inode != 0 && inode != sent.sender_inode;
         let has_followed = |other: &Sent| {
-            other.sock == sent.sock
-                && is_another(other.sender_inode)
-                && other.enter > sent.time
-                && other.enter <= taken.enter
+            is_another(other.sender_inode) && other.enter > sent.time && other.enter <= taken.enter
         };
-        is_another(taken.sender_inode) || by_address.iter().chain(&queue.sent).any(has_followed)
+        is_another(taken.sender_inode) || (several && of_it().any(has_followed))
     };
     let is_named = |sent: &Sent| sent.address.is_some() && sent.address.as_deref() == queue.naming.name();
     let fits = |sent: &Sent| match taken.from {

@@ -40,6 +40,14 @@ fn values_of_one_kind_are_alternatives_at_either_end() {
 }
 
 #[test]
+fn who_gets_a_process_id_later_is_another() {
+    let had_at = |time| Selection { pids: vec![100], had_at: time, ..Selection::default() };
+    let start = process(100, b"seq").start;
+    assert!(filter(had_at(start)).event(&event()));
+    assert!(!filter(had_at(start - 1)).event(&event()));
+}
+
+#[test]
 fn kinds_must_all_hold_though_not_at_the_same_end() {
     let select = |pid, comm: &str, uid| Selection {
         pids: vec![pid],
