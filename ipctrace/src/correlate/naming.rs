@@ -143,6 +143,13 @@ impl Naming {
         self.receiver != 0 && self.mechanism != Mechanism::UnixDgram
     }
 
+    /// The same where the kernel opens books anew: it would have kept those of a connection that was accepted meanwhile. Between the two
+    /// a socket of another kind may have been at the address.
+    pub(super) fn is_other_now(&self, sender: u64, receiver: u64) -> bool {
+        let never_accepted = self.mechanism.is_unix_connection() && self.sender != 0 && self.receiver == 0;
+        self.is_other(sender, receiver) || (never_accepted && sender == 0)
+    }
+
     /// The inodes of both sockets as a record has them; 0 is unknown.
     pub(super) fn meet(&mut self, sender: u64, receiver: u64) {
         if (sender != 0 && sender != self.sender) || (receiver != 0 && receiver != self.receiver) {
@@ -267,6 +274,7 @@ mod tests {
         let waits = met(Mechanism::UnixSeqpacket, 52, 0);
         assert!(waits.is_other(50, 0) && waits.is_other(50, 53) && !waits.is_other(52, 53));
         assert!(!waits.is_other(0, 53), "the one that has been accepted, whose other end is closed");
+        assert!(waits.is_other_now(0, 53) && !waits.is_other_now(52, 53));
         let orphan = met(Mechanism::UnixStream, 0, 53);
         assert!(orphan.is_other(52, 0) && !orphan.is_other(52, 53));
         let datagrams = met(Mechanism::UnixDgram, 0, 53);

@@ -101,7 +101,7 @@ impl Stream {
         if self.open {
             self.settle(true, context);
         }
-        if self.naming.is_other(record.sender_inode, record.receiver_inode) {
+        if self.naming.is_other_now(record.sender_inode, record.receiver_inode) {
             self.renew(context);
         }
         self.naming.meet(record.sender_inode, record.receiver_inode);
