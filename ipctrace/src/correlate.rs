@@ -419,8 +419,7 @@ impl Correlator {
         let mechanism = Mechanism::from_wire(record.header.mechanism)?;
         let who = self.procs.intern(&record.task, self.limits.processes);
         let key = record.key;
-        let inodes =
-            (if mechanism.is_unix_connection() { record.sender_inode } else { 0 }, record.receiver_inode);
+        let inodes = (record.sender_inode, record.receiver_inode);
         let stream = self.streams.get(&key).and_then(|stream| stream.name_of(mechanism, inodes));
         let message = || self.messages.name_of(&key, mechanism, inodes);
         let name = stream.or_else(message).map(<[u8]>::to_vec);

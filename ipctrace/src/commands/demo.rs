@@ -14,7 +14,6 @@ use crate::args::{self, Format, Hooks, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
 use crate::kernel::{Facts, Plan};
 use crate::options::{self, Usage};
-use crate::session::Ended;
 use crate::stdout;
 
 /// Signals by which users end programs.
@@ -133,10 +132,8 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut run::Signals) -> Result<P
         return Ok(Played::Interrupted(run::by_signal(signal)));
     }
     let mut child = start(demo, &scratch.0)?;
-    let status = match run::follow(&mut session, &mut child, signals, None).await? {
-        Ended::Done(Some(status)) => status,
-        Ended::Done(None) | Ended::Limit | Ended::ReaderGone => run::wait(&mut child, signals).await?,
-    };
+    let ended = run::follow(&mut session, &mut child, signals, None).await?;
+    let status = run::status(ended, &mut child, signals).await?;
     let (totals, events) = session.end(false, false)?;
     if status.signal().is_some_and(|signal| ENDING.contains(&signal)) {
         return Ok(Played::Interrupted(run::exit_code(status)));

@@ -61,11 +61,7 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     if ended != Ended::ReaderGone {
         log::warn!("{totals}");
     }
-    let status = match ended {
-        Ended::Done(Some(status)) => status,
-        Ended::Done(None) | Ended::Limit | Ended::ReaderGone => wait(&mut child, &mut signals).await?,
-    };
-    Ok(exit_code(status))
+    Ok(exit_code(status(ended, &mut child, &mut signals).await?))
 }
 
 /// The signals that would end us.
@@ -138,13 +134,28 @@ pub(super) async fn follow(
     })
 }
 
+/// The status of a command that has been followed, once it has ended.
+///
+/// # Errors
+/// If it cannot be waited for.
+pub(super) async fn status(
+    ended: Ended<Option<ExitStatus>>,
+    child: &mut Child,
+    signals: &mut Signals,
+) -> Result<ExitStatus> {
+    match ended {
+        Ended::Done(Some(status)) => Ok(status),
+        Ended::Done(None) | Ended::Limit | Ended::ReaderGone => wait(child, signals).await,
+    }
+}
+
 /// Waits for the end of the command.
 ///
 /// Ctrl-C reaches it from the terminal, as it would without us; what else would end us is passed on to it.
 ///
 /// # Errors
 /// If it cannot be waited for.
-pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus> {
+async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus> {
     let pid = child.id();
     loop {
         tokio::select! {

@@ -129,9 +129,7 @@ impl Queue {
             used: now,
         }
     }
-}
 
-impl Queue {
     /// The kernel has counted what is in it: of what was sent to a socket of that name before, it can only be the latest.
     fn found(&mut self, time: u64, addressed: &HashMap<u64, VecDeque<Sent>>) {
         let (Some(name), Some(queued)) = (self.naming.name(), self.first) else { return };

@@ -725,20 +725,15 @@ impl Queue {
     /// Which of a message and those that it may as well have been is left when one of them is given away is as much in doubt as which was
     /// taken.
     fn doubt_rivals(&mut self, place: Place, taken: &Taken) {
-        let Some((process, enter, time)) =
-            self.sent.get_mut(place).map(|chosen| (chosen.process(), chosen.enter, chosen.time))
-        else {
-            return;
-        };
-        let another = |other: &Sent| other.fits(taken) && other.process() != process;
-        let at_once = |other: &Sent| other.enter <= time && enter <= other.time;
+        let Some(chosen) = self.sent.get(place) else { return };
+        let another = |other: &Sent| other.fits(taken) && other.process() != chosen.process();
         // Of two that receive at once either may have taken the first, and the other has the next.
         let overlapped = self.overlapped(taken);
         let among = self.sent.begun(Among::like(taken.kind()), taken.time);
         let rivals: Vec<Place> = among
             .filter(|(_, other)| another(other))
             .enumerate()
-            .filter(|(index, (_, other))| at_once(other) || (overlapped && *index == 0))
+            .filter(|(index, (_, other))| other.overlaps(chosen) || (overlapped && *index == 0))
             .map(|(_, (place, _))| place)
             .take(RIVALS)
             .collect();

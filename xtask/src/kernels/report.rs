@@ -187,10 +187,7 @@ impl Report {
     /// What failed: steps, and in place of those that play much what failed of that.
     fn failed(&self, demos: &[Demo]) -> Vec<String> {
         let mut failed = Vec::new();
-        for step in &self.steps {
-            if step.passed() || self.is_off(step, demos) || self.passed_again(step) {
-                continue;
-            }
+        for step in self.steps.iter().filter(|step| self.has_failed(step, demos)) {
             let played = step.output.lines().filter_map(Played::read);
             let of_it: Vec<String> = played
                 .filter(|played| played.failed())
@@ -209,14 +206,18 @@ impl Report {
         failed
     }
 
+    /// Whether a step failed, and what it shows is not off here, nor was it better when it was repeated.
+    fn has_failed(&self, step: &Step, demos: &[Demo]) -> bool {
+        !step.passed() && !self.is_off(step, demos) && !self.passed_again(step)
+    }
+
     /// What was said of what failed, for whoever has this output alone.
     fn causes(&self, demos: &[Demo]) -> String {
         /// So many lines of each are enough to know what kind of failure it is, and so much of each line.
         const LINES: usize = 12;
         const WIDTH: usize = 400;
-        let failed = |step: &&Step| !step.passed() && !self.is_off(step, demos) && !self.passed_again(step);
         let mut text = String::new();
-        for step in self.steps.iter().filter(failed) {
+        for step in self.steps.iter().filter(|step| self.has_failed(step, demos)) {
             let lines: Vec<&str> = step.output.lines().collect();
             let begins: Vec<usize> = (0..lines.len())
                 .filter(|index| Played::read(lines[*index]).is_some_and(|played| played.failed()))
