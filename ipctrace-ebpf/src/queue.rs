@@ -64,7 +64,8 @@ fn priority(special: u32, argument: u64) -> i64 {
 
 /// The same, or the type of a System V message that is sent. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
-#[inline(never)]
+#[cfg_attr(feature = "loads", inline(always))]
+#[cfg_attr(not(feature = "loads"), inline(never))]
 pub extern "C" fn queue_detail(special: u32) -> i64 {
     let Ok([_, message, _, argument, ..]) = special::arguments() else {
         return -1;
@@ -267,7 +268,8 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
 
 /// Tells of a call whose message need not be told from others, as part of a run; 0 if it does. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
-#[inline(never)]
+#[cfg_attr(feature = "loads", inline(always))]
+#[cfg_attr(not(feature = "loads"), inline(never))]
 pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
     let Some(call) = inflight::get(tid) else {
         return 0;

@@ -5,6 +5,7 @@
 
 mod address;
 mod books;
+mod cache;
 mod call;
 mod connection;
 mod context;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::model::{End, Why};
 
+use super::cache;
 use super::call::Call;
 use super::position::Place;
 use super::sequence::{give_back, sparing};
@@ -104,6 +105,10 @@ impl Ranges {
             self.left = self.left.saturating_add(range.left());
             sparing(&mut self.queue);
             self.queue.push_back(range);
+            if let Some(last) = self.queue.back() {
+                // Where the next one goes, but for once around. Else the store takes so long that later ones wait for it.
+                cache::expect(std::ptr::from_ref(last).wrapping_add(1));
+            }
         }
     }
 
@@ -155,6 +160,9 @@ impl Ranges {
             self.left -= count;
             if front.left() == 0 {
                 self.queue.pop_front();
+                if let Some(next) = self.queue.front() {
+                    cache::expect(next);
+                }
             }
         }
     }
