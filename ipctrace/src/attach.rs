@@ -622,16 +622,30 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// Our programs that are loaded in the kernel now, whoever loaded them.
-pub fn loaded_programs() -> impl Iterator<Item = ProgramInfo> {
-    // One that goes away while we look is none that stays.
-    aya::programs::loaded_programs().flatten().filter(|program| {
+///
+/// # Errors
+/// If the kernel does not let us look.
+pub fn loaded_programs() -> Result<Vec<ProgramInfo>> {
+    let mut programs = Vec::new();
+    for program in aya::programs::loaded_programs() {
+        match program {
+            Ok(program) => programs.push(program),
+            // One that goes away while we look is none that stays.
+            Err(ProgramError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).context("listing the programs in the kernel, which needs CAP_SYS_ADMIN");
+            }
+        }
+    }
+    programs.retain(|program| {
         let name = program.name_as_str().unwrap_or_default();
         let is_ours = |hook: &Hook| {
             hook.program().starts_with(name)
                 || hook.event().is_some_and(|event| event.program.starts_with(name))
         };
         !name.is_empty() && Hook::ALL.iter().any(is_ours)
-    })
+    });
+    Ok(programs)
 }
 
 #[cfg(test)]

@@ -61,11 +61,14 @@ impl Hierarchy {
     /// Finds where the hierarchy is mounted.
     ///
     /// # Errors
-    /// `NotFound` if it is not mounted; else what reading `/proc/self/mounts` or opening the mount point says.
+    /// `NotFound` if it is not mounted; else what reading `/proc/self/mounts` or opening the mount point says, or that we may not
+    /// open groups by their identity.
     pub fn find() -> io::Result<Hierarchy> {
         let root = mount_point(&fs::read("/proc/self/mounts")?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))?;
         let mount = File::open(&root)?;
+        let id = mount.metadata()?.ino();
+        open_by_id(&mount, id).map_err(|error| io::Error::new(error.kind(), ByIdentity(error)))?;
         Ok(Hierarchy { root, mount, known: RefCell::default() })
     }
 
@@ -78,6 +81,11 @@ impl Hierarchy {
         locate(&self.root, path)
     }
 }
+
+/// Groups cannot be opened by their identity.
+#[derive(Debug, thiserror::Error)]
+#[error("opening one by its identity (open_by_handle_at) needs CAP_DAC_READ_SEARCH: {0}")]
+struct ByIdentity(io::Error);
 
 impl Cgroups for Hierarchy {
     fn path(&self, id: u64) -> Option<Rc<[u8]>> {

@@ -3,12 +3,16 @@
 pub mod demo;
 pub mod doctor;
 pub mod run;
+mod signals;
 pub mod top;
 pub mod trace;
 
+use std::io;
+use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
+use ipctrace_common::Cause;
 use jiff::tz::TimeZone;
 
 use crate::attach::{self, Attached, ObjectHookFailed};
@@ -19,7 +23,7 @@ use crate::kernel::objects::Choice;
 use crate::kernel::{Facts, Plan, plan};
 use crate::options::Reporting;
 use crate::output::Output;
-use crate::render::{self, Blocks, Clock, Coverage, Hello, Json, Renderer, Text};
+use crate::render::{self, Blocks, Clock, Coverage, Hello, Json, Renderer, Text, Totals};
 use crate::session::{Parts, Session};
 use crate::terminal::Terminal;
 use crate::tracer::Tracer;
@@ -27,7 +31,7 @@ use crate::{args, boot, cgroup, screen};
 
 /// A comparison failed.
 pub const EXIT_DIFFERENT: u8 = 1;
-/// Not permitted, or the kernel cannot do it.
+/// Not permitted, or the kernel cannot do it; also where it takes no more of the output.
 pub const EXIT_IMPOSSIBLE: u8 = 3;
 
 /// What to do where programs on system calls are preempted, for want of perf events.
@@ -68,11 +72,12 @@ pub enum View {
 }
 
 /// Attaches the programs and begins the session. What can fail for reasons of the user's fails before anything is
-/// attached.
+/// attached. Before that, and once the output is open, for which a FIFO lets us wait, `prepare` is called: from there on no signal
+/// finds its default action in place.
 ///
 /// # Errors
-/// If tracing is not possible here, or the output cannot be opened.
-pub fn begin(wish: Wish) -> Result<Session> {
+/// If tracing is not possible here, or the output cannot be opened; and those of `prepare`.
+pub fn begin<T>(wish: Wish, prepare: impl FnOnce() -> Result<T>) -> Result<(Session, T)> {
     let Wish { selection, reporting, children_only, keep, at_objects, view } = wish;
     let own = std::process::id();
     let mut facts = Facts::gather();
@@ -96,6 +101,7 @@ pub fn begin(wish: Wish) -> Result<Session> {
         Some(path) => format!("opening {}", path.display()),
         None => "opening standard output".to_owned(),
     })?;
+    let prepared = prepare()?;
     let mut feedback = Feedback::new(feedback::ancestors());
     feedback.output(output.descriptor());
     feedback.shown_on(output.descriptor());
@@ -103,8 +109,12 @@ pub fn begin(wish: Wish) -> Result<Session> {
     feedback.output(std::io::stderr());
     let cgroups: Rc<dyn Cgroups> = match Hierarchy::find() {
         Ok(hierarchy) => Rc::new(hierarchy),
-        Err(error) => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             log::info!("no unified control group hierarchy: {error}");
+            Rc::new(cgroup::NoHierarchy)
+        }
+        Err(error) => {
+            log::warn!("control groups have no names here: {error}");
             Rc::new(cgroup::NoHierarchy)
         }
     };
@@ -144,7 +154,13 @@ pub fn begin(wish: Wish) -> Result<Session> {
         keep,
         parent: children_only.then_some(own),
     };
-    Session::begin(parts, &hello(&facts, &plan))
+    Ok((Session::begin(parts, &hello(&facts, &plan))?, prepared))
+}
+
+/// The status of a trace that has come to its end: whether all of it could be written.
+fn status(totals: &Totals) -> ExitCode {
+    let failed = totals.lost.iter().any(|(cause, _)| *cause == Cause::WriteFailed);
+    if failed { ExitCode::from(EXIT_IMPOSSIBLE) } else { ExitCode::SUCCESS }
 }
 
 /// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms, or for all for which they can be had.

@@ -24,7 +24,7 @@ pub struct Occupancy {
 /// If the kernel does not let us look.
 pub fn occupancy() -> Result<Vec<Occupancy>> {
     let mut ids = Vec::new();
-    for program in attach::loaded_programs() {
+    for program in attach::loaded_programs()? {
         ids.extend(program.map_ids().context("asking for the maps of a program")?.unwrap_or_default());
     }
     ids.sort_unstable();

@@ -254,22 +254,30 @@ impl Session {
             renderer.flows(time, &flows, output).or_else(ignore_gone)?;
         }
         io::Write::flush(output).or_else(ignore_gone)?;
-        if let Some(losses) = output.take_losses() {
-            if let Some(report) = &losses.report {
-                log::error!("{report}");
-            }
-            *self.lost.entry(Cause::WriteFailed).or_default() += losses.count;
-        }
-        let totals = Totals {
+        count_losses(output, &mut self.lost);
+        let mut totals = Totals {
             time,
             events: self.shown,
-            lost: self.lost.into_iter().collect(),
+            lost: self.lost.clone().into_iter().collect(),
             left_out: if summary { self.flows.left_out() } else { 0 },
             duration: self.started.elapsed(),
         };
         renderer.end(&totals, output).or_else(ignore_gone)?;
         io::Write::flush(output).or_else(ignore_gone)?;
+        // Of what it says of itself the end cannot tell.
+        count_losses(output, &mut self.lost);
+        totals.lost = self.lost.into_iter().collect();
         Ok((totals, self.kept))
+    }
+}
+
+/// Counts what could not be written, and says so if that is new.
+fn count_losses(output: &mut Output, lost: &mut BTreeMap<Cause, u64>) {
+    if let Some(losses) = output.take_losses() {
+        if let Some(report) = &losses.report {
+            log::error!("{report}");
+        }
+        *lost.entry(Cause::WriteFailed).or_default() += losses.count;
     }
 }
 

@@ -157,6 +157,46 @@ fn a_full_disk_is_said_and_its_losses_are_counted() -> Result<()> {
     let message = said(&output);
     assert!(message.contains("/dev/full") && message.contains("No space left"), "{message}");
     assert!(message.contains("write-failed: "), "{message}");
+    // There is no command whose status it could have.
+    for command in ["trace", "top"] {
+        let output = run(&[command, "-f", "json", "-o", "/dev/full", "-d", "0.3"])?;
+        assert_eq!(output.status.code(), Some(3), "{command}: {}", said(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_can_be_given_up() -> Result<()> {
+    let fifo = Scratch::new(".fifo");
+    nix::unistd::mkfifo(fifo.path(), nix::sys::stat::Mode::S_IRWXU)?;
+    let mut child = Command::new(binary()?)
+        .args(["trace", "-f", "json", "-o"])
+        .arg(fifo.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    // Where open(2) sleeps, in one function or in that which has taken it in: fs/pipe.c.
+    let place = format!("/proc/{}/wchan", child.id());
+    let waits = pause_until("it waits for a reader", || {
+        Ok(["wait_for_partner", "fifo_open"].contains(&fs::read_to_string(&place)?.as_str()))
+    });
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
+    let status = child.wait()?;
+    waits?;
+    assert_eq!(status.signal(), Some(15));
+    Ok(())
+}
+
+#[test]
+fn what_is_to_outlive_its_terminal_does() -> Result<()> {
+    // As nohup has it.
+    let script = format!(
+        "trap '' HUP; exec {} run -o /dev/null -- sh -c 'kill -HUP $$ $PPID; echo on'",
+        binary()?.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
+    assert_eq!((output.status.code(), said_out(&output).as_str()), (Some(0), "on"), "{}", said(&output));
     Ok(())
 }
 

@@ -116,7 +116,7 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut run::Signals) -> Result<P
         .filter(|mechanism| mechanism.shape() != Shape::Shared || demo.mechanisms.contains(mechanism))
         .collect();
     let reporting = options::reporting(Report { format: Format::Text, hooks, ..Report::default() })?;
-    let mut session = begin(Wish {
+    let wish = Wish {
         selection,
         reporting,
         children_only: true,
@@ -126,7 +126,8 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut run::Signals) -> Result<P
             demo.mechanisms.iter().fold(0, |set, one| set | one.bit()) & !Mechanism::Signal.bit(),
         ),
         view: View::Events,
-    })?;
+    };
+    let (mut session, ()) = begin(wish, || Ok(()))?;
     if let Some(signal) = signals.pending().await {
         session.end(false, false)?;
         return Ok(Played::Interrupted(run::by_signal(signal)));

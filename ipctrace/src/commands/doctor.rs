@@ -168,7 +168,7 @@ fn maps() -> Result<ExitCode> {
 
 /// Lists programs of ours that are loaded, one a line: none should be while no tracer runs.
 fn leftovers() -> Result<ExitCode> {
-    for program in attach::loaded_programs() {
+    for program in attach::loaded_programs()? {
         stdout::line(format_args!("{} {}", program.id(), program.name_as_str().unwrap_or_default()))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{self, SignalKind};
+use tokio::signal::unix::SignalKind;
 
+use super::signals::Awaited;
 use super::trace::elapsed;
 use super::{View, Wish, begin};
 use crate::session::{Ended, Session};
@@ -32,15 +33,9 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     let duration = reporting.duration;
     // With the trace on standard output, that of the command would get in between its lines.
     let aside = reporting.output.is_none();
-    let mut signals = Signals::new()?;
-    let mut session = begin(Wish {
-        selection,
-        reporting,
-        children_only: true,
-        keep: false,
-        at_objects: None,
-        view: View::Events,
-    })?;
+    let wish =
+        Wish { selection, reporting, children_only: true, keep: false, at_objects: None, view: View::Events };
+    let (mut session, mut signals) = begin(wish, Signals::new)?;
     if let Some(signal) = signals.pending().await {
         session.end(false, false)?;
         return Ok(by_signal(signal));
@@ -64,11 +59,11 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     Ok(exit_code(status(ended, &mut child, &mut signals).await?))
 }
 
-/// The signals that would end us.
+/// The signals that would end us. What the command was to ignore it ignores, and so do we.
 pub(super) struct Signals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
-    hangup: unix::Signal,
+    interrupt: Awaited,
+    terminate: Awaited,
+    hangup: Awaited,
 }
 
 impl Signals {
@@ -78,18 +73,18 @@ impl Signals {
     /// If there can be no more handlers.
     pub(super) fn new() -> Result<Signals> {
         Ok(Signals {
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            hangup: unix::signal(SignalKind::hangup())?,
+            interrupt: Awaited::unless_ignored(SignalKind::interrupt())?,
+            terminate: Awaited::unless_ignored(SignalKind::terminate())?,
+            hangup: Awaited::unless_ignored(SignalKind::hangup())?,
         })
     }
 
     /// The next of them.
     async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.interrupt.recv() => Signal::SIGINT,
-            _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.hangup.recv() => Signal::SIGHUP,
+            () = self.interrupt.come() => Signal::SIGINT,
+            () = self.terminate.come() => Signal::SIGTERM,
+            () = self.hangup.come() => Signal::SIGHUP,
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::trace::elapsed;
-use super::{View, Wish, begin};
+use super::{View, Wish, begin, status};
 use crate::args::{self, Format};
 use crate::options::Reporting;
 use crate::screen::{self, Screen};
@@ -35,11 +35,9 @@ pub async fn top(arguments: args::Top) -> Result<ExitCode> {
     let selection = options::selection(arguments.show)?;
     let on_screen = reporting.format == Format::Text && reporting.output.is_none() && Screen::is_possible();
     let Reporting { count, duration, .. } = reporting;
-    // Before anything is attached, so that no signal finds its default action in place.
-    let signals = Signals::new(on_screen)?;
     let view = if on_screen { View::Screen } else { View::Flows };
-    let session =
-        begin(Wish { selection, reporting, children_only: false, keep: false, at_objects: None, view })?;
+    let wish = Wish { selection, reporting, children_only: false, keep: false, at_objects: None, view };
+    let (session, signals) = begin(wish, || Signals::new(on_screen))?;
     let host = nix::unistd::gethostname().unwrap_or_default();
     let table = Top::new(host.into_encoded_bytes(), boot::now(), interval);
     let screen = on_screen.then(Screen::take).transpose().context("taking the terminal over")?;
@@ -178,6 +176,6 @@ impl Live {
         if state != State::ReaderGone {
             log::warn!("{totals}");
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(status(&totals))
     }
 }

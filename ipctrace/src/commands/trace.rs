@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
-use super::{View, Wish, begin};
+use super::signals::Awaited;
+use super::{View, Wish, begin, status};
 use crate::args;
 use crate::options;
 use crate::session::Ended;
@@ -20,24 +21,28 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
     let selection = options::selection(arguments.show)?;
     let reporting = options::reporting(arguments.report)?;
     let (duration, asked) = (reporting.duration, reporting.summary);
-    // Before anything is attached, so that no signal finds its default action in place.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut session = begin(Wish {
+    let wish = Wish {
         selection,
         reporting,
         children_only: false,
         keep: false,
         at_objects: None,
         view: View::Events,
+    };
+    let (mut session, (mut interrupt, mut terminate, mut hangup)) = begin(wish, || {
+        Ok((
+            // Scripts end in this way what they have in the background, where Ctrl-C is ignored.
+            Awaited::always(SignalKind::interrupt())?,
+            Awaited::always(SignalKind::terminate())?,
+            Awaited::unless_ignored(SignalKind::hangup())?,
+        ))
     })?;
     let ended = session
         .follow(async {
             tokio::select! {
-                _ = interrupt.recv() => true,
-                _ = terminate.recv() => true,
-                _ = hangup.recv() => false,
+                () = interrupt.come() => true,
+                () = terminate.come() => true,
+                () = hangup.come() => false,
                 () = elapsed(duration) => false,
             }
         })
@@ -48,7 +53,7 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
     if !gone {
         log::warn!("{totals}");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(status(&totals))
 }
 
 /// Sleeps so long, or for ever.

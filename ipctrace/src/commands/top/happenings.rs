@@ -4,9 +4,11 @@ use std::pin::Pin;
 
 use anyhow::Result;
 use crossterm::event::Event;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
+
+use crate::commands::signals::Awaited;
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -27,12 +29,12 @@ pub(super) enum Happening {
 
 /// The signals that would end us or stop us.
 pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Option<Signal>,
-    stop: Option<Signal>,
-    resume: Option<Signal>,
+    interrupt: Awaited,
+    terminate: Awaited,
+    hangup: Awaited,
+    quit: Awaited,
+    stop: Awaited,
+    resume: Awaited,
 }
 
 impl Signals {
@@ -41,11 +43,11 @@ impl Signals {
     /// # Errors
     /// If there can be no more handlers.
     pub(super) fn new(on_screen: bool) -> Result<Signals> {
-        let job = |kind| on_screen.then(|| signal(kind)).transpose();
+        let job = |kind| if on_screen { Awaited::always(kind) } else { Ok(Awaited::never()) };
         Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            interrupt: Awaited::always(SignalKind::interrupt())?,
+            terminate: Awaited::always(SignalKind::terminate())?,
+            hangup: Awaited::unless_ignored(SignalKind::hangup())?,
             quit: job(SignalKind::quit())?,
             stop: job(SignalKind::from_raw(libc::SIGTSTP))?,
             resume: job(SignalKind::from_raw(libc::SIGCONT))?,
@@ -63,24 +65,15 @@ pub(super) async fn next(
     let Signals { interrupt, terminate, hangup, quit, stop, resume } = signals;
     tokio::select! {
         biased;
-        _ = interrupt.recv() => Happening::Over,
-        _ = terminate.recv() => Happening::Over,
-        _ = hangup.recv() => Happening::Over,
-        () = received(quit) => Happening::Over,
-        () = received(stop) => Happening::Suspended,
-        () = received(resume) => Happening::Resumed,
+        () = interrupt.come() => Happening::Over,
+        () = terminate.come() => Happening::Over,
+        () = hangup.come() => Happening::Over,
+        () = quit.come() => Happening::Over,
+        () = stop.come() => Happening::Suspended,
+        () = resume.come() => Happening::Resumed,
         event = pressed(keys) => event.map_or(Happening::Gone, Happening::Terminal),
         _ = ticks.tick() => Happening::Tick,
         () = over => Happening::Over,
-    }
-}
-
-async fn received(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
     }
 }
 
