@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use ipctrace_common::Mechanism;
 
 use crate::model::{Channel, End, Event, Transfer, Why};
@@ -38,16 +37,7 @@ fn touched(range: &Range, count: u64) -> u64 {
     let (calls, bytes) = (u128::from(range.messages), u128::from(range.bytes));
     let (begin, end) = (u128::from(range.taken), u128::from(range.taken + count));
     let (first, last) = (begin * calls / bytes, (end * calls).div_ceil(bytes));
-    u64::try_from(last - first).unwrap_or(range.messages).max(1)
-}
-
-/// Whether two ends are the same process (mostly the same `Rc`) or unknown for the same reason.
-fn same(one: &End, two: &End) -> bool {
-    match (one, two) {
-        (End::Known(one), End::Known(two)) => Rc::ptr_eq(one, two) || one == two,
-        (End::Unknown(one), End::Unknown(two)) => one == two,
-        (End::Known(_), End::Unknown(_)) | (End::Unknown(_), End::Known(_)) => false,
-    }
+    u64::try_from(last - first).unwrap_or(u64::from(range.messages)).max(1)
 }
 
 impl<'a> Runs<'a> {
@@ -60,12 +50,12 @@ impl<'a> Runs<'a> {
     pub(super) fn add(&mut self, range: &Range, count: u64, out: &mut Vec<Event>) {
         let exact = self.receiver.exact && range.exact;
         let messages = touched(range, count);
-        let known = range.sender.process().is_some() && self.receiver.who.process().is_some();
+        let known = range.process().is_some() && self.receiver.who.process().is_some();
         let latency = self.receiver.time.filter(|_| known).map(|time| time.saturating_sub(range.time));
         if self.going
             && let Some(Event::Transfer(current)) = out.last_mut()
             && current.exact == exact
-            && same(&current.sender, &range.sender)
+            && range.is_from(&current.sender)
         {
             current.bytes += count;
             current.messages += messages;
@@ -75,26 +65,15 @@ impl<'a> Runs<'a> {
         }
         self.going = true;
         let time = self.receiver.time.unwrap_or(range.time);
-        let (sender, receiver) = (range.sender.clone(), self.receiver.who.clone());
+        let (sender, receiver) = (range.sender(), self.receiver.who.clone());
         out.push(Event::Transfer(Transfer {
             messages,
             latency,
             exact,
-            payload: begin(range, count),
+            payload: range.captured(count),
             ..Transfer::new(self.mechanism, Rc::clone(self.channel), sender, receiver, count, time)
         }));
     }
-}
-
-/// What of the next `count` bytes of the range was captured.
-fn begin(range: &Range, count: u64) -> Option<Bytes> {
-    if range.payload.is_empty() {
-        return None;
-    }
-    let skipped = usize::try_from(range.taken).unwrap_or(usize::MAX);
-    let length =
-        range.payload.len().saturating_sub(skipped).min(usize::try_from(count).unwrap_or(usize::MAX));
-    (length > 0).then(|| range.payload.slice(skipped..skipped + length))
 }
 
 /// The end of what nobody took.

@@ -4,6 +4,8 @@
 //! The kernel keeps a pipe as a ring of pages: a write puts the odd part of its length behind what the last page
 //! holds, if it fits there and the pipe is not empty, and the rest into new pages (`pipe_write` in `fs/pipe.c`).
 
+use std::num::NonZero;
+
 /// Bytes of a pipe buffer: the page size of the machines that ipctrace runs on.
 pub(super) const PAGE: u64 = 4096;
 /// The part of a position that is an offset within a page.
@@ -44,24 +46,45 @@ pub(super) fn is_vague(position: u64) -> bool {
     position & OFFSET == 0 && position >> 32 > 0
 }
 
-/// Where the bytes of one write stand in the pipe, in the readers' terms.
+/// Where the bytes of one write stand in the pipe, in the readers' terms: in one word, also if there is none, for there is one with
+/// each range of a stream.
+///
+/// From the highest bit down: page of the first byte, [`Place::THERE`], offset in the page, and how many bytes stand in the page that
+/// was there before (the rest begins at the next page).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Position of the first byte.
-    first: u64,
-    /// How many bytes stand in the page that was there before; the rest begins at the next page.
-    merged: u64,
-}
+pub(super) struct Place(NonZero<u64>);
+
+const _: () = assert!(PAGE <= Place::MASK);
 
 impl Place {
+    /// Always set.
+    const THERE: NonZero<u64> = NonZero::new(1 << 31).unwrap();
+    /// Bits of an offset in a page, its end included.
+    const BITS: u32 = 15;
+    const MASK: u64 = (1 << Place::BITS) - 1;
+
+    /// `first`: position of the first byte.
+    fn new(first: u64, merged: u64) -> Place {
+        let offset = (first & Place::MASK) << Place::BITS;
+        Place(Place::THERE | (first & !OFFSET | offset | merged & Place::MASK))
+    }
+
+    fn first(self) -> u64 {
+        self.0.get() & !OFFSET | self.0.get() >> Place::BITS & Place::MASK
+    }
+
+    fn merged(self) -> u64 {
+        self.0.get() & Place::MASK
+    }
+
     /// The place of a lone write of `bytes` from one writer's position to another, if that is where it would end.
     pub(super) fn between(from: u64, to: u64, bytes: u64) -> Option<Place> {
         let [merged, fresh] = ends(from, bytes);
         let (head, end) = (from >> 32, from & OFFSET);
         if merged == Some(to) {
-            Some(Place { first: position(head.wrapping_sub(1), end), merged: bytes % PAGE })
+            Some(Place::new(position(head.wrapping_sub(1), end), bytes % PAGE))
         } else if fresh == Some(to) {
-            Some(Place { first: position(head, 0), merged: 0 })
+            Some(Place::new(position(head, 0), 0))
         } else {
             None
         }
@@ -73,10 +96,9 @@ impl Place {
         let (head, end) = (from >> 32, to & OFFSET);
         let pages = (to >> 32).checked_sub(head)?;
         if pages == 1 {
-            Some(Place { first: position(head, end.checked_sub(bytes)?), merged: bytes })
+            Some(Place::new(position(head, end.checked_sub(bytes)?), bytes))
         } else {
-            (pages > 0 && pages.checked_mul(PAGE) == Some(bytes))
-                .then_some(Place { first: position(head, 0), merged: 0 })
+            (pages > 0 && pages.checked_mul(PAGE) == Some(bytes)).then(|| Place::new(position(head, 0), 0))
         }
     }
 
@@ -93,23 +115,24 @@ impl Place {
                 (first, first + (pages - 2).checked_mul(PAGE)? + end)
             }
         };
-        (total == bytes).then_some(Place { first: from, merged })
+        (total == bytes).then(|| Place::new(from, merged))
     }
 
     /// A reader's position with byte `offset` of the write next.
     pub(super) fn at(self, offset: u64) -> u64 {
-        if offset < self.merged {
-            return self.first + offset;
+        let (first, merged) = (self.first(), self.merged());
+        if offset < merged {
+            return first + offset;
         }
-        let rest = offset - self.merged;
-        let page = (self.first >> 32).wrapping_add(u64::from(self.merged > 0)).wrapping_add(rest / PAGE);
+        let rest = offset - merged;
+        let page = (first >> 32).wrapping_add(u64::from(merged > 0)).wrapping_add(rest / PAGE);
         position(page, rest % PAGE)
     }
 
     /// A reader's position with all `bytes` of the write taken and nothing behind them in their last page.
     pub(super) fn past(self, bytes: u64) -> u64 {
         match bytes {
-            0 => self.first,
+            0 => self.first(),
             bytes => position((self.at(bytes - 1) >> 32).wrapping_add(1), 0),
         }
     }
@@ -117,7 +140,7 @@ impl Place {
     /// A reader's position with all `bytes` of the write taken and more behind them in their last page.
     pub(super) fn end(self, bytes: u64) -> u64 {
         match bytes {
-            0 => self.first,
+            0 => self.first(),
             bytes => self.at(bytes - 1) + 1,
         }
     }
@@ -127,7 +150,7 @@ impl Place {
         if bytes == 0 {
             return true;
         }
-        if self.first >> 32 > *next {
+        if self.first() >> 32 > *next {
             return false;
         }
         let end = self.end(bytes);

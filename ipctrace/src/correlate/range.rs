@@ -1,21 +1,25 @@
 //! What is in a stream: the ranges of bytes that were put in and not yet taken, in order.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::model::{End, Why};
+use crate::model::{End, Proc, Why};
 
 use super::cache;
 use super::call::Call;
 use super::position::Place;
 use super::sequence::{give_back, sparing};
 
-/// The bytes of one send that are still in the stream.
+/// The bytes of one send that are still in the stream. One cache line: a busy host has more of them on the way than the caches hold.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub(super) struct Range {
-    /// Who put them in.
-    pub(super) sender: End,
+    /// Who put them in, if that is known.
+    who: Option<Rc<Proc>>,
+    /// If it is not: why.
+    nobody: Nobody,
     /// End of the send.
     pub(super) time: u64,
     /// Bytes that the send put in.
@@ -25,28 +29,62 @@ pub(super) struct Range {
     /// Whether the place of the send among those of other processes is certain.
     pub(super) exact: bool,
     /// Calls it stands for.
-    pub(super) messages: u64,
+    pub(super) messages: u32,
     /// Where it stands in a pipe, if known.
     pub(super) place: Option<Place>,
     /// Start of the bytes, if captured.
-    pub(super) payload: Bytes,
+    payload: Option<Box<Bytes>>,
     /// Where its first byte stands in the stream, counted (and wrapping) from some byte that is the same for all that is in
     /// it: so the distance of two is known without adding up what is between them.
     pub(super) base: u64,
 }
 
+const _: () = assert!(size_of::<Range>() == 64);
+
+/// Why nobody is known for bytes that are in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nobody {
+    BeforeStart,
+    Kernel,
+    Lost,
+}
+
+impl Nobody {
+    /// Whose bytes are on another host, or are taken by nobody, does not put them into a stream.
+    fn of(why: &Why) -> Nobody {
+        match why {
+            Why::BeforeStart => Nobody::BeforeStart,
+            Why::Kernel => Nobody::Kernel,
+            Why::Remote(_) | Why::Lost | Why::Unread => Nobody::Lost,
+        }
+    }
+
+    fn why(self) -> Why {
+        match self {
+            Nobody::BeforeStart => Why::BeforeStart,
+            Nobody::Kernel => Why::Kernel,
+            Nobody::Lost => Why::Lost,
+        }
+    }
+}
+
 impl Range {
     /// What a send put in.
     pub(super) fn new(call: Call, exact: bool, place: Option<Place>) -> Range {
+        let (who, nobody) = match call.who {
+            End::Known(process) => (Some(process), Nobody::Lost),
+            End::Unknown(why) => (None, Nobody::of(&why)),
+        };
         Range {
-            sender: call.who,
+            who,
+            nobody,
             time: call.time,
             bytes: call.bytes,
             taken: 0,
             exact,
-            messages: call.messages,
+            messages: u32::try_from(call.messages).unwrap_or(u32::MAX),
             place,
-            payload: call.payload,
+            payload: (!call.payload.is_empty()).then(|| Box::new(call.payload)),
             base: 0,
         }
     }
@@ -54,16 +92,52 @@ impl Range {
     /// Bytes whose sender is not known.
     pub(super) fn unknown(why: Why, bytes: u64, time: u64, exact: bool) -> Range {
         Range {
-            sender: End::Unknown(why),
+            who: None,
+            nobody: Nobody::of(&why),
             time,
             bytes,
             taken: 0,
             exact,
             messages: 1,
             place: None,
-            payload: Bytes::new(),
+            payload: None,
             base: 0,
         }
+    }
+
+    /// The same, where it stands in a pipe.
+    pub(super) fn at(self, place: Option<Place>) -> Range {
+        Range { place, ..self }
+    }
+
+    /// Who put them in, if that is known.
+    pub(super) fn process(&self) -> Option<&Rc<Proc>> {
+        self.who.as_ref()
+    }
+
+    /// Who put them in.
+    pub(super) fn sender(&self) -> End {
+        match &self.who {
+            Some(process) => End::Known(Rc::clone(process)),
+            None => End::Unknown(self.nobody.why()),
+        }
+    }
+
+    /// Whether that is who put them in (mostly the same `Rc`), or nobody, for the same reason.
+    pub(super) fn is_from(&self, sender: &End) -> bool {
+        match (&self.who, sender) {
+            (Some(process), End::Known(other)) => Rc::ptr_eq(process, other) || process == other,
+            (None, End::Unknown(why)) => self.nobody.why() == *why,
+            (Some(_), End::Unknown(_)) | (None, End::Known(_)) => false,
+        }
+    }
+
+    /// What of the next `count` bytes was captured.
+    pub(super) fn captured(&self, count: u64) -> Option<Bytes> {
+        let payload = self.payload.as_ref()?;
+        let skipped = usize::try_from(self.taken).unwrap_or(usize::MAX);
+        let length = payload.len().saturating_sub(skipped).min(usize::try_from(count).unwrap_or(usize::MAX));
+        (length > 0).then(|| payload.slice(skipped..skipped + length))
     }
 
     /// How many bytes are left.
@@ -173,7 +247,7 @@ impl Ranges {
             if bytes == 0 {
                 return false;
             }
-            if matches!(range.sender, End::Unknown(Why::Lost)) {
+            if range.who.is_none() && range.nobody == Nobody::Lost {
                 return true;
             }
             bytes = bytes.saturating_sub(range.left());
@@ -185,7 +259,7 @@ impl Ranges {
     pub(super) fn forget_half(&mut self) -> u64 {
         let half = self.queue.len() / 2;
         let time = self.queue.get(half).map_or(0, |range| range.time);
-        let calls = self.queue.range(..half).map(|range| range.messages).sum();
+        let calls = self.queue.range(..half).map(|range| u64::from(range.messages)).sum();
         let bytes: u64 = self.queue.drain(..half).map(|range| range.left()).sum();
         let base = self.begin().wrapping_sub(bytes);
         self.queue.push_front(Range { base, ..Range::unknown(Why::Lost, bytes, time, true) });
@@ -195,7 +269,7 @@ impl Ranges {
     /// A call of `process` that began at `enter` may have come before the last ranges of others.
     pub(super) fn doubt(&mut self, process: (u32, u64), enter: u64) {
         for range in self.queue.iter_mut().rev().take_while(|range| range.time >= enter) {
-            let other = range.sender.process().is_some_and(|sender| sender.identity() != process);
+            let other = range.process().is_some_and(|sender| sender.identity() != process);
             range.exact &= !other;
         }
     }
@@ -414,7 +488,7 @@ mod tests {
         ranges.push(Range::unknown(Why::BeforeStart, 3, 0, true));
         ranges.push(Range::unknown(Why::Lost, 4, 0, true));
         let mut seen = Vec::new();
-        ranges.take(5, |range, count| seen.push((range.sender.clone(), count)));
+        ranges.take(5, |range, count| seen.push((range.sender(), count)));
         assert_eq!(seen, [(End::Unknown(Why::BeforeStart), 3), (End::Unknown(Why::Lost), 2)]);
         assert_eq!((ranges.left(), ranges.len()), (2, 1));
     }

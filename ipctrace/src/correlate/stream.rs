@@ -120,7 +120,7 @@ impl Stream {
             let queued = if record.queued == u64::MAX { 0 } else { record.queued };
             let place = position.and_then(|position| Place::queued(record.read_pos, position, queued));
             let range = Range::unknown(Why::BeforeStart, queued, record.header.time, true);
-            self.ranges.push(Range { place, ..range });
+            self.ranges.push(range.at(place));
         }
         self.put.calls.follow();
         self.take.calls.follow();
