@@ -62,10 +62,10 @@ fn priority(special: u32, argument: u64) -> i64 {
     }
 }
 
-/// The same, or the type of a System V message that is sent. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
+/// The same, or the type of a System V message that is sent. The verifier looks at it by itself, but where it is part of its callers, for
+/// returns cost: see `try_enter` of [`crate::syscall`].
 #[cfg_attr(feature = "loads", inline(always))]
-#[cfg_attr(not(feature = "loads"), inline(never))]
+#[cfg_attr(not(feature = "loads"), unsafe(no_mangle), inline(never))]
 pub extern "C" fn queue_detail(special: u32) -> i64 {
     let Ok([_, message, _, argument, ..]) = special::arguments() else {
         return -1;
@@ -266,10 +266,9 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     0
 }
 
-/// Tells of a call whose message need not be told from others, as part of a run; 0 if it does. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
+/// Tells of a call whose message need not be told from others, as part of a run; 0 if it does. As [`queue_detail`] for the verifier.
 #[cfg_attr(feature = "loads", inline(always))]
-#[cfg_attr(not(feature = "loads"), inline(never))]
+#[cfg_attr(not(feature = "loads"), unsafe(no_mangle), inline(never))]
 pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
     let Some(call) = inflight::get(tid) else {
         return 0;

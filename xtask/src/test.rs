@@ -112,32 +112,30 @@ fn cargo() -> Command {
     command
 }
 
-/// clippy for the eBPF crate, on nightly and for its own target.
-fn ebpf_lints() -> Command {
+/// A check of one package for another target by nightly, which alone builds what there is no installed library for; what it makes
+/// goes to that directory below `target`.
+fn check(package: &str, target: &str, libraries: &str, directory: &str) -> Command {
     let mut command = Command::new("rustup");
     command
-        .args(["run", "nightly", "cargo", "check", "--release", "--package", "ipctrace-ebpf"])
-        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
-        .arg(workspace::target().join("ebpf-check"))
+        .args(["run", "nightly", "cargo", "check", "--quiet", "--package", package, "--target", target])
+        .args(["-Z", libraries, "--target-dir"])
+        .arg(workspace::target().join(directory))
         .current_dir(workspace::root())
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Dwarnings\x1f--cfg=bpf_target_arch=\"x86_64\"")
         .env_remove("RUSTC")
         .env_remove("RUSTUP_TOOLCHAIN");
     command
 }
 
-/// A check of the collector for aarch64, which builds the eBPF programs for it on the way. Only nightly can build the standard library
-/// for a target that is not installed.
+/// A check of the eBPF crate, without warnings.
+fn ebpf_lints() -> Command {
+    let mut command = check("ipctrace-ebpf", "bpfel-unknown-none", "build-std=core", "ebpf-check");
+    command.arg("--release").env("CARGO_ENCODED_RUSTFLAGS", "-Dwarnings\x1f--cfg=bpf_target_arch=\"x86_64\"");
+    command
+}
+
+/// A check of the collector for aarch64, which builds the eBPF programs for it on the way.
 fn aarch64() -> Command {
-    let mut command = Command::new("rustup");
-    command
-        .args(["run", "nightly", "cargo", "check", "--quiet", "--package", "ipctrace"])
-        .args(["--target", "aarch64-unknown-linux-gnu", "-Z", "build-std", "--target-dir"])
-        .arg(workspace::target().join("aarch64"))
-        .current_dir(workspace::root())
-        .env_remove("RUSTC")
-        .env_remove("RUSTUP_TOOLCHAIN");
-    command
+    check("ipctrace", "aarch64-unknown-linux-gnu", "build-std", "aarch64")
 }
 
 /// A test executable.
