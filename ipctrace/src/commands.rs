@@ -109,12 +109,10 @@ pub fn begin<T>(wish: Wish, prepare: impl FnOnce() -> Result<T>) -> Result<(Sess
     feedback.output(std::io::stderr());
     let cgroups: Rc<dyn Cgroups> = match Hierarchy::find() {
         Ok(hierarchy) => Rc::new(hierarchy),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            log::info!("no unified control group hierarchy: {error}");
-            Rc::new(cgroup::NoHierarchy)
-        }
         Err(error) => {
-            log::warn!("control groups have no names here: {error}");
+            let level =
+                if error.kind() == io::ErrorKind::NotFound { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "control groups have no names here: {error}");
             Rc::new(cgroup::NoHierarchy)
         }
     };

@@ -149,15 +149,8 @@ impl Session {
             }
             self.parts.filter.forked(fork.parent, fork.child);
         }
-        if let Some(losses) = self.parts.output.take_losses() {
-            if let Some(report) = &losses.report {
-                log::error!("{report}");
-            }
-            self.events.push(Event::Lost(Lost {
-                time: boot::now(),
-                cause: Cause::WriteFailed,
-                count: losses.count,
-            }));
+        if let Some(count) = unwritten(&mut self.parts.output) {
+            self.events.push(Event::Lost(Lost { time: boot::now(), cause: Cause::WriteFailed, count }));
         }
         let mut state = if more { Pump::More } else { Pump::Idle };
         let Parts { filter, renderer, output, limit, keep, live, .. } = &mut self.parts;
@@ -254,7 +247,7 @@ impl Session {
             renderer.flows(time, &flows, output).or_else(ignore_gone)?;
         }
         io::Write::flush(output).or_else(ignore_gone)?;
-        count_losses(output, &mut self.lost);
+        count_unwritten(output, &mut self.lost);
         let mut totals = Totals {
             time,
             events: self.shown,
@@ -265,19 +258,25 @@ impl Session {
         renderer.end(&totals, output).or_else(ignore_gone)?;
         io::Write::flush(output).or_else(ignore_gone)?;
         // Of what it says of itself the end cannot tell.
-        count_losses(output, &mut self.lost);
+        count_unwritten(output, &mut self.lost);
         totals.lost = self.lost.into_iter().collect();
         Ok((totals, self.kept))
     }
 }
 
-/// Counts what could not be written, and says so if that is new.
-fn count_losses(output: &mut Output, lost: &mut BTreeMap<Cause, u64>) {
-    if let Some(losses) = output.take_losses() {
-        if let Some(report) = &losses.report {
-            log::error!("{report}");
-        }
-        *lost.entry(Cause::WriteFailed).or_default() += losses.count;
+/// How many records could not be written since it was last asked for; says so if that is new.
+fn unwritten(output: &mut Output) -> Option<u64> {
+    let losses = output.take_losses()?;
+    if let Some(report) = &losses.report {
+        log::error!("{report}");
+    }
+    Some(losses.count)
+}
+
+/// Counts them.
+fn count_unwritten(output: &mut Output, lost: &mut BTreeMap<Cause, u64>) {
+    if let Some(count) = unwritten(output) {
+        *lost.entry(Cause::WriteFailed).or_default() += count;
     }
 }
 

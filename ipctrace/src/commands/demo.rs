@@ -9,6 +9,7 @@ use comfy_table::{Table, presets};
 use ipctrace_common::{Mechanism, Shape};
 use tokio::process::Command;
 
+use super::signals::Ending;
 use super::{EXIT_DIFFERENT, EXIT_IMPOSSIBLE, View, Wish, begin, run};
 use crate::args::{self, Format, Hooks, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
@@ -33,7 +34,7 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
     let hooks = arguments.hooks;
     let mut outcomes = Vec::new();
-    let mut signals = run::Signals::new()?;
+    let mut signals = Ending::of_a_command()?;
     let mut interrupted = None;
     for demo in demos {
         stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
@@ -105,7 +106,7 @@ enum Played {
     Interrupted(ExitCode),
 }
 
-async fn play(demo: &Demo, hooks: Hooks, signals: &mut run::Signals) -> Result<Played> {
+async fn play(demo: &Demo, hooks: Hooks, signals: &mut Ending) -> Result<Played> {
     let file = std::env::temp_dir().join(format!("ipctrace-demo-{}-{}", std::process::id(), demo.name));
     let scratch = Scratch(file);
     let mut selection = options::selection(Show::default())?;

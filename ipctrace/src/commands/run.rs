@@ -11,9 +11,8 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::SignalKind;
 
-use super::signals::Awaited;
+use super::signals::Ending;
 use super::trace::elapsed;
 use super::{View, Wish, begin};
 use crate::session::{Ended, Session};
@@ -35,7 +34,7 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     let aside = reporting.output.is_none();
     let wish =
         Wish { selection, reporting, children_only: true, keep: false, at_objects: None, view: View::Events };
-    let (mut session, mut signals) = begin(wish, Signals::new)?;
+    let (mut session, mut signals) = begin(wish, Ending::of_a_command)?;
     if let Some(signal) = signals.pending().await {
         session.end(false, false)?;
         return Ok(by_signal(signal));
@@ -59,43 +58,6 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     Ok(exit_code(status(ended, &mut child, &mut signals).await?))
 }
 
-/// The signals that would end us. What the command was to ignore it ignores, and so do we.
-pub(super) struct Signals {
-    interrupt: Awaited,
-    terminate: Awaited,
-    hangup: Awaited,
-}
-
-impl Signals {
-    /// From here on they do not. To be made before anything is started that one of them is to reach.
-    ///
-    /// # Errors
-    /// If there can be no more handlers.
-    pub(super) fn new() -> Result<Signals> {
-        Ok(Signals {
-            interrupt: Awaited::unless_ignored(SignalKind::interrupt())?,
-            terminate: Awaited::unless_ignored(SignalKind::terminate())?,
-            hangup: Awaited::unless_ignored(SignalKind::hangup())?,
-        })
-    }
-
-    /// The next of them.
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            () = self.interrupt.come() => Signal::SIGINT,
-            () = self.terminate.come() => Signal::SIGTERM,
-            () = self.hangup.come() => Signal::SIGHUP,
-        }
-    }
-
-    /// One that came before there was anything that it could have reached.
-    pub(super) async fn pending(&mut self) -> Option<Signal> {
-        // They come by way of the runtime, which has a look now.
-        const MOMENT: Duration = Duration::from_millis(1);
-        tokio::time::timeout(MOMENT, self.next()).await.ok()
-    }
-}
-
 /// Starts the command. The programs are at work already: what it does first is seen.
 fn start(command: &[OsString], aside: bool) -> io::Result<Child> {
     let mut process = Command::new(&command[0]);
@@ -113,7 +75,7 @@ fn start(command: &[OsString], aside: bool) -> io::Result<Child> {
 pub(super) async fn follow(
     session: &mut Session,
     child: &mut Child,
-    signals: &mut Signals,
+    signals: &mut Ending,
     duration: Option<Duration>,
 ) -> Result<Ended<Option<ExitStatus>>> {
     let over = async {
@@ -136,7 +98,7 @@ pub(super) async fn follow(
 pub(super) async fn status(
     ended: Ended<Option<ExitStatus>>,
     child: &mut Child,
-    signals: &mut Signals,
+    signals: &mut Ending,
 ) -> Result<ExitStatus> {
     match ended {
         Ended::Done(Some(status)) => Ok(status),
@@ -150,7 +112,7 @@ pub(super) async fn status(
 ///
 /// # Errors
 /// If it cannot be waited for.
-async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus> {
+async fn wait(child: &mut Child, signals: &mut Ending) -> Result<ExitStatus> {
     let pid = child.id();
     loop {
         tokio::select! {

@@ -2,9 +2,63 @@
 
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
+
+/// The signals that would end us.
+#[derive(Debug)]
+pub(super) struct Ending {
+    interrupt: Awaited,
+    terminate: Awaited,
+    hangup: Awaited,
+}
+
+impl Ending {
+    /// From here on they do not.
+    ///
+    /// # Errors
+    /// If there can be no more handlers.
+    pub(super) fn of_a_trace() -> Result<Ending> {
+        Ok(Ending {
+            // Scripts end in this way what they have in the background, where Ctrl-C is ignored.
+            interrupt: Awaited::always(SignalKind::interrupt())?,
+            terminate: Awaited::always(SignalKind::terminate())?,
+            hangup: Awaited::unless_ignored(SignalKind::hangup())?,
+        })
+    }
+
+    /// The same where a command is started: what that was to ignore it ignores, and so do we. To be made before anything is started that
+    /// one of them is to reach.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn of_a_command() -> Result<Ending> {
+        Ok(Ending {
+            interrupt: Awaited::unless_ignored(SignalKind::interrupt())?,
+            terminate: Awaited::unless_ignored(SignalKind::terminate())?,
+            hangup: Awaited::unless_ignored(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next of them. Nothing is lost if the wait is given up.
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            () = self.interrupt.come() => Signal::SIGINT,
+            () = self.terminate.come() => Signal::SIGTERM,
+            () = self.hangup.come() => Signal::SIGHUP,
+        }
+    }
+
+    /// One that came before there was anything that it could have reached.
+    pub(super) async fn pending(&mut self) -> Option<Signal> {
+        // They come by way of the runtime, which has a look now.
+        const MOMENT: Duration = Duration::from_millis(1);
+        tokio::time::timeout(MOMENT, self.next()).await.ok()
+    }
+}
 
 /// A signal that is waited for, or none.
 #[derive(Debug)]
@@ -24,7 +78,7 @@ impl Awaited {
     ///
     /// # Errors
     /// As there.
-    pub(super) fn unless_ignored(kind: SignalKind) -> Result<Awaited> {
+    fn unless_ignored(kind: SignalKind) -> Result<Awaited> {
         if is_ignored(kind) { Ok(Awaited::never()) } else { Awaited::always(kind) }
     }
 

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::signal::unix::SignalKind;
+use nix::sys::signal::Signal;
 
-use super::signals::Awaited;
+use super::signals::Ending;
 use super::{View, Wish, begin, status};
 use crate::args;
 use crate::options;
@@ -29,20 +29,11 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
         at_objects: None,
         view: View::Events,
     };
-    let (mut session, (mut interrupt, mut terminate, mut hangup)) = begin(wish, || {
-        Ok((
-            // Scripts end in this way what they have in the background, where Ctrl-C is ignored.
-            Awaited::always(SignalKind::interrupt())?,
-            Awaited::always(SignalKind::terminate())?,
-            Awaited::unless_ignored(SignalKind::hangup())?,
-        ))
-    })?;
+    let (mut session, mut signals) = begin(wish, Ending::of_a_trace)?;
     let ended = session
         .follow(async {
             tokio::select! {
-                () = interrupt.come() => true,
-                () = terminate.come() => true,
-                () = hangup.come() => false,
+                signal = signals.next() => signal != Signal::SIGHUP,
                 () = elapsed(duration) => false,
             }
         })

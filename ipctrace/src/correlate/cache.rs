@@ -7,13 +7,13 @@
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
-/// A `T` at that place will be looked at, or written. Nothing is accessed: it may be any place.
+/// A `T`, which begins where a line does, will be looked at there, or written. Nothing is accessed: it may be any place.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn expect<T>(place: *const T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-    let last = size_of::<T>().saturating_sub(1);
-    for at in (0..last).step_by(LINE).chain([last]) {
+    const { assert!(align_of::<T>().is_multiple_of(LINE)) };
+    for at in (0..size_of::<T>()).step_by(LINE) {
         // SAFETY: a hint, which accesses no memory and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast::<i8>().wrapping_add(at)) };
     }

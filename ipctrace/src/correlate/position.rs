@@ -49,32 +49,38 @@ pub(super) fn is_vague(position: u64) -> bool {
 /// Where the bytes of one write stand in the pipe, in the readers' terms: in one word, also if there is none, for there is one with
 /// each range of a stream.
 ///
-/// From the highest bit down: page of the first byte, [`Place::THERE`], offset in the page, and how many bytes stand in the page that
-/// was there before (the rest begins at the next page).
+/// From the highest bit down, and all bits inverted: page of the first byte, offset in it, and how many bytes stand in that page (the rest
+/// begins at the next), [`Place::ALL`] if all do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(NonZero<u64>);
 
-const _: () = assert!(PAGE <= Place::MASK);
+const _: () = assert!(PAGE < Place::ALL);
 
 impl Place {
-    /// Always set.
-    const THERE: NonZero<u64> = NonZero::new(1 << 31).unwrap();
-    /// Bits of an offset in a page, its end included.
-    const BITS: u32 = 15;
-    const MASK: u64 = (1 << Place::BITS) - 1;
+    /// Bits of how many bytes stand in the first page.
+    const BITS: u32 = 13;
+    const ALL: u64 = (1 << Place::BITS) - 1;
 
-    /// `first`: position of the first byte.
-    fn new(first: u64, merged: u64) -> Place {
-        let offset = (first & Place::MASK) << Place::BITS;
-        Place(Place::THERE | (first & !OFFSET | offset | merged & Place::MASK))
+    /// `first`: position of the first byte. `merged`: how many stand in its page. What was spliced from a socket can be more than a page in
+    /// one buffer, and lie behind as much: half a megabyte, else it has no place.
+    fn new(first: u64, merged: u64) -> Option<Place> {
+        let offset = (first & OFFSET) << Place::BITS;
+        // More than a page holds is all of it in one buffer.
+        let merged = if merged > PAGE { Place::ALL } else { merged };
+        let fits = offset <= OFFSET;
+        NonZero::new(!(first & !OFFSET | offset | merged)).filter(|_| fits).map(Place)
     }
 
     fn first(self) -> u64 {
-        self.0.get() & !OFFSET | self.0.get() >> Place::BITS & Place::MASK
+        let bits = !self.0.get();
+        bits & !OFFSET | (bits & OFFSET) >> Place::BITS
     }
 
     fn merged(self) -> u64 {
-        self.0.get() & Place::MASK
+        match !self.0.get() & Place::ALL {
+            Place::ALL => u64::MAX,
+            merged => merged,
+        }
     }
 
     /// The place of a lone write of `bytes` from one writer's position to another, if that is where it would end.
@@ -82,9 +88,9 @@ impl Place {
         let [merged, fresh] = ends(from, bytes);
         let (head, end) = (from >> 32, from & OFFSET);
         if merged == Some(to) {
-            Some(Place::new(position(head.wrapping_sub(1), end), bytes % PAGE))
+            Place::new(position(head.wrapping_sub(1), end), bytes % PAGE)
         } else if fresh == Some(to) {
-            Some(Place::new(position(head, 0), 0))
+            Place::new(position(head, 0), 0)
         } else {
             None
         }
@@ -96,9 +102,9 @@ impl Place {
         let (head, end) = (from >> 32, to & OFFSET);
         let pages = (to >> 32).checked_sub(head)?;
         if pages == 1 {
-            Some(Place::new(position(head, end.checked_sub(bytes)?), bytes))
+            Place::new(position(head, end.checked_sub(bytes)?), bytes)
         } else {
-            (pages > 0 && pages.checked_mul(PAGE) == Some(bytes)).then(|| Place::new(position(head, 0), 0))
+            (pages > 0 && pages.checked_mul(PAGE) == Some(bytes)).then(|| Place::new(position(head, 0), 0))?
         }
     }
 
@@ -115,7 +121,7 @@ impl Place {
                 (first, first + (pages - 2).checked_mul(PAGE)? + end)
             }
         };
-        (total == bytes).then(|| Place::new(from, merged))
+        (total == bytes).then(|| Place::new(from, merged))?
     }
 
     /// A reader's position with byte `offset` of the write next.
@@ -183,6 +189,12 @@ mod tests {
         let full = Place::spliced(position(7, 20), position(9, PAGE), 2 * PAGE).expect("two full pages");
         assert_eq!((full.at(0), full.at(PAGE)), (position(7, 0), position(8, 0)));
         assert_eq!(Place::spliced(position(7, 20), position(9, 30), 40), None, "parts of two pages");
+        // As a network device's pages come.
+        let large = Place::spliced(position(7, 20), position(8, 65_536), 40_000).expect("one buffer");
+        assert_eq!((large.at(0), large.at(39_999)), (position(7, 25_536), position(7, 65_535)));
+        assert_eq!((large.end(40_000), large.past(40_000)), (position(7, 65_536), position(8, 0)));
+        assert_eq!(large.before(position(7, 30_536), 40_000), 5_000);
+        assert_eq!(Place::spliced(position(7, 20), position(8, 1 << 21), 17), None, "too far in its pages");
         assert_eq!(Place::spliced(position(7, 20), position(8, 10), 17), None, "not its page");
     }
 

@@ -247,7 +247,7 @@ impl Ranges {
             if bytes == 0 {
                 return false;
             }
-            if range.who.is_none() && range.nobody == Nobody::Lost {
+            if range.is_from(&End::Unknown(Why::Lost)) {
                 return true;
             }
             bytes = bytes.saturating_sub(range.left());

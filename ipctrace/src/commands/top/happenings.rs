@@ -8,7 +8,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
-use crate::commands::signals::Awaited;
+use crate::commands::signals::{Awaited, Ending};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -29,9 +29,7 @@ pub(super) enum Happening {
 
 /// The signals that would end us or stop us.
 pub(super) struct Signals {
-    interrupt: Awaited,
-    terminate: Awaited,
-    hangup: Awaited,
+    ending: Ending,
     quit: Awaited,
     stop: Awaited,
     resume: Awaited,
@@ -45,9 +43,7 @@ impl Signals {
     pub(super) fn new(on_screen: bool) -> Result<Signals> {
         let job = |kind| if on_screen { Awaited::always(kind) } else { Ok(Awaited::never()) };
         Ok(Signals {
-            interrupt: Awaited::always(SignalKind::interrupt())?,
-            terminate: Awaited::always(SignalKind::terminate())?,
-            hangup: Awaited::unless_ignored(SignalKind::hangup())?,
+            ending: Ending::of_a_trace()?,
             quit: job(SignalKind::quit())?,
             stop: job(SignalKind::from_raw(libc::SIGTSTP))?,
             resume: job(SignalKind::from_raw(libc::SIGCONT))?,
@@ -62,12 +58,10 @@ pub(super) async fn next(
     signals: &mut Signals,
     over: Pin<&mut impl Future<Output = ()>>,
 ) -> Happening {
-    let Signals { interrupt, terminate, hangup, quit, stop, resume } = signals;
+    let Signals { ending, quit, stop, resume } = signals;
     tokio::select! {
         biased;
-        () = interrupt.come() => Happening::Over,
-        () = terminate.come() => Happening::Over,
-        () = hangup.come() => Happening::Over,
+        _ = ending.next() => Happening::Over,
         () = quit.come() => Happening::Over,
         () = stop.come() => Happening::Suspended,
         () = resume.come() => Happening::Resumed,
