@@ -140,28 +140,24 @@ pub(crate) fn tgid_of(task: u64) -> u32 {
 /// `place` must be valid for a write.
 #[inline(always)]
 pub(crate) unsafe fn describe_current(place: *mut Task) {
+    if LOADS {
+        // A few loads cost less than the helpers' calls.
+        // SAFETY: by contract.
+        return unsafe { describe(untyped(), place) };
+    }
     let task = current();
-    // SAFETY: as below.
-    let (tgid, tid) =
-        unsafe { (load::<u32>(task, offset!(task_tgid)), load::<u32>(task, offset!(task_pid))) };
+    let ids = ids_of(task);
     // SAFETY: `place` is valid by contract; `task` has BTF type task_struct,
     // and the offsets are those of the running kernel. The helpers have no preconditions.
     unsafe {
-        (*place).tgid = tgid;
-        (*place).tid = tid;
-        if LOADS {
-            // A few loads cost less than the helpers' calls.
-            let this = task as u64;
-            (*place).cgroup = cgroup(this);
-            (*place).uid = uid(this);
-        } else {
-            (*place).cgroup = bpf_get_current_cgroup_id();
-            (*place).uid = bpf_get_current_uid_gid() as u32;
-        }
+        (*place).tgid = (ids >> 32) as u32;
+        (*place).tid = ids as u32;
+        (*place).cgroup = bpf_get_current_cgroup_id();
+        (*place).uid = bpf_get_current_uid_gid() as u32;
         (*place).reserved = 0;
-        let comm = (&raw mut (*place).comm).cast::<u64>();
         // One path is enough where loads are reads anyway.
-        if cfg!(not(feature = "plain")) && tgid == tid {
+        if cfg!(not(feature = "plain")) && (ids >> 32) as u32 == ids as u32 {
+            let comm = (&raw mut (*place).comm).cast::<u64>();
             (*place).start = load(task, offset!(task_start));
             *comm = load(task, offset!(task_comm));
             *comm.add(1) = load(task, offset!(task_comm) + 8);
