@@ -22,8 +22,8 @@ use crate::books::Books;
 use crate::flag::Flag;
 use crate::kernel::{Plan, syscalls};
 use crate::object::{self, LOADS, OBJECT, PLAIN};
-use crate::ring::Rings;
 use crate::ring::make::{Layout, Made};
+use crate::ring::{Rings, page_size};
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
 
@@ -191,7 +191,10 @@ fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
     }
     let shape = layout.shape();
     let object = if let Some(function) = plan.cast {
-        loader.override_global("RINGS", shape.as_bytes(), true).map_max_entries("EVENTS", layout.count());
+        loader
+            .override_global("RINGS", shape.as_bytes(), true)
+            .map_max_entries("EVENTS", layout.count())
+            .map_max_entries("BELL", page_size() as u32);
         object::adapted(LOADS, function, layout.size())?.into()
     } else {
         loader.map_max_entries("EVENTS", layout.places());

@@ -1,9 +1,11 @@
 //! Other programs: what was run is shown when it fails.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Output};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::geteuid;
 
 /// Runs a command to its end.
@@ -48,6 +50,20 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("sudo");
     command.arg("--preserve-env").arg(program);
     command
+}
+
+/// Has a command begin with the signals that are sent to it doing what they usually do: what runs in the background of a shell, or under
+/// nohup(1), begins with some of them ignored, and passes that on to all that it starts.
+pub(crate) fn with_usual_signals(command: &mut Command) -> &mut Command {
+    let usual = || -> std::io::Result<()> {
+        for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: no handler is put in place.
+            unsafe { signal(number, SigHandler::SigDfl)? };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made, and nothing is allocated.
+    unsafe { command.pre_exec(usual) }
 }
 
 /// A command line that can be pasted into a shell.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{as_root, line, read, run};
+use crate::command::{as_root, line, read, run, with_usual_signals};
 use crate::kernels::{Extent, Programs, run_kernels};
 use crate::setup::Ready;
 use crate::{build, setup, workspace};
@@ -173,7 +173,8 @@ fn run_suite(suite: &Suite, binary: &Path, arguments: &Arguments, totals: &mut T
         .env("IPCTRACE", binary)
         .current_dir(workspace::root())
         .stdout(Stdio::piped());
-    let output = command
+    // Tests send signals to what they start.
+    let output = with_usual_signals(&mut command)
         .spawn()
         .and_then(std::process::Child::wait_with_output)
         .with_context(|| format!("starting {}", line(&command)))?;

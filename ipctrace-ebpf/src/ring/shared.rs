@@ -42,7 +42,7 @@ macro_rules! shape {
     }};
 }
 
-/// Wakes the collector, and nothing else: what is in it is thrown away.
+/// Wakes the collector, and nothing else: what is in it is thrown away. The loader makes it a page.
 #[map]
 static BELL: RingBuf = RingBuf::with_byte_size(4096, 0);
 
