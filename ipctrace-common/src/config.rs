@@ -53,6 +53,14 @@ offsets! {
     task_cgroups = "task_struct.cgroups";
     /// Architecture flags of the thread.
     task_thread_info_status = "task_struct.thread_info.status";
+    /// Where the fair scheduler has the thread.
+    task_cfs_rq = "task_struct.se.cfs_rq";
+    /// The run queue of its processor.
+    cfs_rq_rq = "cfs_rq.rq";
+    /// The thread that a processor runs.
+    rq_curr = "rq.curr";
+    /// Which processor that is.
+    rq_cpu = "rq.cpu";
     /// Real user id.
     cred_uid = "cred.uid";
     /// Threads still alive.

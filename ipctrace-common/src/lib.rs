@@ -9,6 +9,7 @@ pub mod digest;
 pub mod hook;
 pub mod loss;
 pub mod mechanism;
+pub mod ring;
 pub mod run;
 pub mod straddling;
 pub mod syscall;

@@ -135,8 +135,9 @@ pub(crate) unsafe fn mapped(place: *mut [u8; 16], address: u64, offset: usize) -
     unsafe {
         *bytes.cast::<[u8; 10]>() = [0; 10];
         *bytes.add(10).cast::<[u8; 2]>() = [0xff; 2];
-        copy(bytes.add(12).cast::<[u8; 4]>(), address, offset)
+        bytes.add(12).cast::<u32>().write_unaligned(read(address, offset)?);
     }
+    Ok(())
 }
 
 /// Writes the ends of a socket where the name of a channel goes, and gives their length.

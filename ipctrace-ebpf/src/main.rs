@@ -9,6 +9,7 @@
 #![expect(unreachable_pub, reason = "the attribute macros of aya-ebpf want programs to be pub")]
 
 mod alike;
+mod beginning;
 mod books;
 mod channel;
 mod config;

@@ -9,7 +9,7 @@ use ipctrace_common::{Cause, Mechanism};
 use crate::config::{mechanisms, objects, offset};
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Last, Side};
-use crate::kernel::{LOADS, Result, copy, load, read};
+use crate::kernel::{LOADS, Result, copy, read};
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
 pub(crate) const S_IFMT: u16 = 0o170_000;
@@ -75,12 +75,15 @@ impl Slots {
     /// Finds those of the current task. To be called where the verifier comes by once: see `task::task_leader`.
     #[inline(always)]
     pub(crate) fn of(task: *const u8) -> Slots {
-        // SAFETY: typed pointers from the current task on, offsets of the running kernel: task_struct.files is a pointer to
-        // files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
+        // SAFETY: offsets of the running kernel. Typed pointers from the current task on, where it is one: task_struct.files is a pointer
+        // to files_struct, its fdt one to fdtable. `fd` in it is a pointer to pointers, which the verifier takes for a number.
         unsafe {
-            let files: *const u8 = load(task, offset!(task_files));
-            let table: *const u8 = load(files, offset!(files_fdt));
-            Slots { first: load(table, offset!(fdt_fd)), limit: load(table, offset!(fdt_max_fds)) }
+            let files: *const u8 = task::member(task, offset!(task_files));
+            let table: *const u8 = task::member(files, offset!(files_fdt));
+            Slots {
+                first: task::member(table, offset!(fdt_fd)),
+                limit: task::member(table, offset!(fdt_max_fds)),
+            }
         }
     }
 

@@ -28,9 +28,9 @@ pub(crate) fn look(tid: u32, call: &mut InFlight) -> u64 {
     call.moved.bytes
 }
 
-/// Tells of such a call. The verifier looks at it by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
+/// Tells of such a call. The verifier looks at it by itself, but where it is part of its caller.
+#[cfg_attr(feature = "loads", inline(always))]
+#[cfg_attr(not(feature = "loads"), unsafe(no_mangle), inline(never))]
 pub extern "C" fn exited_looked_into(tid: u32) -> i32 {
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.

@@ -464,11 +464,11 @@ impl Walk {
         } else {
             (queue_digest(self.message + offset!(msg_size) as u64, len, 1), 0)
         };
-        let flags = op_flag::FOUND | if number != 0 { op_flag::FROM } else { 0 };
         let Some(mut entry) = ring::reserve::<wire::Op>() else {
             return Ok(());
         };
         let record = entry.as_mut_ptr();
+        let flags = op_flag::FOUND | if number != 0 { op_flag::FROM } else { 0 };
         // SAFETY: room for a record; every byte is written.
         unsafe {
             ring::clear(record);

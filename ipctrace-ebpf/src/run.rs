@@ -185,8 +185,8 @@ fn joined(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, run: &mut 
     fits
 }
 
-/// Puts the run on the ring.
-#[inline(always)]
+/// Puts the run on the ring. Once for many calls, so by itself: it would take stack and registers of its callers.
+#[inline(never)]
 fn tell(op: &mut wire::Op) {
     // SAFETY: the record, as bytes: integers without padding.
     let bytes = unsafe { core::slice::from_raw_parts((&raw const *op).cast::<u8>(), size_of::<wire::Op>()) };

@@ -75,7 +75,7 @@ unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
     if class == 0 || unsafe { futex::is_private(regs, class) } {
         return;
     }
-    let task = task::current();
+    let task = task::in_call();
     let ids = task::ids_of(task);
     if task::is_tracer(ids) {
         return;
@@ -211,8 +211,8 @@ pub(crate) fn is_move(class: Class) -> bool {
 pub(crate) fn is_compat(task: *const u8) -> bool {
     // SAFETY: points into an initialised static.
     let mask = unsafe { core::ptr::read_volatile(&raw const (*registers()).compat) };
-    // SAFETY: the current task, a constant offset of this kernel.
-    mask != 0 && unsafe { load::<u32>(task, offset!(task_thread_info_status)) } & mask != 0
+    // SAFETY: an offset of this kernel.
+    mask != 0 && unsafe { task::member::<u32>(task, offset!(task_thread_info_status)) } & mask != 0
 }
 
 /// A pipe's write end takes from the caller's memory, its read end gives: vmsplice(2).
@@ -262,7 +262,7 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
     if class == 0 || unsafe { futex::is_private(regs, class) } {
         return;
     }
-    let task = task::current();
+    let task = task::in_call();
     let ids = task::ids_of(task);
     let tid = ids as u32;
     if class >= SPECIAL {

@@ -1,11 +1,17 @@
 //! Who the current task is.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+#[cfg(feature = "loads")]
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_uid_gid,
 };
 #[cfg(not(feature = "plain"))]
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+#[cfg(feature = "loads")]
+use aya_ebpf::macros::map;
+#[cfg(feature = "loads")]
+use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::wire::Task;
 
 use crate::config::{offset, own_tgid};
@@ -24,6 +30,69 @@ pub(crate) fn current() -> *const u8 {
     #[cfg(not(feature = "plain"))]
     // SAFETY: the helper has no preconditions.
     return unsafe { bpf_get_current_task_btf() as *const u8 };
+}
+
+/// The current task in a system call, for [`member`].
+///
+/// Where programs read by loads it is what the run queue of this processor says, whose address is found out once: the helper's call and
+/// its guarded return take as long as a dozen loads.
+#[inline(always)]
+pub(crate) fn in_call() -> *const u8 {
+    #[cfg(feature = "loads")]
+    if let Some(place) = RUN_QUEUE.get_ptr(0) {
+        // SAFETY: this CPU's valid, aligned place.
+        let queue = unsafe { core::ptr::read_volatile(place) };
+        if queue != 0 {
+            return read::<u64>(queue, offset!(rq_curr)).unwrap_or(0) as *const u8;
+        }
+    }
+    #[cfg(feature = "loads")]
+    return task_asked() as *const u8;
+    #[cfg(not(feature = "loads"))]
+    current()
+}
+
+/// The address of this processor's `struct rq`, once it is known.
+#[cfg(feature = "loads")]
+#[map]
+static RUN_QUEUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The current task, as the helper says; and finds out where the run queue is that says the same. The verifier looks at it by itself.
+#[cfg(feature = "loads")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn task_asked() -> u64 {
+    let task = untyped();
+    // Without groups of tasks there is no way there.
+    if offset!(cfs_rq_rq) != 0 && offset!(rq_curr) != 0 {
+        let at = |queue: u64| read::<u64>(queue, offset!(rq_curr)).unwrap_or(0);
+        let queue = read::<u64>(task, offset!(task_cfs_rq)).and_then(|fair| read(fair, offset!(cfs_rq_rq)));
+        // SAFETY: the helper has no preconditions.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        if let (Ok(queue), Some(place)) = (queue, RUN_QUEUE.get_ptr_mut(0))
+            && read(queue, offset!(rq_cpu)) == Ok(cpu)
+            && at(queue) == task
+        {
+            // SAFETY: this CPU's valid, aligned place.
+            unsafe { core::ptr::write_volatile(place, queue) };
+        }
+    }
+    task
+}
+
+/// A field of the task that [`in_call`] gave, or of what such a field points to.
+///
+/// # Safety
+/// `offset` must be that of a `T`, an integer or a pointer, in the running kernel's structure.
+#[inline(always)]
+pub(crate) unsafe fn member<T: Copy>(base: *const u8, offset: usize) -> T {
+    if LOADS {
+        // SAFETY: for such a `T` zeros are a value.
+        read(base as u64, offset).unwrap_or_else(|_| unsafe { core::mem::zeroed() })
+    } else {
+        // SAFETY: `base` has a BTF type; the rest by contract.
+        unsafe { load(base, offset) }
+    }
 }
 
 /// The current task's registers of user space, a `struct pt_regs` whose type the verifier knows: where system calls have their
@@ -49,13 +118,13 @@ pub(crate) fn pid_tgid() -> u64 {
     bpf_get_current_pid_tgid()
 }
 
-/// The same of the current task, where that is at hand: two loads in place of a helper's call.
+/// The same of the task that [`in_call`] gave: two loads in place of a helper's call.
 #[inline(always)]
 pub(crate) fn ids_of(task: *const u8) -> u64 {
-    // SAFETY: `task` has BTF type task_struct, and the offsets are those of the running kernel.
+    // SAFETY: the offsets are those of the running kernel.
     unsafe {
-        u64::from(load::<u32>(task, offset!(task_tgid))) << 32
-            | u64::from(load::<u32>(task, offset!(task_pid)))
+        u64::from(member::<u32>(task, offset!(task_tgid))) << 32
+            | u64::from(member::<u32>(task, offset!(task_pid)))
     }
 }
 
@@ -71,6 +140,11 @@ pub(crate) fn tgid_of(task: u64) -> u32 {
 /// `place` must be valid for a write.
 #[inline(always)]
 pub(crate) unsafe fn describe_current(place: *mut Task) {
+    if LOADS {
+        // A few loads cost less than the helpers' calls.
+        // SAFETY: by contract.
+        return unsafe { describe(untyped(), place) };
+    }
     let task = current();
     let ids = ids_of(task);
     // SAFETY: `place` is valid by contract; `task` has BTF type task_struct,
@@ -78,19 +152,12 @@ pub(crate) unsafe fn describe_current(place: *mut Task) {
     unsafe {
         (*place).tgid = (ids >> 32) as u32;
         (*place).tid = ids as u32;
-        if LOADS {
-            // A few loads cost less than the helpers' calls.
-            let this = task as u64;
-            (*place).cgroup = cgroup(this);
-            (*place).uid = uid(this);
-        } else {
-            (*place).cgroup = bpf_get_current_cgroup_id();
-            (*place).uid = bpf_get_current_uid_gid() as u32;
-        }
+        (*place).cgroup = bpf_get_current_cgroup_id();
+        (*place).uid = bpf_get_current_uid_gid() as u32;
         (*place).reserved = 0;
-        let comm = (&raw mut (*place).comm).cast::<u64>();
         // One path is enough where loads are reads anyway.
         if cfg!(not(feature = "plain")) && (ids >> 32) as u32 == ids as u32 {
+            let comm = (&raw mut (*place).comm).cast::<u64>();
             (*place).start = load(task, offset!(task_start));
             *comm = load(task, offset!(task_comm));
             *comm.add(1) = load(task, offset!(task_comm) + 8);

@@ -6,16 +6,15 @@
 //! content is in pages. Where it is in the buffer itself no hook comes by, but then it can be looked at on its way: a
 //! digest of its beginning, which the receiver's memory has too, its length and its source tell which it was.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use ipctrace_common::wire::{self, Kind, datagram};
 use ipctrace_common::{Cause, Mechanism, digest};
 
+use crate::beginning::digest_of;
 use crate::config::offset;
 use crate::inet::mapped;
-use crate::kernel::{Result, add, argument, copy, load, read};
+use crate::kernel::{Result, argument, copy, load, read};
 use crate::repeat::{Repeat, repeat};
 use crate::{inflight, ring, task, unix};
 
@@ -93,49 +92,6 @@ pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
 #[inline(always)]
 pub(crate) fn address(ctx: &BtfTracePointContext) -> u64 {
     argument(ctx, 0)
-}
-
-/// The beginning of a content: of what is in a queue or just taken, and of what is on its way. The latter is looked at where no other
-/// packet can come in between, and may come while the former is looked at.
-#[map]
-static BEGINNING: PerCpuArray<[u64; digest::WORDS]> = PerCpuArray::with_max_entries(2, 0);
-
-/// Not 0 while a task has that place: programs on functions look at what is in a queue, too, and another task's may come in between.
-#[map]
-static BEGINNING_IN_USE: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
-
-/// Digest of `len` bytes, at most [`digest::BYTES`], in the kernel's memory; 0 if they could not be read.
-#[inline(always)]
-fn digest_of(source: u64, len: u64, what: u32) -> u64 {
-    let on_its_way = what == u32::from(datagram::SENT) || what == u32::from(datagram::ARRIVED);
-    let (Some(place), Some(in_use)) =
-        (BEGINNING.get_ptr_mut(u32::from(on_its_way)), BEGINNING_IN_USE.get_ptr_mut(u32::from(on_its_way)))
-    else {
-        return 0;
-    };
-    // SAFETY: this CPU's valid, aligned place; a task stays on its CPU as long as the program runs.
-    let digest = if unsafe { add(in_use, 1) } == 0 { digest_at(place, source, len) } else { 0 };
-    // SAFETY: as above.
-    unsafe { add(in_use, u64::MAX) };
-    digest
-}
-
-/// The same, by way of that place.
-#[inline(always)]
-fn digest_at(place: *mut [u64; digest::WORDS], source: u64, len: u64) -> u64 {
-    // SAFETY: this CPU's valid, aligned place, used as is said there.
-    let words = unsafe {
-        *place = [0; digest::WORDS];
-        &*place
-    };
-    let len = if len > digest::BYTES { digest::BYTES } else { len } as u32;
-    let status = if len == 0 {
-        0
-    } else {
-        // SAFETY: the place has so many bytes; the helper checks the source.
-        unsafe { bpf_probe_read_kernel(place.cast(), len, source as *const _) }
-    };
-    if status == 0 { digest::of(words) } else { 0 }
 }
 
 /// Tells of what is in the queue of a socket that is seen for the first time. The verifier looks at it by itself.
@@ -284,17 +240,19 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         (*record).sock = sock;
         (*record).inode = unix::inode_of(sock).unwrap_or(0);
         (*record).enter = 0;
+        let mut task = 0;
         if sent
             && let Some(call) = inflight::get(tid)
             && ((*call).sides[0].object == sock || (*call).sides[1].object == sock)
         {
             (*record).enter = (*call).enter;
+            task = (*call).task;
         }
         // Who else is current handles it for whoever it is.
         if (*record).enter == 0 {
             (*record).task = wire::Task::NOBODY;
         } else {
-            task::describe_current(&raw mut (*record).task);
+            task::describe_caller(task, &raw mut (*record).task);
         }
         (*record).digest = digest_of_content(buffer, &packet, what).unwrap_or(0);
         // What could not be read is nothing; what has arrived may be gone.

@@ -5,26 +5,24 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, ProgramFd, ProgramInfo};
-use aya::util::{nr_cpus, online_cpus};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use ipctrace_common::config::CHANNEL_DESKS;
 use ipctrace_common::hook::Point;
 use ipctrace_common::wire::Key;
 use ipctrace_common::{Cause, Hook, Mechanism, Shape, straddling, waiting};
-use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::IntoBytes;
 
 use crate::books::Books;
+use crate::flag::Flag;
 use crate::kernel::{Plan, syscalls};
 use crate::object::{self, LOADS, OBJECT, PLAIN};
+use crate::ring::make::{Layout, Made};
 use crate::ring::{Rings, page_size};
 use crate::runs::Runs;
 use crate::straddlers::Straddlers;
@@ -35,17 +33,8 @@ const SEEN: &str = "memory_seen";
 /// Most programs that are loaded at the same time.
 const LOADERS: usize = 4;
 
-/// Most threads that wait for the kernel at the same time.
-const WAITERS: usize = 32;
-
 /// Room for messages that are in queues or on their way.
 const MESSAGES: u32 = 65_536;
-
-/// Room for records between kernel and collector, of all processors, in bytes. It counts as our memory, in full.
-const ROOM: u32 = 16 << 20;
-
-/// Of which each processor has this at the least.
-const LEAST_ROOM: u32 = 1 << 20;
 
 /// A hook on a function did not take its program, although the kernel seemed to let it.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +54,6 @@ pub struct Attached {
     losses: PerCpuArray<MapData, u64>,
     /// Raised by the programs when they have lost something.
     lost: Flag,
-    /// Raised by us while we wait for the very next record.
-    resting: Flag,
     /// Runs of small calls that are not on the ring yet.
     pub runs: Runs,
     books: Books,
@@ -83,41 +70,6 @@ pub struct Attached {
     pub failed: Vec<(Hook, String)>,
 }
 
-/// A word that programs and collector share, in memory: neither needs a system call for it.
-struct Flag {
-    memory: MmapRaw,
-    /// Programs that are loaded later find the map by its descriptor.
-    _map: MapData,
-}
-
-impl Flag {
-    fn map(ebpf: &mut Ebpf, name: &str) -> Result<Flag> {
-        let aya::maps::Map::Array(map) = take(ebpf, name)? else {
-            anyhow::bail!("the map {name} is no array");
-        };
-        let memory = MmapOptions::new()
-            .len(size_of::<u64>())
-            .map_raw(&map.fd().as_fd())
-            .with_context(|| format!("mapping {name} into memory"))?;
-        Ok(Flag { memory, _map: map })
-    }
-
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: the first word of a live mapping, aligned; programs write it meanwhile, hence the atomic.
-        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }
-    }
-
-    fn raise(&self) {
-        self.word().store(1, Ordering::SeqCst);
-    }
-
-    /// Whether it was up; it is not any more.
-    fn take(&self) -> bool {
-        // Most often it is not, and then the programs' copy of it is left alone.
-        self.word().load(Ordering::Relaxed) != 0 && self.word().swap(0, Ordering::AcqRel) != 0
-    }
-}
-
 /// How many runs of a program were skipped, as its /proc/PID/fdinfo tells (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
 fn skipped(fdinfo: &str) -> u64 {
     let line = fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
@@ -131,18 +83,15 @@ fn skipped(fdinfo: &str) -> u64 {
 /// If the object cannot be loaded, or a hook that a mechanism cannot do without cannot be attached; [`ObjectHookFailed`] if that
 /// is one on an object, in whose place others could do.
 pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
+    let layout = Layout::of_this_host(room)?;
     let (ebpf, btf) = std::thread::scope(|scope| {
         let btf = scope.spawn(types);
-        (load(plan), btf.join())
+        (load(plan, &layout), btf.join())
     });
     let (mut ebpf, btf) = (ebpf?, btf.map_err(|_| anyhow::anyhow!("reading the kernel's BTF failed"))??);
-    let cpus = online_cpus().map_err(unreadable)?;
-    let (maps, size) = rings(&cpus, room)?;
-    // Programs that are loaded find it by its descriptor.
-    let events = take(&mut ebpf, "EVENTS")?;
+    let made = Made::of(&mut ebpf, &layout)?;
     let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
     let lost = Flag::map(&mut ebpf, "LOST")?;
-    let resting = Flag::map(&mut ebpf, "RESTING")?;
     let books = Books::of(&mut ebpf)?;
     let (aya::maps::Map::Array(runs), aya::maps::Map::Array(standing)) =
         (take(&mut ebpf, "RUNS")?, take(&mut ebpf, "STANDING")?)
@@ -156,11 +105,11 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
         Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?)
     };
     let (mut loaded, placed) = std::thread::scope(|scope| {
-        let placed = scope.spawn(|| place(&events, &maps, &cpus));
+        let placed = scope.spawn(|| made.place(&layout));
         (verify(&mut ebpf, plan, &btf), placed.join())
     });
-    placed.map_err(|_| anyhow::anyhow!("handing the ring buffers over failed"))??;
-    let rings = Rings::map(maps, size)?;
+    placed.map_err(|_| anyhow::anyhow!("handing the rings over failed"))??;
+    let rings = made.map(&layout)?;
     let mut failed = Vec::new();
     for hook in &plan.hooks {
         let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
@@ -191,7 +140,6 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
         rings,
         losses,
         lost,
-        resting,
         runs,
         books,
         mechanisms: plan.config.mechanisms,
@@ -220,7 +168,7 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 }
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
-fn load(plan: &Plan) -> Result<Ebpf> {
+fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
     // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
     let late = Mechanism::of_shape(Shape::Queue) | Hook::SysExit.at_objects_too();
     let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | late));
@@ -241,65 +189,18 @@ fn load(plan: &Plan) -> Result<Ebpf> {
     if plan.config.objects & (Mechanism::Fifo.bit() | Mechanism::SOCKETS | Mechanism::Futex.bit()) != 0 {
         loader.map_max_entries("CHANNEL_DESK", 1 + CHANNEL_DESKS);
     }
-    loader.map_max_entries("EVENTS", possible_cpus()?);
-    let object = match plan.cast {
-        Some(function) => object::with_cast(LOADS, function)?.into(),
-        None => Cow::Borrowed(if plan.plain { PLAIN } else { OBJECT }),
+    let shape = layout.shape();
+    let object = if let Some(function) = plan.cast {
+        loader
+            .override_global("RINGS", shape.as_bytes(), true)
+            .map_max_entries("EVENTS", layout.count())
+            .map_max_entries("BELL", page_size() as u32);
+        object::adapted(LOADS, function, layout.size())?.into()
+    } else {
+        loader.map_max_entries("EVENTS", layout.places());
+        Cow::Borrowed(if plan.plain { PLAIN } else { OBJECT })
     };
     loader.load(&object).context("loading the eBPF maps")
-}
-
-/// How many processors there could be.
-fn possible_cpus() -> Result<u32> {
-    Ok(u32::try_from(nr_cpus().map_err(unreadable)?)?)
-}
-
-fn unreadable((path, error): (&str, io::Error)) -> anyhow::Error {
-    anyhow::Error::new(error).context(format!("reading {path}"))
-}
-
-/// How large each of `count` rings is, a power of two.
-fn share(room: Option<u32>, count: u32) -> u32 {
-    let room = room.unwrap_or_else(|| ROOM.max(LEAST_ROOM.saturating_mul(count)));
-    (room / count.max(1)).max(page_size() as u32).next_power_of_two()
-}
-
-/// Makes a ring for each of these processors, and says how large each is.
-fn rings(cpus: &[u32], room: Option<u32>) -> Result<(Vec<MapData>, u32)> {
-    let size = share(room, u32::try_from(cpus.len())?);
-    let made = cpus.iter().map(|cpu| {
-        let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_RINGBUF as u32, 0, 0, size, 0);
-        MapData::create(map, &format!("EVENTS_{cpu}"), None)
-            .with_context(|| format!("making a ring buffer of {size} bytes"))
-    });
-    Ok((made.collect::<Result<_>>()?, size))
-}
-
-/// Puts the rings of these processors where programs find them. A processor that comes later shares that of another.
-///
-/// After each the kernel waits until no program can be looking at what was there before (`maybe_wait_bpf_programs`,
-/// kernel/bpf/syscall.c), some 10 ms; those who wait at the same time wait together.
-fn place(events: &aya::maps::Map, rings: &[MapData], cpus: &[u32]) -> Result<()> {
-    let aya::maps::Map::ArrayOfMaps(events) = events else {
-        anyhow::bail!("the map EVENTS is no array of maps");
-    };
-    let places: Vec<u32> = (0..possible_cpus()?).collect();
-    let some = |places: &[u32]| -> Result<()> {
-        let handle = MapData::from_fd(events.fd().as_fd().try_clone_to_owned()?)?;
-        let mut array: ArrayOfMaps<_, MapData> = ArrayOfMaps::try_from(aya::maps::Map::ArrayOfMaps(handle))?;
-        for place in places {
-            let of_it = cpus.iter().position(|cpu| cpu == place);
-            array.set(*place, &rings[of_it.unwrap_or(*place as usize % rings.len())], 0)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let parts = places.chunks(places.len().div_ceil(WAITERS));
-        let waiters: Vec<_> = parts.map(|part| scope.spawn(move || some(part))).collect();
-        waiters.into_iter().try_for_each(|waiter| {
-            waiter.join().map_err(|_| anyhow::anyhow!("handing a ring buffer over failed"))?
-        })
-    })
 }
 
 pub(crate) fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -456,11 +357,11 @@ impl Attached {
 
     /// Asks to be woken by the very next record. False if there is something to see to already.
     pub fn rest(&self) -> bool {
-        self.resting.raise();
+        self.rings.rest();
         // One that came before the programs could see the flag is here by now.
         let rests = self.rings.is_empty() && !self.runs.any();
         if !rests {
-            self.resting.take();
+            self.rings.wake();
         }
         rests
     }
@@ -575,7 +476,7 @@ impl Attached {
 /// Loads and attaches every hook of the plan, detaches it at once, and tells how it went.
 pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
     let attempt = || -> Result<Vec<(Hook, Result<(), String>)>> {
-        let mut ebpf = load(plan)?;
+        let mut ebpf = load(plan, &Layout::of_this_host(Some(0))?)?;
         let mut loaded = verify(&mut ebpf, plan, &types()?);
         let tried = plan.hooks.iter().map(|hook| {
             let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
@@ -592,7 +493,7 @@ pub fn try_hooks(plan: &Plan) -> Vec<(Hook, Result<(), String>)> {
 /// # Errors
 /// If a program cannot be loaded and attached.
 pub fn verified(plan: &Plan) -> Result<Vec<(Hook, Option<u32>)>> {
-    let mut ebpf = load(plan)?;
+    let mut ebpf = load(plan, &Layout::of_this_host(Some(0))?)?;
     let mut loaded = verify(&mut ebpf, plan, &types()?);
     let mut counts = Vec::new();
     for hook in &plan.hooks {
@@ -651,16 +552,6 @@ pub fn loaded_programs() -> Result<Vec<ProgramInfo>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_processor_has_its_share_of_the_room() {
-        assert_eq!(share(None, 1), 16 << 20);
-        assert_eq!(share(None, 2), 8 << 20);
-        assert_eq!(share(None, 3), 8 << 20);
-        assert_eq!(share(None, 128), 1 << 20);
-        assert_eq!(share(Some(64 << 10), 2), 32 << 10);
-        assert_eq!(share(Some(64 << 10), 1000), page_size() as u32);
-    }
 
     #[test]
     fn skipped_runs_stand_in_a_line_of_their_own() {

@@ -14,6 +14,7 @@ pub mod decode;
 pub mod demo;
 pub mod feedback;
 pub mod filter;
+mod flag;
 pub mod flows;
 pub mod kernel;
 pub mod message;

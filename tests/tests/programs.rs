@@ -28,8 +28,10 @@ struct Comment {
 fn comments() -> Result<Vec<Comment>> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ipctrace-ebpf/src");
     let mut found = Vec::new();
-    for entry in fs::read_dir(sources)? {
-        for line in fs::read_to_string(entry?.path())?.lines() {
+    let files: Vec<_> = fs::read_dir(sources)?.collect::<Result<_, _>>()?;
+    // Hooks stand in modules of the crate itself.
+    for file in files.iter().filter(|entry| entry.path().is_file()) {
+        for line in fs::read_to_string(file.path())?.lines() {
             let Some(rest) = line.strip_prefix("/// hook: ") else { continue };
             let (kind, rest) = rest.split_once('/').with_context(|| format!("the form of: {line}"))?;
             if kind == "tracepoint" {

@@ -86,6 +86,10 @@ const OWN: &[(&str, u32)] = &[
     ("n_tty_data.", PTY),
     ("task_struct.thread_pid", PROCESS_VM),
     ("task_struct.pid_links", PROCESS_VM),
+    // Without them, the current task is asked for.
+    ("task_struct.se.", 0),
+    ("cfs_rq.", 0),
+    ("rq.", 0),
     // Without it, datagrams are known by less.
     ("sk_buff.tail", 0),
     // Since Linux 6.18; without it, it is found by way of the inode.

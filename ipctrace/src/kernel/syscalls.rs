@@ -1,4 +1,4 @@
-//! System call numbers and registers: all that differs between architectures.
+//! System call numbers, registers and memory: all that differs between architectures.
 
 use ipctrace_common::syscall::{Class, Special, TABLE};
 use ipctrace_common::{Mechanism, Shape};
@@ -20,6 +20,9 @@ pub(super) const NUMBER: &str = "pt_regs.orig_ax";
 /// `TS_COMPAT`, arch/x86/include/asm/thread_info.h.
 #[cfg(target_arch = "x86_64")]
 pub(super) const COMPAT: u32 = 2;
+/// A store is not seen before one that was made earlier.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const STORES_IN_ORDER: u32 = 1;
 
 /// Where the six arguments are: a member of the kernel's register structure, and bytes beyond its begin.
 #[cfg(target_arch = "aarch64")]
@@ -37,6 +40,9 @@ pub(super) const NUMBER: &str = "pt_regs.syscallno";
 /// 32-bit tasks are told apart by their personality there; their calls are not seen.
 #[cfg(target_arch = "aarch64")]
 pub(super) const COMPAT: u32 = 0;
+/// A store may be seen before one that was made earlier.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const STORES_IN_ORDER: u32 = 0;
 
 /// The calls by which signals are sent that may be told to the kernel by nothing but their number.
 pub(super) const KILLS: [u32; 2] = [libc::SYS_kill as u32, libc::SYS_pidfd_send_signal as u32];
