@@ -145,6 +145,8 @@ offsets! {
     socket_file = "socket.file";
     /// File side of a socket.
     sock_socket = "sock.sk_socket";
+    /// Its flags, the first of which is that it is closed.
+    sock_flags = "sock.__sk_common.skc_flags";
     /// Receive queue.
     sock_receive_queue = "sock.sk_receive_queue";
     /// Peer of a unix socket.
@@ -478,10 +480,20 @@ pub const BOOKS_SIZE: usize = 128;
 /// How many channels can have books at a time. A power of two.
 pub const CHANNELS: u32 = 65_536;
 
-/// Size of a place for books in the array of them, and where in it stands whether it is anybody's: a word that is 0 where it is free.
+/// Size of a place for books in the array of them, which begins with the key of their channel.
 pub const BOOKS_PLACE: usize = 192;
-/// See there.
+/// Where in it its state stands: a word that is one of [`books_state`].
 pub const BOOKS_STATE: usize = 16;
+
+/// Whose a place for books is. It is closed by whoever makes it [`books_state::TAKEN`] where it was [`books_state::OPEN`].
+pub mod books_state {
+    /// Nobody's.
+    pub const FREE: u64 = 0;
+    /// Somebody's who is about to open or close books there.
+    pub const TAKEN: u64 = 1;
+    /// The channel's with that key.
+    pub const OPEN: u64 = 2;
+}
 
 /// On each CPU, how many programs on functions can be telling of a channel with a long name at the same time.
 pub const CHANNEL_DESKS: u32 = 3;

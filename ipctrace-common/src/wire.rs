@@ -300,8 +300,8 @@ pub struct Channel {
     pub receiver_inode: u64,
     /// Length of the name that follows.
     pub name_len: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// How long before `time` counting what was in it began, ns: what was put in since may not be in `queued`.
+    pub counting: u32,
 }
 
 /// `flags` of a [`Signal`].

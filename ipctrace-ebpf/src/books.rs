@@ -50,6 +50,7 @@ mod placed {
     use core::ptr::{null_mut, read_volatile, write_volatile};
 
     use aya_ebpf::maps::Array;
+    use ipctrace_common::config::books_state::{FREE, OPEN, TAKEN};
     use ipctrace_common::config::{BOOKS_PLACE, BOOKS_STATE};
 
     use super::{BPF_NOEXIST, Books, Cause, HashMap, Key, MOST, Result, SPREAD, is_first, map};
@@ -61,7 +62,7 @@ mod placed {
     #[repr(C, align(64))]
     struct Place {
         key: Key,
-        /// [`FREE`], [`TAKEN`] or [`OPEN`].
+        /// See [`ipctrace_common::config::books_state`].
         state: u64,
         reserved: [u64; 5],
         books: Books,
@@ -69,13 +70,6 @@ mod placed {
 
     const _: () = assert!(size_of::<Place>() == BOOKS_PLACE);
     const _: () = assert!(core::mem::offset_of!(Place, state) == BOOKS_STATE);
-
-    /// Of [`Place::state`]: nobody's.
-    const FREE: u64 = 0;
-    /// Somebody is about to open books there.
-    const TAKEN: u64 = 1;
-    /// The channel's with that key.
-    const OPEN: u64 = 2;
 
     /// What may be mapped begins at a page, and so each place at a cache line.
     #[map]
@@ -210,20 +204,30 @@ mod placed {
         let Some(place) = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST) else {
             return 0;
         };
-        // SAFETY: a valid, aligned pointer into the map.
-        let (its, identity) = unsafe {
-            let its = read_volatile(&raw const (*place).key.id) == id
-                && read_volatile(&raw const (*place).key.space) == space;
-            (its, Books::identity(&raw const (*place).books))
+        let place: *mut Place = place;
+        let is_theirs = move || {
+            // SAFETY: a valid, aligned pointer into the map; each field is read in one access.
+            let (its, identity) = unsafe {
+                let its = read_volatile(&raw const (*place).key.id) == id
+                    && read_volatile(&raw const (*place).key.space) == space;
+                (its, Books::identity(&raw const (*place).books))
+            };
+            its && (those == 0 || identity == (inode, origin))
         };
-        if those != 0 && identity != (inode, origin) {
+        // SAFETY: as above.
+        if !is_theirs() || unsafe { exchange(&raw mut (*place).state, OPEN, TAKEN) } != OPEN {
             return 0;
         }
-        // Who takes it out of the hash table gives its place back.
-        if CHANNELS.remove(key).is_ok() && its {
-            // SAFETY: as above.
-            unsafe { exchange(&raw mut (*place).state, OPEN, FREE) };
-        }
+        // Now nobody else closes them, or opens others there.
+        let state = if is_theirs() {
+            // It is there.
+            let _ = CHANNELS.remove(key);
+            FREE
+        } else {
+            OPEN
+        };
+        // SAFETY: as above.
+        unsafe { exchange(&raw mut (*place).state, TAKEN, state) };
         0
     }
 }

@@ -380,7 +380,7 @@ pub(crate) fn removed(mechanism: Mechanism, key: Key) {
         (*record).sender_inode = 0;
         (*record).receiver_inode = 0;
         (*record).name_len = 0;
-        (*record).reserved = 0;
+        (*record).counting = 0;
     }
     ring::submit(entry);
 }
@@ -420,11 +420,13 @@ pub extern "C" fn is_same(id: u64, space: u64, kind: u32, inode: u64, sender: u6
         let origin = core::ptr::read_volatile(&raw const (*account(books, receive)).origin);
         let is_same = if known != 0 && inode != 0 {
             known == inode
-        } else if unix::is_connection(mechanism) && origin != 0 && sender != 0 {
+        } else if unix::is_connection(mechanism) && sender != 0 {
             // Not accepted yet, at least when the call looked; nor, perhaps, was another that was to be at that address.
             origin == sender
         } else if unix::is_connection(mechanism) {
-            known == 0
+            // Accepted since they were opened, and its peer is closed. But as long as a client is not accepted its peer has no inode
+            // either, and another that was never accepted may have been at its address.
+            known == 0 && origin != 0 && receive != 0 && unix::has_lost_peer(id) == Ok(true)
         } else if known == 0 {
             // Not a connection's that was never accepted.
             origin == 0
@@ -512,9 +514,16 @@ fn origin(side: &Side, taken_before: u64) -> Result<u64> {
     Ok(u64::from(now.wrapping_sub(taken_before as u32)))
 }
 
+/// See [`wire::Channel::counting`].
+#[inline(always)]
+fn took(begun: u64, now: u64) -> u32 {
+    now.wrapping_sub(begun).min(u64::from(u32::MAX)) as u32
+}
+
 /// The same, at that place of [`CHANNEL_DESK`].
 #[inline(always)]
 fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
+    let begun = ring::now();
     let queued = own::queued(side).saturating_add(taken_before);
     let origin = origin(side, taken_before)?;
     let inode = receiver_inode(side);
@@ -533,8 +542,9 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     let name_len = own::name(side, &mut record.name);
     // SAFETY: both places are fields of a valid record.
     unsafe {
-        let flags = flags | own::flags(side);
-        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
+        let (flags, now) = (flags | own::flags(side), ring::now());
+        ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, now);
+        record.fixed.counting = took(begun, now);
         task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
@@ -542,7 +552,6 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     (record.fixed.write_pos, record.fixed.read_pos) = positions(side, origin);
     record.fixed.sender_inode = if unix::is_connection(side.mechanism) { origin } else { 0 };
     record.fixed.receiver_inode = inode;
-    record.fixed.reserved = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;
     // SAFETY: a record with room for its name, initialised memory of a map.
@@ -623,6 +632,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
     if is_known(side) {
         return Ok(false);
     }
+    let begun = ring::now();
     let queued = own::queued(side).saturating_add(taken_before);
     let origin = origin(side, taken_before)?;
     let inode = receiver_inode(side);
@@ -636,15 +646,15 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
     // SAFETY: room for a record; every field of its fixed part is written, and as much of the name as it says. The places for the
     // names are long enough.
     unsafe {
-        let flags = flags | own::flags(side);
-        ring::begin(&raw mut (*record).fixed.header, Kind::Channel, side.mechanism, flags, ring::now());
+        let (flags, now) = (flags | own::flags(side), ring::now());
+        ring::begin(&raw mut (*record).fixed.header, Kind::Channel, side.mechanism, flags, now);
+        (*record).fixed.counting = took(begun, now);
         task::describe_current(&raw mut (*record).fixed.task);
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
         ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, origin);
         (*record).fixed.sender_inode = if unix::is_connection(side.mechanism) { origin } else { 0 };
         (*record).fixed.receiver_inode = inode;
-        (*record).fixed.reserved = 0;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;
     }
     ring::submit(entry);
@@ -849,7 +859,7 @@ fn tell_file_at(
     record.fixed.write_pos = 0;
     record.fixed.read_pos = 0;
     record.fixed.receiver_inode = 0;
-    record.fixed.reserved = 0;
+    record.fixed.counting = 0;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
     record.fixed.name_len = name_len as u32;
     // SAFETY: a record with room for its name, initialised memory of a map.

@@ -52,6 +52,18 @@ pub(crate) fn inode_of(sock: u64) -> Result<u64> {
     if socket == 0 { Ok(0) } else { read(beside(socket), offset!(inode_ino)) }
 }
 
+/// Whether a receiver that is connected has been accepted and its peer closed since: a peer without an inode that is not closed has not
+/// been accepted itself.
+///
+/// `sock_orphan`, include/net/sock.h, says that a socket is closed before it takes its inode away.
+#[inline(always)]
+pub(crate) fn has_lost_peer(sock: u64) -> Result<bool> {
+    /// Bit of `SOCK_DEAD`, the first of `enum sock_flags`.
+    const DEAD: u64 = 1;
+    let peer: u64 = read(sock, offset!(unix_peer))?;
+    Ok(peer != 0 && read::<u64>(peer, offset!(sock_flags))? & DEAD != 0)
+}
+
 /// The inode of a `struct socket`: `SOCK_INODE`, include/net/sock.h.
 #[inline(always)]
 pub(crate) fn beside(socket: u64) -> u64 {

@@ -1,11 +1,15 @@
 //! The programs' books of channels, as far as the collector has to do with them: see `ipctrace-ebpf/src/books.rs`.
 
-use anyhow::Result;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData};
-use ipctrace_common::config::{BOOKS_PLACE, BOOKS_SIZE, BOOKS_STATE};
+use aya::maps::{HashMap, Map, MapData};
+use ipctrace_common::config::books_state::{FREE, OPEN, TAKEN};
+use ipctrace_common::config::{BOOKS_PLACE, BOOKS_SIZE, BOOKS_STATE, CHANNELS};
 use ipctrace_common::wire::Key;
-use zerocopy::IntoBytes;
+use memmap2::{MmapOptions, MmapRaw};
 
 use crate::attach::take;
 
@@ -26,7 +30,7 @@ pub enum Books {
         /// See there.
         channels: HashMap<MapData, KernelKey, u32>,
         /// See there.
-        places: Array<MapData, [u8; BOOKS_PLACE]>,
+        places: Places,
     },
 }
 
@@ -38,7 +42,7 @@ impl Books {
     pub fn of(ebpf: &mut Ebpf) -> Result<Books> {
         let channels = take(ebpf, "CHANNELS")?;
         Ok(match take(ebpf, "BOOKS") {
-            Ok(places) => Books::Placed { channels: channels.try_into()?, places: places.try_into()? },
+            Ok(places) => Books::Placed { channels: channels.try_into()?, places: Places::map(places)? },
             Err(_) => Books::Hashed(channels.try_into()?),
         })
     }
@@ -52,16 +56,47 @@ impl Books {
                 let _ = channels.remove(&name);
             }
             Books::Placed { channels, places } => {
-                if let Ok(index) = channels.get(&name, 0)
-                    && let Ok(mut place) = places.get(&index, 0)
-                    && place.starts_with(key.as_bytes())
-                {
-                    // Before the key is given up: who opens books for it meanwhile is told that there are some.
-                    place[BOOKS_STATE..BOOKS_STATE + size_of::<u64>()].fill(0);
-                    let _ = places.set(index, place, 0);
-                }
-                let _ = channels.remove(&name);
+                let Ok(index) = channels.get(&name, 0) else { return };
+                places.close(index, key, || {
+                    let _ = channels.remove(&name);
+                });
             }
         }
+    }
+}
+
+/// The places of books, mapped.
+pub struct Places {
+    memory: MmapRaw,
+    /// Programs that are loaded later find the map by its descriptor.
+    _map: MapData,
+}
+
+impl Places {
+    fn map(map: Map) -> Result<Places> {
+        let Map::Array(map) = map else { anyhow::bail!("the books of channels stand in no array") };
+        let length = BOOKS_PLACE * CHANNELS as usize;
+        let mapped = MmapOptions::new().len(length).map_raw(&map.fd().as_fd());
+        Ok(Places { memory: mapped.context("mapping the books of channels")?, _map: map })
+    }
+
+    /// Closes the books at a place, if they are those of that channel, as a program does: between that nobody else does and that others
+    /// may be opened there `remove` lets go of the key.
+    fn close(&self, index: u32, key: Key, remove: impl FnOnce()) {
+        let at = BOOKS_PLACE * (index % CHANNELS) as usize;
+        let word = |offset: usize| {
+            // SAFETY: a word of a live mapping, aligned, which others write to in one access too.
+            unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().add(at + offset).cast()) }
+        };
+        let state = word(BOOKS_STATE);
+        if state.compare_exchange(OPEN, TAKEN, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return;
+        }
+        let (id, space) = (word(0).load(Ordering::SeqCst), word(size_of::<u64>()).load(Ordering::SeqCst));
+        let its = (id, space) == (key.id, key.space);
+        if its {
+            remove();
+        }
+        state.store(if its { FREE } else { OPEN }, Ordering::SeqCst);
     }
 }

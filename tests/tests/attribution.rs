@@ -40,6 +40,7 @@ cases! {
     threads_send_and_receive
     read_before_the_server_accepts
     connections_nobody_accepted
+    a_client_reads_before_it_is_accepted
     sendmmsg_and_recvmmsg
     one_sender_many_receivers
     segment_of_three_processes

@@ -130,7 +130,7 @@ impl Queue {
         }
     }
 
-    /// The kernel has counted what is in it: of what was sent to a socket of that name before, it can only be the latest.
+    /// The kernel has begun to count what is in it: of what had been sent to a socket of that name by then, it can only be the latest.
     fn found(&mut self, time: u64, addressed: &HashMap<u64, VecDeque<Sent>>) {
         let (Some(name), Some(queued)) = (self.naming.name(), self.first) else { return };
         let named = addressed.values().flatten().filter(|sent| sent.address.as_deref() == Some(name));
@@ -185,7 +185,7 @@ impl Messages {
         queue.queued = (record.queued != u64::MAX).then(|| record.queued.saturating_sub(known));
         let Messages { queues, addressed, .. } = self;
         if let Some(queue) = queues.get_mut(&record.key) {
-            queue.found(record.header.time, addressed);
+            queue.found(record.header.time.saturating_sub(record.counting.into()), addressed);
         }
         self.settle(record.key, false, context);
     }

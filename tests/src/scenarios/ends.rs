@@ -21,6 +21,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "threads_send_and_receive", play: threads },
     Scenario { name: "read_before_the_server_accepts", play: before_accept },
     Scenario { name: "connections_nobody_accepted", play: never_accepted },
+    Scenario { name: "a_client_reads_before_it_is_accepted", play: reads_before_accepted },
 ];
 
 /// A listening socket.
@@ -99,27 +100,40 @@ fn before_accept(stage: &Stage) -> Result<()> {
     stage.reap(&[server])
 }
 
+const CONNECTIONS: [(SockType, &str); 2] =
+    [(SockType::Stream, "unix_stream"), (SockType::SeqPacket, "unix_seqpacket")];
+
+/// How many messages one send is, if they are kept apart.
+fn has_messages(kind: SockType) -> Option<u64> {
+    (kind == SockType::SeqPacket).then_some(1)
+}
+
+/// A process connects, sends 7 bytes and ends; nobody accepts.
+fn send_unaccepted(stage: &Stage, (kind, mechanism): (SockType, &str), address: &UnixAddr) -> Result<()> {
+    let early = stage.child("early", |stage| {
+        let connection = connect_as(kind, address)?;
+        stage::write_all(&connection, &stage.marked(7))?;
+        stage.tell(&Truth::Transfer {
+            mechanism: mechanism.to_owned(),
+            channel: None,
+            from: stage.me(),
+            to: Party::None("unread".to_owned()),
+            bytes: 7,
+            messages: has_messages(kind),
+        })
+    })?;
+    stage.reap(&[early])
+}
+
 /// What was sent to a server that ended before it accepted the connection is not what the next connection's receiver gets, whose
 /// socket the kernel makes where that of the first was.
 fn never_accepted(stage: &Stage) -> Result<()> {
-    for (kind, mechanism) in [(SockType::Stream, "unix_stream"), (SockType::SeqPacket, "unix_seqpacket")] {
-        let messages = (kind == SockType::SeqPacket).then_some(1);
+    for (kind, mechanism) in CONNECTIONS {
+        let messages = has_messages(kind);
         for round in 0..20 {
             let address = address(&format!("accepts-{mechanism}-{round}"))?;
             let listener = listen_as(kind, &address)?;
-            let early = stage.child("early", |stage| {
-                let connection = connect_as(kind, &address)?;
-                stage::write_all(&connection, &stage.marked(7))?;
-                stage.tell(&Truth::Transfer {
-                    mechanism: mechanism.to_owned(),
-                    channel: None,
-                    from: stage.me(),
-                    to: Party::None("unread".to_owned()),
-                    bytes: 7,
-                    messages,
-                })
-            })?;
-            stage.reap(&[early])?;
+            send_unaccepted(stage, (kind, mechanism), &address)?;
             drop(listener);
             let listener = listen_as(kind, &address)?;
             let late = stage.child("late", |stage| {
@@ -143,6 +157,46 @@ fn never_accepted(stage: &Stage) -> Result<()> {
             if round % 2 != 0 {
                 stage.reap(&[late])?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Nor is it what a client gets whose socket the kernel makes there, and which waits for its answer before it is accepted: then it is
+/// the other end that has no inode.
+fn reads_before_accepted(stage: &Stage) -> Result<()> {
+    for (kind, mechanism) in CONNECTIONS {
+        for round in 0..10 {
+            let address = address(&format!("answers-{mechanism}-{round}"))?;
+            let listener = listen_as(kind, &address)?;
+            send_unaccepted(stage, (kind, mechanism), &address)?;
+            drop(listener);
+            // One of them is where the socket was that nobody accepted.
+            let new = || socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
+            let connections = [new()?, new()?, new()?];
+            let listener = listen_as(kind, &address)?;
+            let mut clients = Vec::new();
+            for connection in &connections {
+                connect(connection.as_raw_fd(), &address)?;
+                let client = stage.child("client", |stage| {
+                    let bytes = stage::read_exactly(connection, 10)?;
+                    match has_messages(kind) {
+                        Some(_) => stage.heard_message(mechanism, &bytes),
+                        None => stage.heard(mechanism, None, &bytes),
+                    }
+                })?;
+                stage.wait_until(|| stage::sleeps(client))?;
+                clients.push(client);
+            }
+            let server = stage.child("server", |stage| {
+                for _ in &connections {
+                    let connection = stage::accept_one(&listener)?;
+                    stage::write_all(&connection, &stage.marked(10))?;
+                }
+                Ok(())
+            })?;
+            stage.reap(&clients)?;
+            stage.reap(&[server])?;
         }
     }
     Ok(())

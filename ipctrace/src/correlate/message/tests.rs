@@ -93,6 +93,16 @@ fn what_was_sent_to_a_receiver_that_is_gone_is_not_the_next_ones() {
 }
 
 #[test]
+fn what_was_sent_while_the_kernel_counted_is_in_the_queue() {
+    // Nothing was in it yet when that was looked for.
+    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 0, b"/log\0") else { panic!("a channel") };
+    (opened.header.time, opened.counting) = (5, 4);
+    let sent = send_to(b"/log\0", 10, 50, (1, 3), 5);
+    let events = correlate([sent, Record::Channel(opened, name), receive(1, 20, 50, (0, 6), 5, 5)]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5)]);
+}
+
+#[test]
 fn a_socket_that_is_gone_has_nothing_in_a_queue() {
     let closed = |record| changed(record, |op| op.sender_inode = 0);
     let next = |record| changed(record, |op| op.sender_inode = 51);
