@@ -9,9 +9,10 @@ use aya::maps::{HashMap, Map, MapData};
 use ipctrace_common::config::books_state::{FREE, OPEN, TAKEN};
 use ipctrace_common::config::{BOOKS_PLACE, BOOKS_SIZE, BOOKS_STATE, CHANNELS};
 use ipctrace_common::wire::Key;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapOptions;
 
 use crate::attach::take;
+use crate::ring::page_size;
 
 /// [`Key`] as a kernel map's key.
 #[derive(Clone, Copy)]
@@ -42,7 +43,7 @@ impl Books {
     pub fn of(ebpf: &mut Ebpf) -> Result<Books> {
         let channels = take(ebpf, "CHANNELS")?;
         Ok(match take(ebpf, "BOOKS") {
-            Ok(places) => Books::Placed { channels: channels.try_into()?, places: Places::map(places)? },
+            Ok(places) => Books::Placed { channels: channels.try_into()?, places: Places::of(places)? },
             Err(_) => Books::Hashed(channels.try_into()?),
         })
     }
@@ -57,7 +58,8 @@ impl Books {
             }
             Books::Placed { channels, places } => {
                 let Ok(index) = channels.get(&name, 0) else { return };
-                places.close(index, key, || {
+                // If it cannot be mapped they stay, and are taken for another's when there is another.
+                let _ = places.close(index, key, || {
                     let _ = channels.remove(&name);
                 });
             }
@@ -65,32 +67,33 @@ impl Books {
     }
 }
 
-/// The places of books, mapped.
-pub struct Places {
-    memory: MmapRaw,
-    /// Programs that are loaded later find the map by its descriptor.
-    _map: MapData,
-}
+/// The places of books.
+pub struct Places(MapData);
 
 impl Places {
-    fn map(map: Map) -> Result<Places> {
+    fn of(map: Map) -> Result<Places> {
         let Map::Array(map) = map else { anyhow::bail!("the books of channels stand in no array") };
-        let length = BOOKS_PLACE * CHANNELS as usize;
-        let mapped = MmapOptions::new().len(length).map_raw(&map.fd().as_fd());
-        Ok(Places { memory: mapped.context("mapping the books of channels")?, _map: map })
+        Ok(Places(map))
     }
 
     /// Closes the books at a place, if they are those of that channel, as a program does: between that nobody else does and that others
     /// may be opened there `remove` lets go of the key.
-    fn close(&self, index: u32, key: Key, remove: impl FnOnce()) {
-        let at = BOOKS_PLACE * (index % CHANNELS) as usize;
+    ///
+    /// All of them would be a third of the memory that we take; so the page is mapped that this one begins in.
+    fn close(&self, index: u32, key: Key, remove: impl FnOnce()) -> Result<()> {
+        // What we look at is in the first of its cache lines, and places begin at such.
+        const _: () = assert!(BOOKS_PLACE.is_multiple_of(64) && BOOKS_STATE < 64);
+        let (at, page) = (BOOKS_PLACE * (index % CHANNELS) as usize, page_size());
+        let mapped =
+            MmapOptions::new().offset((at / page * page) as u64).len(page).map_raw(&self.0.fd().as_fd());
+        let mapped = mapped.context("mapping the books of a channel")?;
         let word = |offset: usize| {
             // SAFETY: a word of a live mapping, aligned, which others write to in one access too.
-            unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().add(at + offset).cast()) }
+            unsafe { AtomicU64::from_ptr(mapped.as_mut_ptr().add(at % page + offset).cast()) }
         };
         let state = word(BOOKS_STATE);
         if state.compare_exchange(OPEN, TAKEN, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-            return;
+            return Ok(());
         }
         let (id, space) = (word(0).load(Ordering::SeqCst), word(size_of::<u64>()).load(Ordering::SeqCst));
         let its = (id, space) == (key.id, key.space);
@@ -98,5 +101,6 @@ impl Places {
             remove();
         }
         state.store(if its { FREE } else { OPEN }, Ordering::SeqCst);
+        Ok(())
     }
 }
