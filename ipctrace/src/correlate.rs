@@ -45,6 +45,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
+use ipctrace_common::config::CHANNELS;
 use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
@@ -85,9 +86,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Enough for a busy host, in the order of a hundred megabytes should all be reached.
+    /// Enough for a busy host, in the order of a hundred megabytes should all be reached. Fewer channels than the programs have room for:
+    /// these need some for what comes while it is told which ones they may forget.
     fn default() -> Limits {
-        Limits { streams: 65_536, ranges: 65_536, messages: 131_072, signals: 65_536, processes: 65_536 }
+        const STREAMS: usize = CHANNELS as usize / 4 * 3;
+        Limits { streams: STREAMS, ranges: 65_536, messages: 131_072, signals: 65_536, processes: 65_536 }
     }
 }
 

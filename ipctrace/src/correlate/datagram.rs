@@ -60,6 +60,11 @@ pub(super) struct Datagrams {
     channels: Channels,
 }
 
+/// Whether two sockets at one address may be the same one, by their inodes; 0 is unknown.
+fn is_same(one: u64, other: u64) -> bool {
+    one == other || one == 0 || other == 0
+}
+
 /// The key of what a socket receives.
 fn key(sock: u64) -> Key {
     Key { id: sock, space: Key::SOCKET | Key::RECEIVES }
@@ -155,6 +160,7 @@ impl Datagrams {
             digest: record.digest,
             netns: record.netns,
             sock: record.sock,
+            inode: record.inode,
             data: record.data,
             who,
             enter: record.enter,
@@ -171,7 +177,8 @@ impl Datagrams {
         self.flying.entry((way.to.port(), way.len)).or_default().push_back(number);
         if record.enter == 0
             && let Some(calls) = self.unsent.get_mut(&record.sock)
-            && let Some(index) = calls.iter().position(|call| call.bytes == way.len)
+            && let Some(index) =
+                calls.iter().position(|call| call.bytes == way.len && is_same(call.inode, record.inode))
             && let Some(call) = calls.remove(index)
         {
             if calls.is_empty() {
@@ -291,7 +298,7 @@ impl Datagrams {
             inode: op.sender_inode,
             payload: record.payload.clone(),
         };
-        match self.departure(sock, tid, op.enter, op.bytes) {
+        match self.departure(op, tid) {
             Some(number) => self.called(number, call, locals, context),
             None => {
                 let calls = self.unsent.entry(sock).or_default();
@@ -305,7 +312,8 @@ impl Datagrams {
     }
 
     /// The datagram that left in that call, or else one of that length that left outside of any.
-    fn departure(&mut self, sock: u64, tid: u32, enter: u64, bytes: u64) -> Option<u64> {
+    fn departure(&mut self, op: &wire::Op, tid: u32) -> Option<u64> {
+        let (sock, enter) = (op.sender_sock, op.enter);
         let sent = &self.sent;
         let leaving = self.leaving.get_mut(&sock)?;
         // Those of earlier calls of the thread, which have failed.
@@ -320,8 +328,11 @@ impl Datagrams {
                 sent.enter == enter && sent.who.as_ref().is_some_and(|who| who.tid == tid)
             })
         };
-        let outside =
-            |number: &u64| sent.get(number).is_some_and(|sent| sent.enter == 0 && sent.way.len == bytes);
+        let outside = |number: &u64| {
+            sent.get(number).is_some_and(|sent| {
+                sent.enter == 0 && sent.way.len == op.bytes && is_same(sent.inode, op.sender_inode)
+            })
+        };
         let index = leaving.iter().position(of_call).or_else(|| leaving.iter().position(outside));
         let number = index.and_then(|index| leaving.remove(index));
         if leaving.is_empty() {

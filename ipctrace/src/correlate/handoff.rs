@@ -125,15 +125,17 @@ impl Handoffs {
         }
     }
 
-    /// The first send of that file from that socket over that channel; a send by address has no channel yet. Where a file was another's may
-    /// be now: what it is of tells.
+    /// The first send of that file from that socket over that channel; a send by address has no channel yet. Where a file or a socket was
+    /// another's may be now: what it is of, and the sockets' inodes as far as they are known, tell.
     fn sender(&mut self, record: &wire::Handoff) -> Option<Half> {
         let sent = self.sent.get_mut(&record.file)?;
         let object = |record: &wire::Handoff| (record.object_device, record.object_inode);
         let is_it = |half: &Half| {
-            let (from, to) = (half.record.sender_sock, record.sender_sock);
+            let may_be = |one: u64, other: u64| one == other || one == 0 || other == 0;
             (half.record.key == record.key || half.record.key.id == 0)
-                && (from == to || from == 0 || to == 0)
+                && may_be(half.record.sender_sock, record.sender_sock)
+                && may_be(half.record.sender_inode, record.sender_inode)
+                && may_be(half.record.receiver_inode, record.receiver_inode)
                 && object(&half.record) == object(record)
         };
         let index = sent.iter().position(is_it)?;
@@ -271,6 +273,21 @@ mod tests {
         ]);
         let expected = [(Some(12), Some(20)), (Some(11), Some(21)), (Some(10), None)];
         assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_nobody_received_is_not_what_the_next_socket_there_gets() {
+        let through = |record: Record, receiver: u64| {
+            let Record::Handoff(mut handoff) = record else { return record };
+            handoff.receiver_inode = receiver;
+            Record::Handoff(handoff)
+        };
+        let all = handoffs([
+            through(half(false, 10, 7, 1), 60),
+            through(half(false, 11, 7, 2), 61),
+            through(half(true, 20, 7, 3), 61),
+        ]);
+        assert_eq!(all.iter().map(pids).collect::<Vec<_>>(), [(Some(11), Some(20)), (Some(10), None)]);
     }
 
     #[test]

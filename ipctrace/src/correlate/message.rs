@@ -171,7 +171,8 @@ impl Messages {
         context: &mut Context<'_>,
     ) {
         let inodes = (record.sender_inode, record.receiver_inode);
-        self.renew(mechanism, record.key, inodes, context);
+        let another = |naming: &Naming| !naming.is_of(mechanism) || naming.is_other_now(inodes.0, inodes.1);
+        self.renew(mechanism, record.key, another, context);
         let queue = self.queue(mechanism, record.key, context.now);
         queue.naming.meet(inodes.0, inodes.1);
         queue.naming.named(name);
@@ -207,7 +208,8 @@ impl Messages {
         // A socket for datagrams has many senders.
         let inodes = (if mechanism.is_unix_connection() { op.sender_inode } else { 0 }, op.receiver_inode);
         if op.key.id != 0 {
-            self.renew(mechanism, op.key, inodes, context);
+            let another = |naming: &Naming| !naming.is_of(mechanism) || naming.is_other(inodes.0, inodes.1);
+            self.renew(mechanism, op.key, another, context);
         }
         let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
         let time = op.header.time;
@@ -279,8 +281,13 @@ impl Messages {
     }
 
     /// If the socket is another one at the same address: what was sent to the old one is unread.
-    fn renew(&mut self, mechanism: Mechanism, key: Key, inodes: (u64, u64), context: &mut Context<'_>) {
-        let another = |naming: &Naming| !naming.is_of(mechanism) || naming.is_other(inodes.0, inodes.1);
+    fn renew(
+        &mut self,
+        mechanism: Mechanism,
+        key: Key,
+        another: impl Fn(&Naming) -> bool,
+        context: &mut Context<'_>,
+    ) {
         if self.queues.get(&key).is_some_and(|queue| another(&queue.naming)) {
             self.close(key, context);
             self.queue(mechanism, key, context.now);
@@ -326,19 +333,27 @@ impl Messages {
         force: bool,
         context: &mut Context<'_>,
     ) -> bool {
-        let Some(queue) = self.queues.get_mut(&key) else { return true };
+        let Some(queue) = self.queues.get(&key) else { return true };
         let early = match (queue.queued, taken.before) {
             (Some(queued), Some(before)) if before < queued => {
                 // A send by address opens no books: of what was queued, some may have been sent while we looked.
                 let name = queue.naming.name();
+                // Sent to a name that no socket is known by it may be this one's, written otherwise: the message says from which socket.
+                let may_be_named = |sent: &Sent| {
+                    taken.from == Some(sent.sock)
+                        && !self.queues.values().any(|other| other.naming.name() == sent.address.as_deref())
+                };
                 let is_among = |sent: &&Sent| {
-                    sent.enter < queue.opened && sent.time > queue.floor && sent.address.as_deref() == name
+                    sent.enter < queue.opened
+                        && ((sent.time > queue.floor && sent.address.as_deref() == name)
+                            || may_be_named(sent))
                 };
                 let known = self.addressed.values().flatten().filter(is_among).count() as u64;
                 before < queued.saturating_sub(queue.known + known)
             }
             _ => false,
         };
+        let Some(queue) = self.queues.get_mut(&key) else { return true };
         let found = if early { None } else { find(queue, &self.addressed, taken) };
         let overlapped =
             rivalled || taken.overlaps || queue.receivers.overlaps(taken.who.thread(), taken.enter);

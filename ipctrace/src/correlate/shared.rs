@@ -216,6 +216,10 @@ impl Shared {
         if record.flag == 0 && self.objects.contains_key(&id) {
             return Some(());
         }
+        // A namespace that ends takes its segments with it without a word, and the next one has its number, and begins with the same ids.
+        if id.sysv && record.flag != 0 && self.objects.get(&id).is_some_and(|known| !known.is_used()) {
+            self.retire(id, context);
+        }
         let id = self.object(record, name, context)?;
         let object = self.objects.get(&id)?;
         if object.mechanism != Mechanism::SharedFile {

@@ -132,18 +132,18 @@ impl Signals {
 
     fn delivered(&mut self, record: &wire::Signal, task: Rc<Proc>, context: &mut Context<'_>) {
         let fatal = record.exit_code & STATUS_SIGNAL;
-        // complete_signal() turns a signal that ends the process into a SIGKILL for each of its threads.
+        // complete_signal() turns a signal that ends the process, also one to a thread, into a SIGKILL for each of its threads.
         let stands_in = record.signal == SIGKILL && record.info == signal_info::NO_INFO;
         let number = match (stands_in, fatal) {
             (true, 1..) => {
-                let is_told = self.latest.get(&task.pid) == Some(&fatal) && !self.waits(&task, fatal);
-                if !self.dying.insert(task.pid) || is_told {
+                let is_told = self.latest.get(&task.pid) == Some(&fatal) && !self.waits(&task, fatal, true);
+                if is_told || !self.dying.insert(task.pid) {
                     return;
                 }
                 fatal
             }
             // Its other threads are ended by exit_group() or execve(): no signal was sent.
-            (true, 0) if !self.waits(&task, SIGKILL) => return,
+            (true, 0) if !self.waits(&task, SIGKILL, false) => return,
             (true, 0) | (false, _) => record.signal,
         };
         if !stands_in && record.ignored == 0 {
@@ -151,7 +151,7 @@ impl Signals {
         }
         let outcome = if record.ignored != 0 { Outcome::Ignored } else { Outcome::Delivered };
         let time = record.header.time;
-        let event = match self.take(&task, number, record) {
+        let event = match self.take(&task, number, record, stands_in && fatal != 0) {
             Some(pending) => {
                 let latency = time.saturating_sub(pending.event.time);
                 Signal { time, receiver: task, outcome, latency: Some(latency), ..pending.event }
@@ -168,13 +168,15 @@ impl Signals {
         context.out.push(Event::Signal(event));
     }
 
-    fn waits(&self, task: &Proc, number: u32) -> bool {
+    /// Whether there is a signal for `task`; with `any` for any thread of its process.
+    fn waits(&self, task: &Proc, number: u32, any: bool) -> bool {
         let pending = self.pending.get(&task.pid);
-        pending.is_some_and(|pending| pending.iter().any(|pending| is_for(pending, task, number)))
+        pending.is_some_and(|pending| pending.iter().any(|pending| is_for(pending, task, number, any)))
     }
 
-    /// The signal that `task` got: of those for its thread, or else its process, the first that is alike.
-    fn take(&mut self, task: &Proc, number: u32, record: &wire::Signal) -> Option<Pending> {
+    /// The signal that `task` got: of those for its thread, or else its process, the first that is alike. With `any` it may have been for
+    /// any thread, but hardly is one that was blocked.
+    fn take(&mut self, task: &Proc, number: u32, record: &wire::Signal, any: bool) -> Option<Pending> {
         let pending = self.pending.get_mut(&task.pid)?;
         let alike = |event: &Signal| {
             record.info == signal_info::UNASKED
@@ -183,8 +185,10 @@ impl Signals {
         let best = pending
             .iter()
             .enumerate()
-            .filter(|(_, pending)| is_for(pending, task, number))
-            .min_by_key(|(_, pending)| (!alike(&pending.event), pending.thread.is_none()))?
+            .filter(|(_, pending)| is_for(pending, task, number, any))
+            .min_by_key(|(_, pending)| {
+                (any && pending.blocked, !alike(&pending.event), pending.thread.is_none())
+            })?
             .0;
         let taken = pending.remove(best);
         self.count -= usize::from(taken.is_some());
@@ -239,8 +243,8 @@ impl Signals {
 #[derive(Debug)]
 pub(super) struct Unknown;
 
-fn is_for(pending: &Pending, task: &Proc, number: u32) -> bool {
-    pending.event.number == number && pending.thread.is_none_or(|thread| thread == task.tid)
+fn is_for(pending: &Pending, task: &Proc, number: u32, any: bool) -> bool {
+    pending.event.number == number && (any || pending.thread.is_none_or(|thread| thread == task.tid))
 }
 
 /// A signal that will not be delivered any more.

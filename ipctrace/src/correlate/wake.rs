@@ -11,8 +11,9 @@ use crate::model::{Channel, End, Proc, Wake, Why};
 
 use super::naming::{self, Home, file};
 
-/// What tells two places to wait at apart: mechanism, object, and where in it.
-type Place = (Mechanism, wire::Key, u64);
+/// What tells two places to wait at apart: mechanism, object (the address of a file's inode, which is another's later, and its number), and
+/// where in it.
+type Place = (Mechanism, wire::Key, u64, u64);
 
 /// Files and semaphores that processes wait at.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ impl Wakes {
         let name = naming::file_name(record.header.flags, name);
         if self.names.get(&record.key) != Some(&name) {
             self.names.insert(record.key, name);
-            self.channels.retain(|(_, key, _), _| *key != record.key);
+            self.channels.retain(|(_, key, ..), _| *key != record.key);
         }
     }
 
@@ -75,7 +76,8 @@ impl Wakes {
             self.channels.clear();
         }
         let names = &self.names;
-        let channel = self.channels.entry((mechanism, record.key, record.detail)).or_insert_with(|| {
+        let place = (mechanism, record.key, record.inode, record.detail);
+        let channel = self.channels.entry(place).or_insert_with(|| {
             Rc::new(if mechanism == Mechanism::SysvSem {
                 let id = home.ipc(format!("sysv_sem:{}", record.key.id), record.key.space);
                 Channel { id, name: semaphore_name(record) }

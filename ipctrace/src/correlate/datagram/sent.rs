@@ -30,6 +30,8 @@ pub(super) struct Sent {
     pub(super) digest: u64,
     pub(super) netns: u32,
     pub(super) sock: u64,
+    /// Inode of that socket; 0 if it had none.
+    pub(super) inode: u64,
     pub(super) data: u64,
     /// In whose call it left.
     pub(super) who: Option<Rc<Proc>>,

@@ -613,3 +613,20 @@ fn what_waits_is_told_before_another_socket_stands_at_its_address() {
         told.iter().filter(|(_, receiver, _)| *receiver == Ok(30)).map(|(.., bytes)| bytes).sum();
     assert_eq!(heard, 5, "{told:?}");
 }
+
+#[test]
+fn what_never_left_a_socket_is_not_what_leaves_the_next_one_there() {
+    let call = send(ONE, 11, 5, 20);
+    let Record::Op(mut call) = call else { panic!("a call") };
+    let Record::Datagram(mut left) = seen(datagram::SENT, ONE, 7, 5, None, 30) else { panic!("a datagram") };
+    (call.fixed.sender_inode, left.inode) = (ONE + 7, ONE + 7);
+    // The first one's neighbour is never found; the second one's answers after its call.
+    let told = correlate([
+        send(ONE, 10, 5, 1),
+        Record::Op(call),
+        Record::Datagram(left),
+        arrived(7, 5, 31),
+        receive_first(20, 5, (32, 33), 7),
+    ]);
+    assert_eq!(told[0], (Ok(11), Ok(20), 5));
+}

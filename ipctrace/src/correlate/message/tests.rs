@@ -250,3 +250,44 @@ fn an_equal_message_by_address_is_a_rival() {
     ]);
     assert!(!transfers(&events)[0].exact);
 }
+
+#[test]
+fn what_was_sent_to_another_spelling_of_a_name_before_it_was_looked_at_is_received() {
+    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 1, b"/tmp/d/r\0") else { panic!("a channel") };
+    opened.header.time = 15;
+    let events = correlate([
+        send_to(b"r\0", 10, 50, (3, 4), 5),
+        Record::Channel(opened, name),
+        with_books(receive(1, 20, 50, (20, 21), 5, 5), 0),
+        send_to(b"r\0", 10, 50, (30, 31), 5),
+        with_books(receive(1, 20, 50, (32, 33), 5, 5), 1),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(10), Ok(20), 5)]);
+    let latencies: Vec<_> = transfers(&events).iter().map(|transfer| transfer.latency).collect();
+    assert_eq!(latencies, [Some(17), Some(2)]);
+}
+
+#[test]
+fn a_client_where_one_was_that_nobody_accepted_has_a_queue_of_its_own() {
+    const PACKETS: Mechanism = Mechanism::UnixSeqpacket;
+    let between = |record, sender, receiver| {
+        changed(record, |op| {
+            (op.header.mechanism, op.sender_inode, op.receiver_inode) = (PACKETS as u8, sender, receiver);
+        })
+    };
+    let opened = |sender_inode, receiver_inode| {
+        let Record::Channel(opened, name) = channel(PACKETS, 1, 0, b"") else { panic!("a channel") };
+        Record::Channel(wire::Channel { sender_inode, receiver_inode, ..opened }, name)
+    };
+    let events = correlate([
+        opened(60, 0),
+        between(send(1, 10, 50, (1, 2), 5), 60, 0),
+        // Its receiver waits before it is accepted, so its peer has no inode.
+        opened(0, 70),
+        between(send(1, 11, 50, (5, 6), 5), 71, 70),
+        between(receive(1, 20, 50, (3, 7), 5, 5), 0, 70),
+    ]);
+    assert_eq!(shorts(&events), [(Ok(10), Err(Why::Unread), 5), (Ok(11), Ok(20), 5)]);
+    let ids: Vec<_> = transfers(&events).iter().map(|transfer| transfer.channel.id.clone()).collect();
+    assert_eq!(ids, ["socket:[60]->socket:[?]", "socket:[71]->socket:[70]"]);
+}

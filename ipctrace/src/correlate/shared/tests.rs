@@ -287,6 +287,19 @@ fn segments_are_known_by_namespace_and_key() {
 }
 
 #[test]
+fn a_segment_that_is_made_is_none_of_before() {
+    let mut trace = Trace::new();
+    let of = |pid| wire::Share { flag: 1, key: Key { id: 0, space: 7 }, ..mapping(pid, 0x10000, 0, true) };
+    for pid in [10, 11] {
+        trace.share(Mechanism::SysvShm, share_event::CREATE, of(pid), b"SYSV00000000\0");
+        trace.share(Mechanism::SysvShm, share_event::MAP, of(pid), b"SYSV00000000\0");
+        // With the namespace the segment is gone.
+        trace.process(process_event::EXIT, pid, 0, false);
+    }
+    assert_eq!(trace.pairs(), []);
+}
+
+#[test]
 fn a_name_in_shared_memory_is_one_objects_alone() {
     let mut trace = Trace::new();
     let file = |pid, inode| wire::Share { magic: 0x0102_1994, ..mapping(pid, 0x10000, inode, true) };

@@ -149,6 +149,19 @@ fn a_fatal_signal_is_one_event_however_many_threads_die() {
     let all = signals([generated(10, 20, SIGUSR1, 1), kill(21, 3), kill(20, 4)]);
     assert_eq!(all.len(), 1);
     assert_eq!((all[0].number, pid(&all[0].sender), all[0].outcome), (SIGUSR1, Some(10), Outcome::Delivered));
+    // So is one to a thread, whichever dies first, and after one of that number that was handled.
+    let to_thread = || {
+        let mut record = generated(10, 20, SIGUSR1, 2);
+        (record.group, record.target.tid) = (0, 20);
+        record
+    };
+    let all = signals([to_thread(), kill(21, 3), kill(20, 4)]);
+    let seen: Vec<_> = all.iter().map(|signal| (pid(&signal.sender), signal.outcome)).collect();
+    assert_eq!(seen, [(Some(10), Outcome::Delivered)]);
+    let handled = [generated(11, 20, SIGUSR1, 0), delivered(20, SIGUSR1, 1)];
+    let all = signals(handled.into_iter().chain([to_thread(), kill(21, 3), kill(20, 4)]));
+    let seen: Vec<_> = all.iter().map(|signal| (pid(&signal.sender), signal.outcome)).collect();
+    assert_eq!(seen, [(Some(11), Outcome::Delivered), (Some(10), Outcome::Delivered)]);
     // exit_group() ends threads by SIGKILL too, and nobody sent one.
     let mut exits = kill(21, 3);
     exits.exit_code = 0x100;

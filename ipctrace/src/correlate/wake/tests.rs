@@ -109,3 +109,12 @@ fn what_cannot_be_is_refused() {
     assert_eq!(wakes.event(&backwards, None, process(), Home::default(), 8), None);
     assert_eq!(wakes.event(&wake(Mechanism::Pipe, 0, FILE, 0), None, process(), Home::default(), 8), None);
 }
+
+#[test]
+fn a_file_at_the_address_of_another_is_another_whatever_its_name() {
+    let at = |inode| record(wire::Wake { inode, ..wake(Mechanism::Futex, wake_flag::WAKER, FILE, 0) });
+    let name = || named(channel_flag::PSEUDO, b"dev/zero");
+    let ids: Vec<_> =
+        wakes([name(), at(7), name(), at(8)]).into_iter().map(|wake| wake.channel.id.clone()).collect();
+    assert_eq!(ids, ["futex:[0:22:7]+0x0", "futex:[0:22:8]+0x0"]);
+}
