@@ -92,11 +92,15 @@ impl Places {
             unsafe { AtomicU64::from_ptr(mapped.as_mut_ptr().add(at % page + offset).cast()) }
         };
         let state = word(BOOKS_STATE);
-        if state.compare_exchange(OPEN, TAKEN, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        let is_its = || {
+            let (id, space) = (word(0).load(Ordering::SeqCst), word(size_of::<u64>()).load(Ordering::SeqCst));
+            (id, space) == (key.id, key.space)
+        };
+        if !is_its() || state.compare_exchange(OPEN, TAKEN, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return Ok(());
         }
-        let (id, space) = (word(0).load(Ordering::SeqCst), word(size_of::<u64>()).load(Ordering::SeqCst));
-        let its = (id, space) == (key.id, key.space);
+        // Now nobody else closes them, or opens others there.
+        let its = is_its();
         if its {
             remove();
         }

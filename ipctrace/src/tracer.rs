@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ipctrace_common::wire::{Header, Op, process_event};
@@ -34,6 +34,9 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Records taken in one go before the caller is given a chance to look at signals and deadlines, and the events that they made: few
 /// enough for these to be in the cache still.
 const BATCH: usize = 1024;
+
+/// How long the end waits for records that are being made.
+const UNFINISHED: Duration = Duration::from_millis(500);
 
 /// A new process, both by `(pid, start)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +238,12 @@ impl Tracer {
         // Else a host that is busy enough would have us go on for ever.
         self.attached.detach();
         while self.take_until(Some(u64::MAX), events)? {}
+        // Programs that were at work then may be making a record still, which holds back what came after it.
+        let patience = Instant::now() + UNFINISHED;
+        while !self.attached.rings.is_empty() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+            while self.take_until(Some(u64::MAX), events)? {}
+        }
         let now = now();
         self.losses(events)?;
         self.sweep(true);

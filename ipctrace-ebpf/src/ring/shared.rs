@@ -128,7 +128,8 @@ fn begin(length: u64) -> Option<(*mut u8, u32)> {
         let (end, taken, resting) =
             (&raw mut (*head).end, &raw const (*head).taken, &raw mut (*head).resting);
         let filled = core::ptr::read_volatile(end).wrapping_sub(core::ptr::read_volatile(taken));
-        if filled + space > u64::from(shape!(room)) {
+        // Less than nothing if both have moved on since the first was read.
+        if filled.wrapping_add(space).cast_signed() > i64::from(shape!(room)) {
             return None;
         }
         let position = add(end, space);

@@ -75,10 +75,14 @@ fn unreadable((path, error): (&str, io::Error)) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("reading {path}"))
 }
 
+/// The least that each has, whatever is asked for, bytes: programs that have seen that there is room may fill a quarter of it together before
+/// they know of each other, and a record with payload has more than 4 KiB.
+const SMALLEST: u32 = 64 << 10;
+
 /// How large each of `count` rings is, a power of two.
 fn share(room: Option<u32>, count: u32) -> u32 {
     let room = room.unwrap_or_else(|| ROOM.max(LEAST_ROOM.saturating_mul(count)));
-    (room / count.max(1)).clamp(page_size() as u32, LARGEST).next_power_of_two()
+    (room / count.max(1)).clamp(SMALLEST.max(page_size() as u32), LARGEST).next_power_of_two()
 }
 
 /// The maps in which records come.
@@ -175,8 +179,8 @@ mod tests {
         assert_eq!(share(None, 2), 8 << 20);
         assert_eq!(share(None, 3), 8 << 20);
         assert_eq!(share(None, 128), 1 << 20);
-        assert_eq!(share(Some(64 << 10), 2), 32 << 10);
-        assert_eq!(share(Some(64 << 10), 1000), page_size() as u32);
+        assert_eq!(share(Some(256 << 10), 2), 128 << 10);
+        assert_eq!(share(Some(64 << 10), 1000), SMALLEST.max(page_size() as u32));
         assert_eq!(share(Some(u32::MAX), 1), LARGEST);
     }
 }
