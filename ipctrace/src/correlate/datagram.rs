@@ -146,16 +146,8 @@ impl Datagrams {
                 && before.way.len < way.len
                 && (before.way.from, before.way.to) != (way.from, way.to)
         });
-        // A bridge, a VLAN and their like are devices before the one that it leaves by.
-        let passes_on = before.is_some_and(|before| {
-            record.enter != 0
-                && (before.sock, before.enter, before.digest) == (record.sock, record.enter, record.digest)
-                && before.way == way
-                && !before.arrived
-                && !before.received
-        });
-        if tunnelled || passes_on {
-            // The same packet, perhaps with another header before it.
+        if tunnelled {
+            // The same packet with another header before it.
             return;
         }
         while self.sent.len() >= context.limits.messages {

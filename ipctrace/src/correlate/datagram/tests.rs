@@ -630,16 +630,3 @@ fn what_never_left_a_socket_is_not_what_leaves_the_next_one_there() {
     ]);
     assert_eq!(told[0], (Ok(11), Ok(20), 5));
 }
-
-#[test]
-fn a_datagram_that_passes_two_devices_is_one() {
-    let leaves = || seen(datagram::SENT, ONE, 7, 5, Some((10, 20)), 21);
-    let told = correlate([
-        leaves(),
-        leaves(),
-        send(ONE, 10, 5, 20),
-        arrived(7, 5, 31),
-        receive_first(20, 5, (32, 33), 7),
-    ]);
-    assert_eq!(told, [(Ok(10), Ok(20), 5)]);
-}
