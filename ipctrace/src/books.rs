@@ -58,7 +58,7 @@ impl Books {
             }
             Books::Placed { channels, places } => {
                 let Ok(index) = channels.get(&name, 0) else { return };
-                // If it cannot be mapped they stay, and are taken for another's when there is another.
+                // If it cannot be mapped they stay open, and what the channel moves next begins behind a gap.
                 let _ = places.close(index, key, || {
                     let _ = channels.remove(&name);
                 });
@@ -79,7 +79,7 @@ impl Places {
     /// Closes the books at a place, if they are those of that channel, as a program does: between that nobody else does and that others
     /// may be opened there `remove` lets go of the key.
     ///
-    /// All of them would be a third of the memory that we take; so the page is mapped that this one begins in.
+    /// All of them would be a quarter of the memory that we take; so the page is mapped that this one begins in.
     fn close(&self, index: u32, key: Key, remove: impl FnOnce()) -> Result<()> {
         // What we look at is in the first of its cache lines, and places begin at such.
         const _: () = assert!(BOOKS_PLACE.is_multiple_of(64) && BOOKS_STATE < 64);

@@ -237,12 +237,14 @@ impl Tracer {
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<()> {
         // Else a host that is busy enough would have us go on for ever.
         self.attached.detach();
-        while self.take_until(Some(u64::MAX), events)? {}
-        // Programs that were at work then may be making a record still, which holds back what came after it.
         let patience = Instant::now() + UNFINISHED;
-        while !self.attached.rings.is_empty() && Instant::now() < patience {
-            std::thread::sleep(Duration::from_millis(1));
+        loop {
             while self.take_until(Some(u64::MAX), events)? {}
+            // Programs that were at work then may be making a record still, which holds back what came after it.
+            if self.attached.rings.is_empty() || Instant::now() >= patience {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         let now = now();
         self.losses(events)?;

@@ -23,6 +23,7 @@ use crate::model::{Channel, Event, Proc, Why};
 
 use super::address::{self, Locals, Place};
 use super::context::Context;
+use super::naming::may_be_same;
 use super::sequence::give_back;
 
 use sent::{Called, Channels, Sent, Way, sent_by};
@@ -58,11 +59,6 @@ pub(super) struct Datagrams {
     /// Sockets at which receives wait.
     waiting: Vec<Key>,
     channels: Channels,
-}
-
-/// Whether two sockets at one address may be the same one, by their inodes; 0 is unknown.
-fn is_same(one: u64, other: u64) -> bool {
-    one == other || one == 0 || other == 0
 }
 
 /// The key of what a socket receives.
@@ -178,7 +174,7 @@ impl Datagrams {
         if record.enter == 0
             && let Some(calls) = self.unsent.get_mut(&record.sock)
             && let Some(index) =
-                calls.iter().position(|call| call.bytes == way.len && is_same(call.inode, record.inode))
+                calls.iter().position(|call| call.bytes == way.len && may_be_same(call.inode, record.inode))
             && let Some(call) = calls.remove(index)
         {
             if calls.is_empty() {
@@ -330,7 +326,7 @@ impl Datagrams {
         };
         let outside = |number: &u64| {
             sent.get(number).is_some_and(|sent| {
-                sent.enter == 0 && sent.way.len == op.bytes && is_same(sent.inode, op.sender_inode)
+                sent.enter == 0 && sent.way.len == op.bytes && may_be_same(sent.inode, op.sender_inode)
             })
         };
         let index = leaving.iter().position(of_call).or_else(|| leaving.iter().position(outside));

@@ -9,7 +9,7 @@ use ipctrace_common::{Mechanism, wire};
 use crate::model::{Channel, End, Event, Handoff, Proc, Why};
 
 use super::context::Context;
-use super::naming;
+use super::naming::{self, may_be_same};
 
 /// One end of a hand-over that waits for the other.
 #[derive(Debug)]
@@ -131,11 +131,10 @@ impl Handoffs {
         let sent = self.sent.get_mut(&record.file)?;
         let object = |record: &wire::Handoff| (record.object_device, record.object_inode);
         let is_it = |half: &Half| {
-            let may_be = |one: u64, other: u64| one == other || one == 0 || other == 0;
             (half.record.key == record.key || half.record.key.id == 0)
-                && may_be(half.record.sender_sock, record.sender_sock)
-                && may_be(half.record.sender_inode, record.sender_inode)
-                && may_be(half.record.receiver_inode, record.receiver_inode)
+                && may_be_same(half.record.sender_sock, record.sender_sock)
+                && may_be_same(half.record.sender_inode, record.sender_inode)
+                && may_be_same(half.record.receiver_inode, record.receiver_inode)
                 && object(&half.record) == object(record)
         };
         let index = sent.iter().position(is_it)?;

@@ -171,8 +171,7 @@ impl Messages {
         context: &mut Context<'_>,
     ) {
         let inodes = (record.sender_inode, record.receiver_inode);
-        let another = |naming: &Naming| !naming.is_of(mechanism) || naming.is_other_now(inodes.0, inodes.1);
-        self.renew(mechanism, record.key, another, context);
+        self.renew(mechanism, record.key, |known| known.is_other_now(inodes.0, inodes.1), context);
         let queue = self.queue(mechanism, record.key, context.now);
         queue.naming.meet(inodes.0, inodes.1);
         queue.naming.named(name);
@@ -208,8 +207,7 @@ impl Messages {
         // A socket for datagrams has many senders.
         let inodes = (if mechanism.is_unix_connection() { op.sender_inode } else { 0 }, op.receiver_inode);
         if op.key.id != 0 {
-            let another = |naming: &Naming| !naming.is_of(mechanism) || naming.is_other(inodes.0, inodes.1);
-            self.renew(mechanism, op.key, another, context);
+            self.renew(mechanism, op.key, |known| known.is_other(inodes.0, inodes.1), context);
         }
         let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(op.header.time) };
         let time = op.header.time;
@@ -285,9 +283,10 @@ impl Messages {
         &mut self,
         mechanism: Mechanism,
         key: Key,
-        another: impl Fn(&Naming) -> bool,
+        is_other: impl Fn(&Naming) -> bool,
         context: &mut Context<'_>,
     ) {
+        let another = |naming: &Naming| !naming.is_of(mechanism) || is_other(naming);
         if self.queues.get(&key).is_some_and(|queue| another(&queue.naming)) {
             self.close(key, context);
             self.queue(mechanism, key, context.now);
@@ -502,7 +501,7 @@ fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) 
     let first = of_it().next().map(|sent| sent.sender_inode);
     let several = of_it().any(|sent| Some(sent.sender_inode) != first);
     let is_gone = |sent: &Sent| {
-        let is_another = |inode: u64| inode != 0 && sent.sender_inode != 0 && inode != sent.sender_inode;
+        let is_another = |inode: u64| !naming::may_be_same(inode, sent.sender_inode);
         let has_followed = |other: &Sent| {
             is_another(other.sender_inode) && other.enter > sent.time && other.enter <= taken.enter
         };

@@ -40,6 +40,11 @@ fn within(id: String, kind: &str, space: u64, home: u64) -> String {
     if space == home || space == 0 || home == 0 { id } else { format!("{id}@{kind}:[{space}]") }
 }
 
+/// Whether two records may be of one socket, by its inode (or address) as they have it; 0 is unknown.
+pub(super) fn may_be_same(one: u64, other: u64) -> bool {
+    one == other || one == 0 || other == 0
+}
+
 /// The id of a socket pair, as ss and lsof show its ends.
 pub(super) fn sockets(sender: u64, receiver: u64) -> String {
     let end = |inode: u64| match inode {

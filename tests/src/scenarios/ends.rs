@@ -108,6 +108,15 @@ fn has_messages(kind: SockType) -> Option<u64> {
     (kind == SockType::SeqPacket).then_some(1)
 }
 
+/// Reports what one send was that this process received.
+fn heard(stage: &Stage, (kind, mechanism): (SockType, &str), bytes: &[u8]) -> Result<()> {
+    if has_messages(kind).is_some() {
+        stage.heard_message(mechanism, bytes)
+    } else {
+        stage.heard(mechanism, None, bytes)
+    }
+}
+
 /// A process connects, sends 7 bytes and ends; nobody accepts.
 fn send_unaccepted(stage: &Stage, (kind, mechanism): (SockType, &str), address: &UnixAddr) -> Result<()> {
     let early = stage.child("early", |stage| {
@@ -129,7 +138,6 @@ fn send_unaccepted(stage: &Stage, (kind, mechanism): (SockType, &str), address: 
 /// socket the kernel makes where that of the first was.
 fn never_accepted(stage: &Stage) -> Result<()> {
     for (kind, mechanism) in CONNECTIONS {
-        let messages = has_messages(kind);
         for round in 0..20 {
             let address = address(&format!("accepts-{mechanism}-{round}"))?;
             let listener = listen_as(kind, &address)?;
@@ -147,11 +155,7 @@ fn never_accepted(stage: &Stage) -> Result<()> {
             let server = stage.child("server", |stage| {
                 let connection = stage::accept_one(&listener)?;
                 let bytes = stage::read_exactly(&connection, 10)?;
-                if messages.is_some() {
-                    stage.heard_message(mechanism, &bytes)
-                } else {
-                    stage.heard(mechanism, None, &bytes)
-                }
+                heard(stage, (kind, mechanism), &bytes)
             })?;
             stage.reap(&[server])?;
             if round % 2 != 0 {
@@ -180,10 +184,7 @@ fn reads_before_accepted(stage: &Stage) -> Result<()> {
                 connect(connection.as_raw_fd(), &address)?;
                 let client = stage.child("client", |stage| {
                     let bytes = stage::read_exactly(connection, 10)?;
-                    match has_messages(kind) {
-                        Some(_) => stage.heard_message(mechanism, &bytes),
-                        None => stage.heard(mechanism, None, &bytes),
-                    }
+                    heard(stage, (kind, mechanism), &bytes)
                 })?;
                 stage.wait_until(|| stage::sleeps(client))?;
                 clients.push(client);
