@@ -203,6 +203,8 @@ offsets! {
     skb_len = "sk_buff.len";
     /// Socket that a buffer belongs to.
     skb_sk = "sk_buff.sk";
+    /// Device that a buffer is at.
+    skb_dev = "sk_buff.dev";
     /// Control block of a buffer.
     skb_cb = "sk_buff.cb";
     /// Namespaces of a task.

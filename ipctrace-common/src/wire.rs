@@ -471,8 +471,8 @@ pub struct Datagram {
     pub len: u32,
     /// Inode of the socket's network namespace.
     pub netns: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// The device that it leaves by: a number that tells those apart which there are at one time. 0 if it was not sent just now.
+    pub device: u32,
     /// Digest of the message's beginning ([`crate::digest`]); 0 if it is not in the buffer itself but in pages.
     pub digest: u64,
 }

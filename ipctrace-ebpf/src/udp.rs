@@ -269,10 +269,17 @@ pub extern "C" fn tell_datagram(buffer: u64, sock: u64, what: u32) -> i32 {
         }
         (*record).netns =
             read::<u64>(sock, offset!(sock_net)).and_then(|net| read(net, offset!(net_inum))).unwrap_or(0);
-        (*record).reserved = 0;
+        (*record).device = if sent { device_of(buffer).unwrap_or(0) } else { 0 };
     }
     ring::submit(entry);
     i32::from(gone && in_queue(what))
+}
+
+/// Tells the device that a buffer is at from others: its address, which is aligned to more than this is shifted by
+/// (`NETDEV_ALIGN`, include/linux/netdevice.h).
+#[inline(always)]
+fn device_of(buffer: u64) -> Result<u32> {
+    Ok((read::<u64>(buffer, offset!(skb_dev))? >> 5) as u32)
 }
 
 /// Whether a datagram of which this is told stands in a queue, from which a receiver on another CPU may take it.

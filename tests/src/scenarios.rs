@@ -129,7 +129,7 @@ pub fn verify(name: &str) -> Result<()> {
 pub fn impossible(name: &str) -> Option<&'static str> {
     let is_one_of = |scenarios: &[Scenario]| scenarios.iter().any(|scenario| scenario.name == name);
     if name.contains("namespaces") {
-        namespaces::missing()
+        namespaces::missing(name.contains("bridge"))
     } else if is_one_of(uring::SCENARIOS) {
         let quiet = || kernel::quiet_sends_off().filter(|_| name == "sends_without_completions");
         kernel::rings_off().or_else(quiet)

@@ -150,6 +150,7 @@ cases! {
     udp_dropped_ones_are_unread
     udp_while_others_are_busy
     udp_between_namespaces
+    udp_over_a_bridge_between_namespaces
     udp_multicast_and_broadcast_in_namespaces
 }
 

@@ -142,8 +142,17 @@ impl Datagrams {
                 && before.way.len < way.len
                 && (before.way.from, before.way.to) != (way.from, way.to)
         });
-        if tunnelled {
-            // The same packet with another header before it.
+        // A bridge, a VLAN and their like are devices before the one that it leaves by. What they hand on outside of the call
+        // is the same as long as nobody has received it.
+        let handed_on = before.is_some_and(|before| {
+            let within = before.enter == record.enter && record.enter != 0;
+            (before.sock, before.inode, before.digest, before.way)
+                == (record.sock, record.inode, record.digest, way)
+                && ![0, before.device].contains(&record.device)
+                && (within || (record.enter == 0 && !before.arrived && !before.received))
+        });
+        if tunnelled || handed_on {
+            // The same packet, perhaps with another header before it.
             return;
         }
         while self.sent.len() >= context.limits.messages {
@@ -158,6 +167,7 @@ impl Datagrams {
             sock: record.sock,
             inode: record.inode,
             data: record.data,
+            device: record.device,
             who,
             enter: record.enter,
             time: record.header.time,

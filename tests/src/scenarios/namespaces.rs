@@ -8,14 +8,20 @@ use ipctrace::demo::Stage;
 use nix::sched::{CloneFlags, unshare};
 
 /// Why scenarios with namespaces cannot be played here, if they cannot.
-pub(super) fn missing() -> Option<&'static str> {
+pub(super) fn missing(bridge: bool) -> Option<&'static str> {
     let has_ip = Command::new("ip").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !has_ip.is_ok_and(|status| status.success()) {
         return Some("the command ip (iproute2) is not installed");
     }
-    let try_it = ["-n", "ip", "link", "add", "type", "veth"];
-    let made = Command::new("unshare").args(try_it).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    (!made.is_ok_and(|status| status.success())).then_some("the kernel has no network namespaces or no veth")
+    let can_make = |kind| {
+        let try_it = ["-n", "ip", "link", "add", "type", kind];
+        let made = Command::new("unshare").args(try_it).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        made.is_ok_and(|status| status.success())
+    };
+    if !can_make("veth") {
+        return Some("the kernel has no network namespaces or no veth");
+    }
+    (bridge && !can_make("bridge")).then_some("the kernel has no bridges")
 }
 
 /// One end of a link between two namespaces.
@@ -48,10 +54,12 @@ pub(super) fn apart(stage: &Stage) -> Result<()> {
     ip(stage, "link set lo up")
 }
 
-/// Flags that [`joined`] uses.
+/// Flags that [`joined`] and [`bridged`] use.
 const APART: usize = 60;
 const LINKED: usize = 61;
 const UP: usize = 62;
+/// Where the pid stands of who has the bridge.
+const HOST: usize = 63;
 
 /// Plays two parts, each in a namespace of its own, with a link between them.
 pub(super) fn joined(
@@ -87,4 +95,47 @@ fn up(stage: &Stage, name: &str, side: Side) -> Result<()> {
     ip(stage, &format!("link set {name} up"))?;
     stage.raise(UP);
     stage.wait_for(UP, 2)
+}
+
+/// Plays three parts, numbered, each in a namespace of its own: a host, which has a bridge, and two containers on it, as Docker
+/// has it. The address of each.
+pub(super) fn bridged(
+    stage: &Stage,
+    part: impl Fn(&Stage, usize, [Ipv4Addr; 3]) -> Result<()>,
+) -> Result<()> {
+    let addresses = [1, 2, 3].map(|last| Ipv4Addr::new(10, 77, 0, last));
+    let mut children = Vec::new();
+    for (number, name) in ["host", "container-1", "container-2"].into_iter().enumerate() {
+        let child = stage.child(name, |stage| {
+            apart(stage)?;
+            let device = if number == 0 {
+                ip(stage, "link add ipctrace-br type bridge")?;
+                stage.raise(APART);
+                stage.wait_for(LINKED, 2)?;
+                for port in [1, 2] {
+                    ip(stage, &format!("link set ipctrace-{port} master ipctrace-br up"))?;
+                }
+                "ipctrace-br"
+            } else {
+                stage.wait_for(APART, 1)?;
+                let host = stage.get(HOST);
+                ip(
+                    stage,
+                    &format!("link add ipctrace-c type veth peer name ipctrace-{number} netns {host}"),
+                )?;
+                stage.raise(LINKED);
+                "ipctrace-c"
+            };
+            ip(stage, &format!("address add {}/24 dev {device}", addresses[number]))?;
+            ip(stage, &format!("link set {device} up"))?;
+            stage.raise(UP);
+            stage.wait_for(UP, 3)?;
+            part(stage, number, addresses)
+        })?;
+        if number == 0 {
+            stage.put(HOST, child.as_raw() as u64);
+        }
+        children.push(child);
+    }
+    stage.reap(&children)
 }

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 
 use super::Scenario;
 use super::messages::mmsg;
-use super::namespaces::{apart, ip, joined};
+use super::namespaces::{apart, bridged, ip, joined};
 use crate::kernel::messages_at_once;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -25,6 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "udp_dropped_ones_are_unread", play: dropped },
     Scenario { name: "udp_while_others_are_busy", play: while_busy },
     Scenario { name: "udp_between_namespaces", play: between_namespaces },
+    Scenario { name: "udp_over_a_bridge_between_namespaces", play: over_a_bridge },
     Scenario { name: "udp_multicast_and_broadcast_in_namespaces", play: to_many },
 ];
 
@@ -305,6 +306,33 @@ fn between_namespaces(stage: &Stage) -> Result<()> {
             Ok(())
         },
     )
+}
+
+/// Each of three asks the two others and answers them, over a bridge: what one sends passes two devices or three.
+fn over_a_bridge(stage: &Stage) -> Result<()> {
+    const SIZES: [usize; 3] = [10, 1000, 20_000];
+    bridged(stage, |stage, number, addresses| {
+        let [asks, answers] = [4000, 4001].map(|port| SocketAddr::from((addresses[number], port)));
+        let (asking, answering) = (UdpSocket::bind(asks)?, UdpSocket::bind(answers)?);
+        stage.raise(0);
+        stage.wait_for(0, 3)?;
+        // One after the other: nothing is dropped while addresses are asked for.
+        for turn in 0..3 {
+            for size in SIZES {
+                if turn == number {
+                    for (_, other) in addresses.into_iter().enumerate().filter(|(other, _)| *other != number)
+                    {
+                        asking.send_to(&stage.marked(size), (other, 4001))?;
+                        hear(stage, &asking, asks)?;
+                    }
+                } else {
+                    let from = hear(stage, &answering, answers)?;
+                    answering.send_to(&stage.marked(size), from)?;
+                }
+            }
+        }
+        Ok(())
+    })
 }
 
 /// A socket on a port that others have too.

@@ -4,7 +4,7 @@ export HOME=/root TERM=dumb LANG=C.UTF-8 IPCTRACE IPCTRACE_SLOW=20 IPCTRACE_SEED
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ulimit -l unlimited
 # The kernel would look for it in the root that it started with. Without it the tests between namespaces are skipped.
-modprobe veth
+modprobe -a veth bridge
 step() {
   name=$1 limit=$2
   shift 2

@@ -33,6 +33,8 @@ pub(super) struct Sent {
     /// Inode of that socket; 0 if it had none.
     pub(super) inode: u64,
     pub(super) data: u64,
+    /// The first device that it left by; 0 if that is not known.
+    pub(super) device: u32,
     /// In whose call it left.
     pub(super) who: Option<Rc<Proc>>,
     /// The beginning of that call; 0 if it left outside of it.

@@ -630,3 +630,51 @@ fn what_never_left_a_socket_is_not_what_leaves_the_next_one_there() {
     ]);
     assert_eq!(told[0], (Ok(11), Ok(20), 5));
 }
+
+/// With the device that it leaves by.
+fn by(device: u32, record: Record) -> Record {
+    let Record::Datagram(mut record) = record else { return record };
+    record.device = device;
+    Record::Datagram(record)
+}
+
+#[test]
+fn a_datagram_that_passes_two_devices_is_one() {
+    let leaves = |device| by(device, seen(datagram::SENT, ONE, 7, 5, Some((10, 20)), 21));
+    let told = correlate([
+        leaves(1),
+        leaves(2),
+        send(ONE, 10, 5, 20),
+        arrived(7, 5, 31),
+        receive_first(20, 5, (32, 33), 7),
+    ]);
+    assert_eq!(told, [(Ok(10), Ok(20), 5)]);
+}
+
+#[test]
+fn a_bridge_may_hand_on_a_datagram_outside_of_the_call() {
+    let told = correlate([
+        by(1, seen(datagram::SENT, ONE, 7, 5, Some((10, 20)), 21)),
+        send(ONE, 10, 5, 20),
+        by(2, seen(datagram::SENT, ONE, 7, 5, None, 28)),
+        arrived(7, 5, 31),
+        receive_first(20, 5, (32, 33), 7),
+    ]);
+    assert_eq!(told, [(Ok(10), Ok(20), 5)]);
+}
+
+#[test]
+fn datagrams_of_one_call_that_are_dropped_leave_by_one_device_and_are_several() {
+    let leaves = |device| by(device, seen(datagram::SENT, ONE, 7, 5, Some((10, 20)), 21));
+    let told = correlate([
+        leaves(1),
+        leaves(2),
+        leaves(1),
+        leaves(2),
+        send(ONE, 10, 5, 20),
+        send(ONE, 10, 5, 20),
+        arrived(7, 5, 31),
+        receive_first(20, 5, (32, 33), 7),
+    ]);
+    assert_eq!(told, [(Ok(10), Ok(20), 5), (Ok(10), Err(Why::Unread), 5)]);
+}
