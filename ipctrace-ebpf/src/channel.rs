@@ -523,18 +523,21 @@ fn took(begun: u64, now: u64) -> u32 {
 /// The same, at that place of [`CHANNEL_DESK`].
 #[inline(always)]
 fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result<bool> {
+    let desk = CHANNEL_DESK.get_ptr_mut(place).ok_or(Cause::MapFull)?;
+    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come to the first,
+    // do not interrupt each other on one CPU; another has who took it.
+    let record = unsafe { &mut *desk };
+    // First: the verifier would go through it once for each kind of channel.
+    // SAFETY: a field of a valid record.
+    unsafe { task::describe_current(&raw mut record.fixed.task) };
     let begun = ring::now();
-    let queued = own::queued(side).saturating_add(taken_before);
-    let origin = origin(side, taken_before)?;
+    let queued = opaque(own::queued(side).saturating_add(taken_before));
+    let origin = opaque(origin(side, taken_before)?);
     let inode = receiver_inode(side);
     if is_known(side) {
         // Another CPU was first, and tells of it.
         return Ok(false);
     }
-    let desk = CHANNEL_DESK.get_ptr_mut(place).ok_or(Cause::MapFull)?;
-    // SAFETY: the map gave this CPU's valid, aligned place, and programs on sys_enter and sys_exit, which alone come to the first,
-    // do not interrupt each other on one CPU; another has who took it.
-    let record = unsafe { &mut *desk };
     record.books = Books::begin(queued, origin, inode);
     if !open_books(side, &record.books)? {
         return Ok(false);
@@ -545,7 +548,6 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
         let (flags, now) = (flags | own::flags(side), ring::now());
         ring::begin(&raw mut record.fixed.header, Kind::Channel, side.mechanism, flags, now);
         record.fixed.counting = took(begun, now);
-        task::describe_current(&raw mut record.fixed.task);
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
@@ -633,8 +635,8 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         return Ok(false);
     }
     let begun = ring::now();
-    let queued = own::queued(side).saturating_add(taken_before);
-    let origin = origin(side, taken_before)?;
+    let queued = opaque(own::queued(side).saturating_add(taken_before));
+    let origin = opaque(origin(side, taken_before)?);
     let inode = receiver_inode(side);
     if !open_books(side, &Books::begin(queued, origin, inode))? {
         return Ok(false);

@@ -194,6 +194,9 @@ fn alike(inode: u64, super_block: u64) -> u8 {
 /// `record` must be valid for a write.
 #[inline(always)]
 unsafe fn fill(record: *mut wire::Handoff, file: u64, fd: u32) {
+    // First: the verifier would go through it once for each kind of object.
+    // SAFETY: valid by contract.
+    unsafe { task::describe_current(&raw mut (*record).task) };
     let mut object = Side::NONE;
     if let Err(cause) = object::describe(file, Direction::Send, &mut object) {
         ring::count(cause);
@@ -205,7 +208,6 @@ unsafe fn fill(record: *mut wire::Handoff, file: u64, fd: u32) {
     }
     // SAFETY: valid by contract.
     unsafe {
-        task::describe_current(&raw mut (*record).task);
         (*record).file = file;
         (*record).object_inode = if own::is_numbered(object.mechanism) {
             object.own_inode - 1

@@ -10,6 +10,7 @@ use crate::config;
 use crate::inflight::Moved;
 use crate::kernel::{Result, read_either};
 use crate::message::MsgHdr;
+use crate::repeat::opaque;
 
 /// Room for an address and a payload. Twice the payload, so that the verifier sees that a copy of a masked length at a
 /// masked offset fits.
@@ -71,7 +72,8 @@ pub(crate) fn capture(place: &mut Tail, at: usize, class: u8, moved: &Moved) -> 
     let Some((vector, count)) = vector else {
         return 0;
     };
-    let mut done = 0usize;
+    let (vector, count, wanted) = (opaque(vector), opaque(count), opaque(wanted as u64) as usize);
+    let mut done = opaque(0) as usize;
     for index in 0..SEGMENTS {
         if index >= count || done >= wanted {
             break;
@@ -83,7 +85,7 @@ pub(crate) fn capture(place: &mut Tail, at: usize, class: u8, moved: &Moved) -> 
         if copy(place, at + done, base, part).is_err() {
             break;
         }
-        done += part;
+        done = opaque((done + part) as u64) as usize;
     }
     done
 }
