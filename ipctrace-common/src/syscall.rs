@@ -54,26 +54,135 @@ classes! {
     Sigwait = 15;
 }
 
-impl Class {
+/// What there is to know of a [`Class`] at both ends of a call, in one number: programs look it up, so that the verifier need not
+/// follow each class by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form(u16);
+
+impl Form {
+    /// The first argument is a descriptor that data goes through.
+    const FIRST: u16 = 1;
+    /// Out of it.
+    const RECEIVES: u16 = 1 << 1;
+    /// Another argument is such a descriptor too.
+    const SECOND: u16 = 1 << 2;
+    /// Data comes out of that one.
+    const SECOND_RECEIVES: u16 = 1 << 3;
+    /// It is the third argument, not the second.
+    const SECOND_IS_THIRD: u16 = 1 << 4;
+    /// The fifth argument is an address, the sixth its length.
+    const ADDRESS: u16 = 1 << 5;
+    /// Which way data goes through the first descriptor is a matter of what that is.
+    const EITHER_WAY: u16 = 1 << 6;
+    /// Data moves from file to file, or in pages, which does not come to the functions of pipes and connections.
+    const MOVES: u16 = 1 << 7;
+    /// There are flags of a receive from a socket (`MSG_PEEK` and the like).
+    const FLAGS: u16 = 1 << 8;
+    /// They are the fourth argument, not the third.
+    const FLAGS_ARE_FOURTH: u16 = 1 << 9;
+
+    /// Of the class with that number.
+    #[inline(always)]
+    pub fn of(class: u8) -> Form {
+        static FORMS: [Form; 16] = Form::table();
+        let index = usize::from(class) % FORMS.len();
+        // SAFETY: within the table. Not to be made a match again.
+        unsafe { core::ptr::read_volatile((&raw const FORMS).cast::<Form>().add(index)) }
+    }
+
+    const fn table() -> [Form; 16] {
+        let mut forms = [Form(0); 16];
+        let mut number = 0;
+        while number < 16 {
+            if let Some(class) = Class::from_wire(number) {
+                forms[number as usize] = class.form();
+            }
+            number += 1;
+        }
+        assert!(Class::from_wire(number).is_none(), "a class has no place in the table");
+        forms
+    }
+
+    #[inline(always)]
+    const fn has(self, what: u16) -> bool {
+        self.0 & what != 0
+    }
+
+    /// Whether data goes through the descriptor that is the first argument.
+    #[inline(always)]
+    pub const fn has_first(self) -> bool {
+        self.has(Form::FIRST)
+    }
+
+    /// Whether it comes out of it; if that is known from the call.
+    #[inline(always)]
+    pub const fn receives(self) -> bool {
+        self.has(Form::RECEIVES)
+    }
+
+    /// Whether which way it goes is a matter of what the descriptor is: vmsplice(2).
+    #[inline(always)]
+    pub const fn goes_either_way(self) -> bool {
+        self.has(Form::EITHER_WAY)
+    }
+
+    /// Whether there is another descriptor.
+    #[inline(always)]
+    pub const fn has_second(self) -> bool {
+        self.has(Form::SECOND)
+    }
+
+    /// Which argument that is.
+    #[inline(always)]
+    pub const fn second(self) -> usize {
+        if self.has(Form::SECOND_IS_THIRD) { 2 } else { 1 }
+    }
+
+    /// Whether data comes out of it.
+    #[inline(always)]
+    pub const fn second_receives(self) -> bool {
+        self.has(Form::SECOND_RECEIVES)
+    }
+
+    /// Whether there is an address.
+    #[inline(always)]
+    pub const fn has_address(self) -> bool {
+        self.has(Form::ADDRESS)
+    }
+
+    /// Whether data moves from file to file, or in pages.
+    #[inline(always)]
+    pub const fn moves(self) -> bool {
+        self.has(Form::MOVES)
+    }
+
     /// Which argument of a receive from a socket has its flags (`MSG_PEEK` and the like); `None` of other calls.
     #[inline(always)]
     pub const fn receive_flags(self) -> Option<usize> {
-        match self {
-            Class::Recvmsg => Some(2),
-            Class::Recvfrom | Class::Recvmmsg => Some(3),
-            Class::Read
-            | Class::Readv
-            | Class::Write
-            | Class::Writev
-            | Class::Sendto
-            | Class::Sendmsg
-            | Class::Sendmmsg
-            | Class::Splice
-            | Class::Tee
-            | Class::Vmsplice
-            | Class::Sendfile
-            | Class::Sigwait => None,
+        if !self.has(Form::FLAGS) {
+            return None;
         }
+        Some(if self.has(Form::FLAGS_ARE_FOURTH) { 3 } else { 2 })
+    }
+}
+
+impl Class {
+    const fn form(self) -> Form {
+        const RECEIVE: u16 = Form::FIRST | Form::RECEIVES;
+        const SEND: u16 = Form::FIRST;
+        Form(match self {
+            Class::Read | Class::Readv => RECEIVE,
+            Class::Recvmsg => RECEIVE | Form::FLAGS,
+            Class::Recvmmsg => RECEIVE | Form::FLAGS | Form::FLAGS_ARE_FOURTH,
+            Class::Recvfrom => RECEIVE | Form::FLAGS | Form::FLAGS_ARE_FOURTH | Form::ADDRESS,
+            Class::Write | Class::Writev | Class::Sendmsg | Class::Sendmmsg => SEND,
+            Class::Sendto => SEND | Form::ADDRESS,
+            Class::Splice => RECEIVE | Form::SECOND | Form::SECOND_IS_THIRD | Form::MOVES,
+            Class::Tee => Form::SECOND | Form::MOVES,
+            Class::Vmsplice => Form::FIRST | Form::EITHER_WAY | Form::MOVES,
+            Class::Sendfile => SEND | Form::SECOND | Form::SECOND_RECEIVES | Form::MOVES,
+            Class::Sigwait => 0,
+        })
     }
 }
 

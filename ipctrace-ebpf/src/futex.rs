@@ -12,6 +12,7 @@ use crate::config::{offset, page_shift};
 use crate::kernel::{LOADS, Result, load, read, read_user};
 use crate::memory::NOTHING;
 use crate::object::is_at_object;
+use crate::repeat::opaque;
 use crate::repeat::{Repeat, repeat};
 use crate::wake::{self, Ended, Place, role};
 use crate::{channel, ring, special};
@@ -302,11 +303,16 @@ pub extern "C" fn futex_entered(tid: u32, special: u32) -> i32 {
 /// [`Cause::MapFull`] if there are too many.
 #[inline(always)]
 pub(crate) fn begin(tid: u32, intent: &Intent) -> Result<()> {
-    let mut roles = intent.roles;
+    // Whatever it is, the verifier goes through the rest once.
+    let mut roles = opaque(u64::from(intent.roles)) as u8;
+    let requeues = opaque(u64::from(intent.requeues)) != 0;
     let mut places = [Place::NONE; 2];
     for index in 0..2 {
-        match resolve(intent.addresses[index]) {
-            Ok(found) => places[index] = found.place(),
+        match resolve(opaque(intent.addresses[index])) {
+            Ok(found) => {
+                let Place { object, detail } = found.place();
+                places[index] = Place { object: opaque(object), detail: opaque(detail) };
+            }
             // Looked for again when the call ends.
             Err(_) => roles |= role::OPEN,
         }
@@ -314,7 +320,7 @@ pub(crate) fn begin(tid: u32, intent: &Intent) -> Result<()> {
     if roles & role::OPEN == 0 && places[0].object | places[1].object == 0 {
         return Ok(());
     }
-    if intent.requeues && places[0].object != 0 && places[1].object != 0 {
+    if requeues && places[0].object != 0 && places[1].object != 0 {
         let _ = REQUEUED.insert(places[0], places[1], 0);
     }
     wake::begin(tid, Mechanism::Futex, roles, places)

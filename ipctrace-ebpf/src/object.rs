@@ -10,6 +10,7 @@ use crate::config::{mechanisms, objects, offset};
 use crate::emit::has_messages;
 use crate::inflight::{self, InFlight, Last, Side};
 use crate::kernel::{LOADS, Result, copy, read};
+use crate::repeat::opaque;
 use crate::{eventfd, inet, pipe, pty, task, unix};
 
 pub(crate) const S_IFMT: u16 = 0o170_000;
@@ -32,6 +33,14 @@ pub(crate) enum Direction {
     Send,
     /// Out of it.
     Receive,
+}
+
+impl Direction {
+    /// Whichever.
+    #[inline(always)]
+    pub(crate) fn of(receives: bool) -> Direction {
+        if receives { Direction::Receive } else { Direction::Send }
+    }
 }
 
 impl Side {
@@ -220,6 +229,12 @@ impl Found {
         offset!(file_private_data) == offset!(file_op) + 16 && offset!(file_inode) == offset!(file_op) + 24
     }
 
+    /// The same to go on with: what kind of file it was found to be the verifier forgets, and follows one way from here on.
+    #[inline(always)]
+    pub(crate) fn looked_at(self) -> Found {
+        Found { mode: opaque(u64::from(self.mode)) as u16, ..self }
+    }
+
     /// Its `private_data`.
     #[inline(always)]
     fn private(self) -> Result<u64> {
@@ -237,10 +252,10 @@ impl Found {
     /// only one, right after the thread's call before it. Not where positions are compared with times, and not reads of counters, which
     /// take what was written before they began.
     #[inline(always)]
-    pub(crate) fn may_begin_later(self, direction: Option<Direction>) -> bool {
+    pub(crate) fn may_begin_later(self, direction: Direction) -> bool {
         match self.mode & S_IFMT {
             S_IFSOCK => true,
-            S_IFREG | S_IFNONE => direction == Some(Direction::Send),
+            S_IFREG | S_IFNONE => direction == Direction::Send,
             _ => false,
         }
     }

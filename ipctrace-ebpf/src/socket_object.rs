@@ -5,7 +5,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
-use ipctrace_common::syscall::Class;
+use ipctrace_common::syscall::{Class, Form};
 use ipctrace_common::wire::op_flag;
 use ipctrace_common::{Cause, Mechanism};
 
@@ -386,7 +386,7 @@ fn try_begun(tid: u32, sock: u64, message: u64, receive: bool, enter: u64) -> Re
     if call.active != 0 && !is_of_object(call) {
         // A system call on two files, which tells of it. Of one on something else, in which the kernel sends on its own behalf, nobody
         // tells.
-        let counted = enter == 0 || Class::from_wire(call.class).is_some_and(syscall::is_move);
+        let counted = enter == 0 || Form::of(call.class).moves();
         return if counted { Ok(next::NOTHING) } else { Err(Cause::MapFull) };
     }
     call.active = 0;

@@ -5,7 +5,7 @@ use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Cause;
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::{Class, SPECIAL, Special};
+use ipctrace_common::syscall::{Class, Form, SPECIAL, Special};
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, offset, registers};
@@ -29,9 +29,9 @@ const FMODE_WRITE: u32 = 0x2;
 /// # Safety
 /// `regs` must be the `struct pt_regs` of a tracepoint.
 #[inline(always)]
-unsafe fn takes_nothing(regs: *const u8, class: Class) -> bool {
+unsafe fn takes_nothing(regs: *const u8, form: Form) -> bool {
     // SAFETY: by contract.
-    class.receive_flags().is_some_and(|index| unsafe { argument(regs, index) } & TAKES_NOTHING != 0)
+    form.receive_flags().is_some_and(|index| unsafe { argument(regs, index) } & TAKES_NOTHING != 0)
 }
 
 /// Argument `index` (from 0) of the system call.
@@ -89,9 +89,6 @@ unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
         }
         return;
     }
-    let Some(class) = Class::from_wire(class) else {
-        return;
-    };
     if let Err(cause) = try_enter(regs, class, task, ids) {
         ring::failed!(ctx, cause);
     }
@@ -103,52 +100,42 @@ unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
 /// much as ten other instructions on processors whose returns are guarded.
 #[cfg_attr(feature = "loads", inline(always))]
 #[cfg_attr(not(feature = "loads"), inline(never))]
-fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result<()> {
+fn try_enter(regs: *const u8, class: u8, task: *const u8, ids: u64) -> Result<()> {
     if is_compat(task) {
         return Err(Cause::CompatCall);
     }
     // SAFETY: `regs` is the tracepoint's first argument.
     let argument = |index| unsafe { argument(regs, index) };
+    let form = Form::of(class);
     // SAFETY: as above.
-    if unsafe { takes_nothing(regs, class) } {
+    if unsafe { takes_nothing(regs, form) } {
         return Ok(());
     }
     let tid = ids as u32;
     let slots = Slots::of(task);
-    // What is decided here goes through memory, so that the verifier does not follow each class by itself from here on.
-    let (first, second) = match class {
-        Class::Read | Class::Readv | Class::Recvmsg | Class::Recvfrom | Class::Recvmmsg => {
-            (Some(Direction::Receive), None)
-        }
-        Class::Write | Class::Writev | Class::Sendto | Class::Sendmsg | Class::Sendmmsg => {
-            (Some(Direction::Send), None)
-        }
-        Class::Splice => (Some(Direction::Receive), Some((argument(2), Direction::Send))),
-        Class::Tee => (None, Some((argument(1), Direction::Send))),
-        Class::Vmsplice => (Some(vmsplice_direction(argument(0) as u32)?), None),
-        Class::Sendfile => (Some(Direction::Send), Some((argument(1), Direction::Receive))),
-        Class::Sigwait => (None, None),
-    };
-    let found = match first {
-        Some(_) => slots.find(argument(0) as u32)?,
-        None => Found::NOTHING,
-    };
-    let other = match second {
-        // Not as often: what is read on the way here and kept would take stack.
-        Some((fd, _)) => object::find(fd as u32)?,
-        None => Found::NOTHING,
-    };
-    if !found.may_be_channel() && !other.may_be_channel() && class != Class::Sigwait {
+    let found = if form.has_first() { slots.find(argument(0) as u32)? } else { Found::NOTHING };
+    let may = found.may_be_channel();
+    let found = found.looked_at();
+    let second = || argument(form.second()) as u32;
+    // Not kept, for the stack is small; there is seldom one.
+    let other_may = form.has_second() && object::find(second())?.may_be_channel();
+    let waits = class == Class::Sigwait as u8;
+    if !may && !other_may && !waits {
         return Ok(());
     }
-    if found.is_told_of_at_object() && !is_move(class) {
+    if found.is_told_of_at_object() && !form.moves() {
         return Ok(());
     }
+    let direction = if form.goes_either_way() {
+        vmsplice_direction(argument(0) as u32)?
+    } else {
+        Direction::of(form.receives())
+    };
     let place = inflight::place(tid)?;
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *place };
     // See below.
-    let later = second.is_none() && found.may_begin_later(first);
+    let later = form.has_first() && !form.has_second() && found.may_begin_later(direction);
     if !later {
         // Before the objects are looked at: what others did before this was there to be seen.
         call.enter = ring::now();
@@ -157,26 +144,26 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
         // What is left there may be another thread's that had this number.
         call.task = task as u64;
     }
-    call.class = class as u8;
+    call.class = class;
     call.user = argument(1);
     call.count = argument(2);
     call.address = 0;
-    if class == Class::Sendto || class == Class::Recvfrom {
+    if form.has_address() {
         call.address = argument(4);
         call.address_len = argument(5);
     }
     call.sides[0].mechanism = 0;
     call.sides[1].mechanism = 0;
-    if let Some(direction) = first {
+    if form.has_first() {
         object::describe_found(found, direction, &mut call.sides[0])?;
-        if !is_move(class) {
+        if !form.moves() {
             object::pass_over(&mut call.sides[0], false);
         }
     }
-    if let Some((_, direction)) = second {
-        object::describe_found(other, direction, &mut call.sides[1])?;
+    if form.has_second() {
+        object::resolve(second(), Direction::of(form.second_receives()), &mut call.sides[1])?;
     }
-    if class == Class::Sigwait {
+    if waits {
         call.sides[0].mechanism = Mechanism::Signal as u8;
         call.sides[0].key.id = 0;
         call.sides[0].last.file = 0;
@@ -198,12 +185,6 @@ fn try_enter(regs: *const u8, class: Class, task: *const u8, ids: u64) -> Result
     }
     udp_taken::look(&mut call.sides[0]);
     Ok(())
-}
-
-/// Whether such a call moves from file to file, or pages, which does not come to the functions of pipes and connections.
-#[inline(always)]
-pub(crate) fn is_move(class: Class) -> bool {
-    matches!(class, Class::Splice | Class::Tee | Class::Vmsplice | Class::Sendfile)
 }
 
 /// Whether this is a 32-bit call, whose numbers and arguments differ: `in_ia32_syscall`, arch/x86.
@@ -278,8 +259,7 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
             // SAFETY: by contract.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
             // SAFETY: as above.
-            let looks = |class| unsafe { takes_nothing(regs, class) };
-            if !Class::from_wire(class).is_some_and(looks) {
+            if unsafe { !takes_nothing(regs, Form::of(class)) } {
                 straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
             }
         }
@@ -290,7 +270,7 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
     // SAFETY: by contract.
     let fd = || unsafe { argument(regs, 0) } as u32;
     // SAFETY: as above.
-    let looks = || Class::from_wire(class).is_some_and(|class| unsafe { takes_nothing(regs, class) });
+    let looks = || unsafe { takes_nothing(regs, Form::of(class)) };
     if ((pipe_object::is_told_of_here(call) || pty_object::is_told_of_here(call))
         && object::object_was_of(tid, fd()) == 0)
         || (socket_object::is_told_of_here(call)
