@@ -282,7 +282,7 @@ pub extern "C" fn received_digest(vector: u64, count: u64, bytes: u64) -> u64 {
     let Some(words) = RECEIVED.get_ptr_mut(0) else {
         return 0;
     };
-    let wanted = if bytes > digest::BYTES { digest::BYTES } else { bytes };
+    let wanted = opaque(if bytes > digest::BYTES { digest::BYTES } else { bytes });
     // SAFETY: this CPU's valid, aligned place; only programs at the end of a system call come here, which do not interrupt each
     // other, or who has `RECEIVED_IN_USE`: where there are both, all receives from UDP sockets are told of at these.
     unsafe { *words = [0; digest::WORDS * 3] };
@@ -314,7 +314,7 @@ pub extern "C" fn received_digest(vector: u64, count: u64, bytes: u64) -> u64 {
                 return 0;
             }
         }
-        done += part;
+        done = opaque(done + part);
     }
     if done < wanted {
         return 0;
