@@ -487,14 +487,17 @@ pub const BOOKS_PLACE: usize = 192;
 /// Where in it its state stands: a word that is one of [`books_state`].
 pub const BOOKS_STATE: usize = 16;
 
-/// Whose a place for books is. It is closed by whoever makes it [`books_state::TAKEN`] where it was [`books_state::OPEN`].
+/// Whose a place for books is. It is closed by whoever makes it [`books_state::CLOSING`] where it was [`books_state::OPEN`].
 pub mod books_state {
-    /// Nobody's.
+    /// Nobody's. The key there is 0.
     pub const FREE: u64 = 0;
-    /// Somebody's who is about to open or close books there.
-    pub const TAKEN: u64 = 1;
+    /// Somebody's who is about to open books there. Once the table of channels says that a channel's are there they are complete, and
+    /// whoever needs them may make this [`OPEN`].
+    pub const OPENING: u64 = 1;
     /// The channel's with that key.
     pub const OPEN: u64 = 2;
+    /// Somebody's who is about to take them out of the table of channels.
+    pub const CLOSING: u64 = 3;
 }
 
 /// On each CPU, how many programs on functions can be telling of a channel with a long name at the same time.

@@ -50,11 +50,12 @@ mod placed {
     use core::ptr::{null_mut, read_volatile, write_volatile};
 
     use aya_ebpf::maps::Array;
-    use ipctrace_common::config::books_state::{FREE, OPEN, TAKEN};
+    use ipctrace_common::config::books_state::{CLOSING, FREE, OPEN, OPENING};
     use ipctrace_common::config::{BOOKS_PLACE, BOOKS_STATE};
 
     use super::{BPF_NOEXIST, Books, Cause, HashMap, Key, MOST, Result, SPREAD, is_first, map};
     use crate::kernel::exchange;
+    use crate::repeat::{Repeat, repeat};
     use crate::ring::MMAPABLE;
 
     /// Room for the books of one channel. Zeros are a place that is free. What is looked at to find them is in a cache line that is
@@ -146,7 +147,7 @@ mod placed {
                 return u32::MAX;
             };
             // SAFETY: a valid, aligned pointer into the map.
-            if unsafe { exchange(&raw mut (*place).state, FREE, TAKEN) } != FREE {
+            if unsafe { exchange(&raw mut (*place).state, FREE, OPENING) } != FREE {
                 continue;
             }
             if attempt != 0
@@ -161,10 +162,10 @@ mod placed {
     }
 
     /// Opens the books of a channel that has none, which begin with these; false if another CPU was first, which then tells of the
-    /// channel.
+    /// channel. There are books after that.
     ///
     /// # Errors
-    /// [`Cause::MapFull`] if there are too many channels.
+    /// [`Cause::MapFull`] if there are too many channels, or if another CPU that closes those that were there does not come to an end.
     #[inline(always)]
     pub(crate) fn open(key: &Key, begin: &Books) -> Result<bool> {
         let index = take_books(key.id, key.space);
@@ -172,15 +173,71 @@ mod placed {
         let place = place.ok_or(Cause::MapFull)?;
         // SAFETY: a valid, aligned pointer into the map; the place is ours until its state says otherwise.
         unsafe {
-            (*place).key.id = key.id;
-            (*place).key.space = key.space;
             (*place).books = *begin;
+            write_volatile(&raw mut (*place).key.space, key.space);
+            write_volatile(&raw mut (*place).key.id, key.id);
         }
-        let opened = is_first(CHANNELS.insert(key, index, BPF_NOEXIST));
-        let state = if matches!(opened, Ok(true)) { OPEN } else { FREE };
-        // SAFETY: as above. Last, and by an atomic operation, across which nothing moves.
-        unsafe { exchange(&raw mut (*place).state, TAKEN, state) };
+        let mut opened = is_first(CHANNELS.insert(key, index, BPF_NOEXIST));
+        if opened == Ok(false) && opened_by_others(key.id, key.space) == 0 {
+            // There were others, which have been closed.
+            opened = is_first(CHANNELS.insert(key, index, BPF_NOEXIST));
+            if opened == Ok(false) && opened_by_others(key.id, key.space) == 0 {
+                opened = Err(Cause::MapFull);
+            }
+        }
+        // SAFETY: as above. By atomic operations, across which nothing moves.
+        unsafe {
+            if matches!(opened, Ok(true)) {
+                exchange(&raw mut (*place).state, OPENING, OPEN);
+            } else {
+                write_volatile(&raw mut (*place).key.id, 0);
+                if exchange(&raw mut (*place).state, OPENING, FREE) == OPEN {
+                    exchange(&raw mut (*place).state, OPEN, FREE);
+                }
+            }
+        }
         opened
+    }
+
+    /// Another CPU has opened the books of a channel, or is about to, and may not be at it just now: what it has left to do is done
+    /// here. 0 if there are none, or those that were there are being closed. The verifier looks at it by itself.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn opened_by_others(id: u64, space: u64) -> i32 {
+        let mut wait = Wait { key: Key { id, space }, open: false };
+        repeat(&mut wait);
+        i32::from(wait.open)
+    }
+
+    /// Looks at a place until its books are not being closed any more.
+    struct Wait {
+        key: Key,
+        open: bool,
+    }
+
+    impl Repeat for Wait {
+        /// A few times what it takes the collector, which closes them with a system call.
+        const LIMIT: u32 = 4096;
+        const PLAIN_LIMIT: u32 = 16;
+
+        #[inline(always)]
+        fn turn(&mut self, _index: u32) -> bool {
+            let index = elsewhere(self.key.id, self.key.space);
+            let Some(place) = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST) else {
+                return true;
+            };
+            // SAFETY: a valid, aligned pointer into the map; each field is read in one access.
+            unsafe {
+                let its = read_volatile(&raw const (*place).key.id) == self.key.id
+                    && read_volatile(&raw const (*place).key.space) == self.key.space;
+                if !its {
+                    return true;
+                }
+                let state = exchange(&raw mut (*place).state, OPENING, OPEN);
+                self.open = state == OPENING || state == OPEN;
+                state != CLOSING
+            }
+        }
     }
 
     /// Closes the books of a channel, if there are any.
@@ -215,19 +272,21 @@ mod placed {
             its && (those == 0 || identity == (inode, origin))
         };
         // SAFETY: as above.
-        if !is_theirs() || unsafe { exchange(&raw mut (*place).state, OPEN, TAKEN) } != OPEN {
+        if !is_theirs() || unsafe { exchange(&raw mut (*place).state, OPEN, CLOSING) } != OPEN {
             return 0;
         }
         // Now nobody else closes them, or opens others there.
         let state = if is_theirs() {
             // It is there.
             let _ = CHANNELS.remove(key);
+            // SAFETY: as above.
+            unsafe { write_volatile(&raw mut (*place).key.id, 0) };
             FREE
         } else {
             OPEN
         };
         // SAFETY: as above.
-        unsafe { exchange(&raw mut (*place).state, TAKEN, state) };
+        unsafe { exchange(&raw mut (*place).state, CLOSING, state) };
         0
     }
 }

@@ -18,6 +18,8 @@ const SOCK_STREAM: u16 = 1;
 const SOCK_DGRAM: u16 = 2;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
+/// `1 << SOCK_DONE`, include/net/sock.h: the peer has ended its stream.
+const SOCK_DONE: u64 = 1 << 1;
 /// `TCP_SYN_SENT`, include/net/tcp_states.h.
 const SYN_SENT: u8 = 2;
 
@@ -182,10 +184,21 @@ pub(crate) fn queued(side: &Side) -> u64 {
     if side.receive == 0 {
         return 0;
     }
-    match (read::<u32>(side.object, offset!(tcp_rcv_nxt)), sequence(side.object, true)) {
-        (Ok(next), Ok(taken)) => u64::from(next.wrapping_sub(taken)),
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => u64::MAX,
+    arrived(side.object).map_or(u64::MAX, u64::from)
+}
+
+/// As SIOCINQ has it (`tcp_inq`, include/net/tcp.h): the end of a stream has a sequence number too.
+#[inline(always)]
+fn arrived(sock: u64) -> Result<u32> {
+    let waits = || -> Result<u32> {
+        Ok(read::<u32>(sock, offset!(tcp_rcv_nxt))?.wrapping_sub(sequence(sock, true)?))
+    };
+    let now = waits()?;
+    if read::<u64>(sock, offset!(sock_flags))? & SOCK_DONE == 0 {
+        return Ok(now);
     }
+    // Looked at once more, for it may have ended since.
+    Ok(waits()?.saturating_sub(1))
 }
 
 /// What is left to do where there is nothing to tell of a side: perhaps there is now.

@@ -43,7 +43,7 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
     side.object = object;
     side.pos_locked = 0;
     // Mostly where the thread's call before this one left it.
-    let since = if side.last.file == file { (side.left, 0) } else { NOWHERE };
+    let since = if another { NOWHERE } else { (side.left, 0) };
     side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, since)?;
     side.flags |= op_flag::POSITIONS;
     Ok(())

@@ -128,7 +128,8 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
         }
     }
     if plan.config.mechanisms & Mechanism::of_shape(Shape::Shared) != 0
-        && let Err(error) = seen(&mut ebpf).and_then(|program| Ok(program.load("task_vma", &btf)?))
+        && let Err(error) =
+            seen(&mut ebpf).and_then(|program| Ok(patiently(|| program.load("task_vma", &btf))?))
     {
         log::debug!("loading the program {SEEN}: {error:#}");
     }
@@ -252,16 +253,32 @@ fn seen(ebpf: &mut Ebpf) -> Result<&mut Iter> {
     Ok(ebpf.program_mut(SEEN).ok_or_else(|| missing(SEEN))?.try_into()?)
 }
 
+/// Loads a program, again if a signal came (a terminal that is resized, Ctrl-Z and on again), at which the verifier stops: EAGAIN.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    /// As often as libbpf tries.
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == std::io::ErrorKind::WouldBlock => {}
+            loaded => return loaded,
+        }
+    }
+    load()
+}
+
 /// Hands a program to the verifier.
 fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
-    if let Program::TracePoint(program) = program {
-        return program.load();
-    }
-    match hook.point() {
-        Point::Tracepoint => <&mut BtfTracePoint>::try_from(program)?.load(hook.target(), btf),
-        Point::Entry(_) => <&mut FEntry>::try_from(program)?.load(hook.target(), btf),
-        Point::Exit(_) => <&mut FExit>::try_from(program)?.load(hook.target(), btf),
-    }
+    patiently(|| {
+        if let Program::TracePoint(program) = program {
+            return program.load();
+        }
+        match hook.point() {
+            Point::Tracepoint => <&mut BtfTracePoint>::try_from(&mut *program)?.load(hook.target(), btf),
+            Point::Entry(_) => <&mut FEntry>::try_from(&mut *program)?.load(hook.target(), btf),
+            Point::Exit(_) => <&mut FExit>::try_from(&mut *program)?.load(hook.target(), btf),
+        }
+    })
 }
 
 fn start(ebpf: &mut Ebpf, plan: &Plan, hook: Hook) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData};
-use ipctrace_common::config::books_state::{FREE, OPEN, TAKEN};
+use ipctrace_common::config::books_state::{CLOSING, FREE, OPEN};
 use ipctrace_common::config::{BOOKS_PLACE, BOOKS_SIZE, BOOKS_STATE, CHANNELS};
 use ipctrace_common::wire::Key;
 use memmap2::MmapOptions;
@@ -96,13 +96,14 @@ impl Places {
             let (id, space) = (word(0).load(Ordering::SeqCst), word(size_of::<u64>()).load(Ordering::SeqCst));
             (id, space) == (key.id, key.space)
         };
-        if !is_its() || state.compare_exchange(OPEN, TAKEN, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if !is_its() || state.compare_exchange(OPEN, CLOSING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return Ok(());
         }
         // Now nobody else closes them, or opens others there.
         let its = is_its();
         if its {
             remove();
+            word(0).store(0, Ordering::SeqCst);
         }
         state.store(if its { FREE } else { OPEN }, Ordering::SeqCst);
         Ok(())

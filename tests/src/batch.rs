@@ -15,6 +15,7 @@ use ipctrace_common::Mechanism;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
+use crate::oracle::Cast;
 use crate::scenarios::{BESIDES, InTheMiddle, impossible, playing};
 use crate::trace::{Scratch, Trace, said};
 use crate::{binary, check, kernel, oracle, skip};
@@ -36,7 +37,7 @@ pub enum Workload {
     /// A bundled demo, of these mechanisms.
     Demo(&'static str, &'static [Mechanism]),
     /// A workload that is made from a seed, with so many operations.
-    Seed(u64, u64),
+    Seed(Cast, u64, u64),
 }
 
 impl Workload {
@@ -45,7 +46,8 @@ impl Workload {
         match self {
             Workload::Scenario(name) | Workload::InTheMiddle(name) => (*name).to_owned(),
             Workload::Demo(name, _) => format!("demo {name}"),
-            Workload::Seed(seed, _) => format!("seed {seed}"),
+            Workload::Seed(Cast::Members, seed, _) => format!("seed {seed}"),
+            Workload::Seed(Cast::Couples, seed, _) => format!("couples, seed {seed}"),
         }
     }
 
@@ -71,8 +73,8 @@ impl Workload {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .output()?,
-            Workload::Seed(seed, operations) => {
-                return oracle::play_apart(*seed, *operations, mechanisms, report);
+            Workload::Seed(cast, seed, operations) => {
+                return oracle::play_apart(*cast, *seed, *operations, mechanisms, report);
             }
         };
         well(&ended)

@@ -6,6 +6,7 @@
 mod account;
 mod channels;
 mod compare;
+mod couples;
 mod player;
 mod receive;
 mod send;
@@ -31,6 +32,15 @@ use crate::trace::{Scratch, Trace, said};
 /// Mechanisms that the workload can use; those that are off are left out. `IPCTRACE_MECHANISMS` names fewer.
 pub const MECHANISMS: &[&str] =
     &["pipe", "fifo", "unix_stream", "unix_dgram", "unix_seqpacket", "tcp", "udp", "posix_mq", "sysv_msg"];
+
+/// What a seed is played with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    /// Members that share channels which all of them keep to the end, and that fork and become other programs.
+    Members,
+    /// Couples that make channels anew all the time.
+    Couples,
+}
 
 /// What the processes of one seed did, and what was traced of it.
 #[derive(Clone, Debug)]
@@ -73,16 +83,22 @@ impl Recorded {
 /// # Errors
 /// If the workload or the tracer fails.
 pub fn record(seed: u64, operations: u64, options: &[&str]) -> Result<Recorded> {
-    record_of(MECHANISMS, seed, operations, options)
+    record_of(Cast::Members, MECHANISMS, seed, operations, options)
 }
 
 /// The same with no others than these mechanisms.
-fn record_of(mechanisms: &[&str], seed: u64, operations: u64, options: &[&str]) -> Result<Recorded> {
+fn record_of(
+    cast: Cast,
+    mechanisms: &[&str],
+    seed: u64,
+    operations: u64,
+    options: &[&str],
+) -> Result<Recorded> {
     let trace = Trace::start(options)?;
     let mut on = trace.mechanisms()?;
     on.retain(|name| mechanisms.contains(&name.as_str()));
     let report = Scratch::new(".oracle");
-    let played = play_apart(seed, operations, &on, report.path());
+    let played = play_apart(cast, seed, operations, &on, report.path());
     let lines = trace.stop()?;
     played?;
     Ok(Recorded { truth: account::read(report.path())?, lines })
@@ -102,8 +118,17 @@ pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
 /// # Errors
 /// As [`verify`].
 pub fn verify_alone(mechanism: &str, seed: u64, operations: u64) -> Result<Score> {
-    story::compare(operations, |operations| record_of(&[mechanism], seed, operations, &[]))
+    story::compare(operations, |operations| record_of(Cast::Members, &[mechanism], seed, operations, &[]))
         .with_context(|| format!("seed {seed} with {operations} operations of {mechanism} alone"))
+}
+
+/// The same of couples that make channels anew all the time, of all mechanisms or one.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_anew(mechanisms: &[&str], seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
+    story::compare(operations, |operations| record_of(Cast::Couples, mechanisms, seed, operations, options))
+        .with_context(|| format!("seed {seed} with {operations} operations of couples, {mechanisms:?}"))
 }
 
 /// Plays one seed while the collector, which has little room for records, is stopped again and again; compares what is left.
@@ -127,7 +152,7 @@ pub fn verify_with_losses(seed: u64, operations: u64) -> Result<Score> {
                 }
             }
         });
-        let played = play_apart(seed, operations, &on, report.path());
+        let played = play_apart(Cast::Members, seed, operations, &on, report.path());
         done.store(true, Ordering::Relaxed);
         played
     });
@@ -177,14 +202,24 @@ pub fn compare_one(report: &Path, lines: &[Value]) -> Result<(BTreeSet<String>, 
 ///
 /// # Errors
 /// If they fail.
-pub fn play_apart(seed: u64, operations: u64, mechanisms: &[String], report: &Path) -> Result<()> {
+pub fn play_apart(
+    cast: Cast,
+    seed: u64,
+    operations: u64,
+    mechanisms: &[String],
+    report: &Path,
+) -> Result<()> {
     let wanted = std::env::var("IPCTRACE_MECHANISMS").ok();
     let wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
     let on = |name: &str| mechanisms.iter().any(|on| on == name);
     let used: Vec<&str> = MECHANISMS.iter().copied().filter(|name| on(name) && wanted(name)).collect();
     ensure!(!used.is_empty(), "no mechanism of the workload is on");
     let output = Command::new(actor()?)
-        .args(["__oracle", &seed.to_string(), &operations.to_string(), &used.join(",")])
+        .arg(match cast {
+            Cast::Members => "__oracle",
+            Cast::Couples => "__couples",
+        })
+        .args([&seed.to_string(), &operations.to_string(), &used.join(",")])
         .arg(report)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -211,4 +246,15 @@ pub fn act(arguments: &[String]) -> Result<()> {
         [state] => player::go_on(state),
         _ => anyhow::bail!("usage: actor __oracle SEED OPERATIONS MECHANISMS REPORT"),
     }
+}
+
+/// The same of couples.
+///
+/// # Errors
+/// If a system call fails that must not.
+pub fn act_couples(arguments: &[String]) -> Result<()> {
+    let [seed, operations, mechanisms, report] = arguments else {
+        anyhow::bail!("usage: actor __couples SEED OPERATIONS MECHANISMS REPORT");
+    };
+    couples::begin(seed.parse()?, operations.parse()?, mechanisms, Path::new(report))
 }

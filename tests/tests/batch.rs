@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use ipctrace::demo::DEMOS;
 use ipctrace_tests::batch::{Outcome, Recorded, Workload, record};
+use ipctrace_tests::oracle::Cast;
 use ipctrace_tests::scenarios::{IN_THE_MIDDLE, SCENARIOS};
 use ipctrace_tests::skip;
 use ipctrace_tests::trace::Impossible;
@@ -22,7 +23,8 @@ fn seeds(count: u64) -> Result<Vec<Workload>> {
         Some(seed) => seed..seed + 1,
         None => first..first + count,
     };
-    Ok(seeds.map(|seed| Workload::Seed(seed, operations)).collect())
+    let casts = [Cast::Members, Cast::Couples];
+    Ok(seeds.flat_map(|seed| casts.map(|cast| Workload::Seed(cast, seed, operations))).collect())
 }
 
 /// Everything. `IPCTRACE_WORKLOADS` names fewer, `IPCTRACE_TIMES` says how often each is played.
@@ -96,7 +98,7 @@ fn each_has_its_own_verdict() -> Result<()> {
         Workload::Scenario("ctrl_c_at_a_terminal"),
         children.clone(),
         Workload::Demo(DEMOS[0].name, DEMOS[0].mechanisms),
-        Workload::Seed(1, 200),
+        Workload::Seed(Cast::Members, 1, 200),
     ];
     let mut recorded = record(&some, &[])?;
     // With the trace as a whole, and what else is looked at in one of them.

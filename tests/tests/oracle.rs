@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use ipctrace_tests::oracle::{
-    MECHANISMS, Recorded, Score, record, story, verify, verify_alone, verify_with_losses,
+    MECHANISMS, Recorded, Score, record, story, verify, verify_alone, verify_anew, verify_with_losses,
 };
 use serde_json::Value;
 
@@ -65,6 +65,30 @@ fn each_mechanism_alone() -> Result<()> {
     let mechanisms = MECHANISMS.iter().copied().filter(|name| wanted(name));
     for (mechanism, seed) in mechanisms.zip(seeds(MECHANISMS.len() as u64)?.into_iter().cycle()) {
         tell(seed, &verify_alone(mechanism, seed, number("IPCTRACE_OPERATIONS").unwrap_or(4000))?);
+    }
+    Ok(())
+}
+
+/// Channels that are made, used for a moment and closed: nothing that the kernel makes is taken for what stood there before.
+#[test]
+fn channels_made_anew() -> Result<()> {
+    for seed in seeds(4)? {
+        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(4000);
+        let options: &[&str] = if seed % 2 == 0 { &[] } else { &["--every"] };
+        tell(seed, &verify_anew(MECHANISMS, seed, operations, options)?);
+    }
+    Ok(())
+}
+
+/// The same with one mechanism at a time, of which each object is at an address where another was.
+#[test]
+fn channels_of_each_mechanism_made_anew() -> Result<()> {
+    let wanted = std::env::var("IPCTRACE_MECHANISMS").ok();
+    let wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
+    let mechanisms = MECHANISMS.iter().copied().filter(|name| wanted(name));
+    for (mechanism, seed) in mechanisms.zip(seeds(MECHANISMS.len() as u64)?.into_iter().cycle()) {
+        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(2000);
+        tell(seed, &verify_anew(&[mechanism], seed, operations, &[])?);
     }
     Ok(())
 }

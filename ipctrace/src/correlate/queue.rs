@@ -229,8 +229,13 @@ impl Queues {
         name: &[u8],
         context: &mut Context<'_>,
     ) {
-        // A new queue with the identifier of one that is gone; or one of which a record came before this one.
         if self.queues.get(&record.key).is_some_and(|queue| queue.removed.is_some()) {
+            // The identifier of a System V queue is not given to another for thousands of them (`ipc_idr_alloc`, ipc/util.c): a call that
+            // found it before it was removed has looked at it after that.
+            if mechanism == Mechanism::SysvMsg {
+                return;
+            }
+            // A new queue with the identifier of one that is gone; or one of which a record came before this one.
             self.close(record.key, context);
         }
         let known = self.queues.contains_key(&record.key);
@@ -269,6 +274,10 @@ impl Queues {
         let time = op.header.time;
         let enter = if has(op_flag::STRADDLES_START) { 0 } else { op.enter.min(time) };
         let gone = self.queues.get(&op.key).and_then(|queue| queue.removed);
+        if gone.is_some() && has(op_flag::FOUND) {
+            // Found in it when it was gone: see above.
+            return;
+        }
         if gone.is_some_and(|gone| enter > gone) {
             self.close(op.key, context);
         }

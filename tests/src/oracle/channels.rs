@@ -12,6 +12,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::account::Line;
+
 /// How a channel is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
@@ -55,6 +57,17 @@ pub(super) struct Lane {
     pub(super) kind: Kind,
     pub(super) send: RawFd,
     pub(super) receive: RawFd,
+}
+
+impl Lane {
+    /// As a line of the report.
+    pub(super) fn line(&self) -> Line {
+        Line::Lane {
+            mechanism: self.mechanism.clone(),
+            id: self.id.clone(),
+            messages: self.kind.has_messages(),
+        }
+    }
 }
 
 fn lane(mechanism: &str, id: String, kind: Kind, send: RawFd, receive: RawFd) -> Lane {
@@ -141,6 +154,14 @@ pub(super) fn make(mechanism: &str, folder: &Path, number: usize, rng: &mut Rng)
 
 fn unix(mechanism: &str, kind: SockType, used: Kind) -> Result<Vec<Lane>> {
     let (near, far) = socketpair(AddressFamily::Unix, kind, None, SockFlag::empty())?;
+    lanes_of(mechanism, used, near, far)
+}
+
+/// Both ways between two unix sockets.
+///
+/// # Errors
+/// If they are none.
+pub(super) fn lanes_of(mechanism: &str, used: Kind, near: OwnedFd, far: OwnedFd) -> Result<Vec<Lane>> {
     let (here, there) = (stage::inode(&near)?, stage::inode(&far)?);
     let (near, far) = (keep(near)?, keep(far)?);
     Ok(vec![

@@ -48,14 +48,7 @@ pub(super) fn begin(seed: u64, operations: u64, mechanisms: &str, report: &Path)
         let mechanism = mechanisms[rng.usize(0..mechanisms.len())];
         lanes.extend(make(mechanism, &folder, number, &mut rng).with_context(|| mechanism.to_owned())?);
     }
-    let told: Vec<Line> = lanes
-        .iter()
-        .map(|lane| Line::Lane {
-            mechanism: lane.mechanism.clone(),
-            id: lane.id.clone(),
-            messages: lane.kind.has_messages(),
-        })
-        .collect();
+    let told: Vec<Line> = lanes.iter().map(Lane::line).collect();
     write(report, &told)?;
     prctl::set_name(c"oracle-root")?;
     let shared = Shared::create()?;

@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use super::account::Account;
 use super::channels::{Kind, Lane};
-use super::send::{Source, checked, header, size};
+use super::send::{Source, checked, header, size, waits_as};
 
 /// Receives once, and counts what came by its marks. Gives whether anything came.
 ///
@@ -94,7 +94,7 @@ fn stream(lane: &Lane, source: &Source, rng: &mut Rng) -> Result<Vec<u8>> {
         (false, 9) => {
             let mut part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: len };
             // SAFETY: room for that many bytes; of a pipe's reading end vmsplice copies.
-            checked(unsafe { libc::vmsplice(fd, &raw mut part, 1, 0) })?
+            checked(unsafe { libc::vmsplice(fd, &raw mut part, 1, waits_as(fd)) })?
         }
         // SAFETY: room for that many bytes.
         (_, _) => checked(unsafe { libc::read(fd, room.as_mut_ptr().cast(), len) })?,

@@ -128,10 +128,17 @@ fn vector(fd: RawFd, bytes: &[u8], rng: &mut Rng, at: bool) -> Result<(u64, u64)
     .map(|sent| (sent as u64, 1))
 }
 
+/// Flags of vmsplice(2) that make it wait, or not, as others do on that descriptor.
+pub(super) fn waits_as(fd: RawFd) -> u32 {
+    // SAFETY: a descriptor.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    if flags & libc::O_NONBLOCK == 0 { 0 } else { libc::SPLICE_F_NONBLOCK }
+}
+
 fn give(fd: RawFd, bytes: &[u8]) -> Result<(u64, u64)> {
     let part = libc::iovec { iov_base: bytes.as_ptr() as *mut libc::c_void, iov_len: bytes.len() };
     // SAFETY: the bytes are there, and are never written again.
-    checked(unsafe { libc::vmsplice(fd, &part, 1, 0) }).map(|sent| (sent as u64, 1))
+    checked(unsafe { libc::vmsplice(fd, &part, 1, waits_as(fd)) }).map(|sent| (sent as u64, 1))
 }
 
 fn from_file(fd: RawFd, source: &Source, len: usize) -> Result<(u64, u64)> {

@@ -485,3 +485,15 @@ fn of_runs_that_are_lost_each_message_is() {
     let told: Vec<_> = transfers(&out).iter().map(|told| (told.messages, told.bytes)).collect();
     assert_eq!((told, shorts(&out)[1].0.clone()), (vec![(2, 10), (3, 15)], Err(Why::Lost)));
 }
+
+#[test]
+fn what_is_found_in_a_queue_after_it_was_removed_is_told_already() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    // A call that found the queue before it was removed looks at it after that.
+    for record in [send(MSG, 10, 1..2, 3, 5), removed(6), channel(MSG, 1, 1, b""), found(MSG, 8, 3, 5)] {
+        correlator.push(record, &mut out);
+    }
+    correlator.finish(300 * MS, &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Err(Why::Unread), 5)]);
+}
