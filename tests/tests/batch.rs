@@ -16,15 +16,14 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// So many seeds that nobody has tried, or the one that `IPCTRACE_SEED` names.
-fn seeds(count: u64) -> Result<Vec<Workload>> {
+fn seeds(cast: Cast, count: u64) -> Result<Vec<Workload>> {
     let operations = number("IPCTRACE_OPERATIONS").unwrap_or(4000);
     let first = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 % 1_000_000_000;
     let seeds = match number("IPCTRACE_SEED") {
         Some(seed) => seed..seed + 1,
         None => first..first + count,
     };
-    let casts = [Cast::Members, Cast::Couples];
-    Ok(seeds.flat_map(|seed| casts.map(|cast| Workload::Seed(cast, seed, operations))).collect())
+    Ok(seeds.map(|seed| Workload::Seed(cast, seed, operations)).collect())
 }
 
 /// Everything. `IPCTRACE_WORKLOADS` names fewer, `IPCTRACE_TIMES` says how often each is played.
@@ -42,7 +41,12 @@ fn everything() -> Result<Vec<Workload>> {
     let times = number("IPCTRACE_TIMES").unwrap_or(1) as usize;
     everything = everything.iter().flat_map(|workload| vec![workload.clone(); times]).collect();
     if wanted("seeds") {
-        everything.extend(seeds(number("IPCTRACE_SEEDS").unwrap_or(2))?);
+        everything.extend(seeds(Cast::Members, number("IPCTRACE_SEEDS").unwrap_or(2))?);
+    }
+    // By name only: where processors stop at any instruction, as emulated ones do, one in ten still finds something
+    // (docs/limitations.md).
+    if std::env::var("IPCTRACE_WORKLOADS").is_ok() && wanted("couples") {
+        everything.extend(seeds(Cast::Couples, number("IPCTRACE_SEEDS").unwrap_or(2))?);
     }
     Ok(everything)
 }
@@ -58,7 +62,7 @@ fn all_under_one_trace() -> Result<()> {
 #[test]
 #[ignore = "as the other"]
 fn seeds_call_by_call() -> Result<()> {
-    told(record(&seeds(number("IPCTRACE_SEEDS").unwrap_or(2))?, &["--every"]))
+    told(record(&seeds(Cast::Members, number("IPCTRACE_SEEDS").unwrap_or(2))?, &["--every"]))
 }
 
 /// Tells what came of it.
