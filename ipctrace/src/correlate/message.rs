@@ -31,6 +31,8 @@ struct Sent {
     sender_inode: u64,
     /// It may be the one that was taken for another, equal one; or another was sent at the same time, which may be that.
     doubt: bool,
+    /// An equal one was taken, and which of them that was is in doubt.
+    left_over: bool,
     /// How many were sent to the queue before, if the books have it.
     before: Option<u64>,
     /// Where it was sent to, if that is a name.
@@ -246,6 +248,7 @@ impl Messages {
             sock: op.sender_sock,
             sender_inode: op.sender_inode,
             doubt: has(op_flag::OVERLAPS),
+            left_over: false,
             before: has(op_flag::SEQUENCED).then_some(op.before),
             address: naming::unix_address(&record.address),
             payload: record.payload.clone(),
@@ -383,8 +386,10 @@ impl Messages {
                 if !exact {
                     // Which of them is left is as much in doubt as which was taken.
                     let addressed = self.addressed.get_mut(&sent.sock).into_iter().flatten();
-                    for other in queue.sent.iter_mut().chain(addressed) {
-                        other.doubt |= other.sock == sent.sock && other.bytes == sent.bytes;
+                    let equal = |other: &&mut Sent| other.sock == sent.sock && other.bytes == sent.bytes;
+                    for other in queue.sent.iter_mut().chain(addressed).filter(equal) {
+                        other.doubt = true;
+                        other.left_over = true;
                     }
                 }
                 write(queue, End::Known(Rc::clone(&sent.who)), Some(&sent), taken, exact, context);
@@ -579,6 +584,7 @@ fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Eve
     let channel = Rc::new(Channel { id, name });
     let (sender, receiver) = (End::Known(sent.who), End::Unknown(why));
     Event::Transfer(Transfer {
+        exact: !sent.left_over,
         payload: (!sent.payload.is_empty()).then_some(sent.payload),
         ..Transfer::new(sent.mechanism, channel, sender, receiver, sent.bytes, sent.time)
     })

@@ -291,3 +291,26 @@ fn a_client_where_one_was_that_nobody_accepted_has_a_queue_of_its_own() {
     let ids: Vec<_> = transfers(&events).iter().map(|transfer| transfer.channel.id.clone()).collect();
     assert_eq!(ids, ["socket:[60]->socket:[?]", "socket:[71]->socket:[70]"]);
 }
+
+#[test]
+fn what_is_left_may_be_what_was_taken_where_equal_ones_were_sent_at_once() {
+    let events = correlate([
+        channel(DGRAM, 1, 0, b""),
+        send(1, 10, 50, (1, 4), 63),
+        send(1, 11, 50, (2, 5), 63),
+        // One that is not equal to them is not in doubt.
+        send(1, 11, 50, (6, 7), 5),
+        receive(1, 20, 50, (8, 9), 13, 63),
+    ]);
+    let told: Vec<_> =
+        shorts(&events).into_iter().zip(transfers(&events).iter().map(|one| one.exact)).collect();
+    assert_eq!(
+        told,
+        [
+            ((Ok(10), Ok(20), 13), false),
+            ((Ok(10), Err(Why::Unread), 50), false),
+            ((Ok(11), Err(Why::Unread), 63), false),
+            ((Ok(11), Err(Why::Unread), 5), true),
+        ]
+    );
+}
