@@ -95,6 +95,25 @@ mod placed {
         (mixed >> (u64::BITS - MOST.ilog2())) as u32
     }
 
+    /// The place of that number; `None` if it is that of no place.
+    #[inline(always)]
+    fn place_at(index: u32) -> Option<*mut Place> {
+        BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST)
+    }
+
+    /// Whether a place has the key of that channel.
+    ///
+    /// # Safety
+    /// `place` must be valid.
+    #[inline(always)]
+    unsafe fn is_of(place: *const Place, key: &Key) -> bool {
+        // SAFETY: by contract; each field is read in one access.
+        unsafe {
+            read_volatile(&raw const (*place).key.id) == key.id
+                && read_volatile(&raw const (*place).key.space) == key.space
+        }
+    }
+
     /// The books that stand at that place, if they are the channel's; else null.
     #[inline(always)]
     fn at(place: u32, key: &Key) -> *mut Books {
@@ -103,9 +122,7 @@ mod placed {
         };
         // SAFETY: a valid, aligned pointer into the map; each field is read in one access.
         unsafe {
-            let open = read_volatile(&raw const (*place).state) == OPEN
-                && read_volatile(&raw const (*place).key.id) == key.id
-                && read_volatile(&raw const (*place).key.space) == key.space;
+            let open = read_volatile(&raw const (*place).state) == OPEN && is_of(place, key);
             if open { &raw mut (*place).books } else { null_mut() }
         }
     }
@@ -169,8 +186,7 @@ mod placed {
     #[inline(always)]
     pub(crate) fn open(key: &Key, begin: &Books) -> Result<bool> {
         let index = take_books(key.id, key.space);
-        let place = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST);
-        let place = place.ok_or(Cause::MapFull)?;
+        let place = place_at(index).ok_or(Cause::MapFull)?;
         // SAFETY: a valid, aligned pointer into the map; the place is ours until its state says otherwise.
         unsafe {
             (*place).books = *begin;
@@ -223,14 +239,12 @@ mod placed {
         #[inline(always)]
         fn turn(&mut self, _index: u32) -> bool {
             let index = elsewhere(self.key.id, self.key.space);
-            let Some(place) = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST) else {
+            let Some(place) = place_at(index) else {
                 return true;
             };
-            // SAFETY: a valid, aligned pointer into the map; each field is read in one access.
+            // SAFETY: a valid, aligned pointer into the map.
             unsafe {
-                let its = read_volatile(&raw const (*place).key.id) == self.key.id
-                    && read_volatile(&raw const (*place).key.space) == self.key.space;
-                if !its {
+                if !is_of(place, &self.key) {
                     return true;
                 }
                 let state = exchange(&raw mut (*place).state, OPENING, OPEN);
@@ -258,17 +272,12 @@ mod placed {
     pub extern "C" fn close_books(id: u64, space: u64, those: u32, inode: u64, origin: u64) -> i32 {
         let key = Key { id, space };
         let index = elsewhere(id, space);
-        let Some(place) = BOOKS.get_ptr_mut(index & (MOST - 1)).filter(|_| index < MOST) else {
+        let Some(place) = place_at(index) else {
             return 0;
         };
-        let place: *mut Place = place;
         let is_theirs = move || {
             // SAFETY: a valid, aligned pointer into the map; each field is read in one access.
-            let (its, identity) = unsafe {
-                let its = read_volatile(&raw const (*place).key.id) == id
-                    && read_volatile(&raw const (*place).key.space) == space;
-                (its, Books::identity(&raw const (*place).books))
-            };
+            let (its, identity) = unsafe { (is_of(place, &key), Books::identity(&raw const (*place).books)) };
             its && (those == 0 || identity == (inode, origin))
         };
         // SAFETY: as above.

@@ -104,31 +104,19 @@ fn record_of(
     Ok(Recorded { truth: account::read(report.path())?, lines })
 }
 
-/// Plays one seed under a trace of the whole host and compares.
+/// Plays one seed under a trace of the whole host, with no others than these mechanisms, and compares.
 ///
 /// # Errors
 /// If the workload or the tracer fails, or with the differences and their shortest story.
-pub fn verify(seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
-    story::compare(operations, |operations| record(seed, operations, options))
-        .with_context(|| format!("seed {seed} with {operations} operations"))
-}
-
-/// The same of a workload that uses one mechanism alone.
-///
-/// # Errors
-/// As [`verify`].
-pub fn verify_alone(mechanism: &str, seed: u64, operations: u64) -> Result<Score> {
-    story::compare(operations, |operations| record_of(Cast::Members, &[mechanism], seed, operations, &[]))
-        .with_context(|| format!("seed {seed} with {operations} operations of {mechanism} alone"))
-}
-
-/// The same of couples that make channels anew all the time, of all mechanisms or one.
-///
-/// # Errors
-/// As [`verify`].
-pub fn verify_anew(mechanisms: &[&str], seed: u64, operations: u64, options: &[&str]) -> Result<Score> {
-    story::compare(operations, |operations| record_of(Cast::Couples, mechanisms, seed, operations, options))
-        .with_context(|| format!("seed {seed} with {operations} operations of couples, {mechanisms:?}"))
+pub fn verify(
+    cast: Cast,
+    mechanisms: &[&str],
+    seed: u64,
+    operations: u64,
+    options: &[&str],
+) -> Result<Score> {
+    story::compare(operations, |operations| record_of(cast, mechanisms, seed, operations, options))
+        .with_context(|| format!("seed {seed} of {cast:?} with {operations} operations of {mechanisms:?}"))
 }
 
 /// Plays one seed while the collector, which has little room for records, is stopped again and again; compares what is left.

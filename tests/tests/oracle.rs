@@ -7,9 +7,7 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use ipctrace_tests::oracle::{
-    MECHANISMS, Recorded, Score, record, story, verify, verify_alone, verify_anew, verify_with_losses,
-};
+use ipctrace_tests::oracle::{Cast, MECHANISMS, Recorded, Score, record, story, verify, verify_with_losses};
 use serde_json::Value;
 
 /// Seeds that found something once.
@@ -36,23 +34,39 @@ fn tell(seed: u64, score: &Score) {
     );
 }
 
+/// Fresh seeds, half of them with every call told of by itself.
+fn fresh(cast: Cast, count: u64) -> Result<()> {
+    for seed in seeds(count)? {
+        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(4000);
+        let options: &[&str] = if seed % 2 == 0 { &[] } else { &["--every"] };
+        tell(seed, &verify(cast, MECHANISMS, seed, operations, options)?);
+    }
+    Ok(())
+}
+
+/// A fresh seed of each mechanism by itself.
+fn alone(cast: Cast, operations: u64) -> Result<()> {
+    let wanted = std::env::var("IPCTRACE_MECHANISMS").ok();
+    let wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
+    let mechanisms = MECHANISMS.iter().copied().filter(|name| wanted(name));
+    for (mechanism, seed) in mechanisms.zip(seeds(MECHANISMS.len() as u64)?.into_iter().cycle()) {
+        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(operations);
+        tell(seed, &verify(cast, &[mechanism], seed, operations, &[])?);
+    }
+    Ok(())
+}
+
 /// Seeds that nobody has tried: every byte, every message, every signal.
 #[test]
 fn fresh_seeds() -> Result<()> {
-    for seed in seeds(6)? {
-        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(4000);
-        // Half of them with every call told of by itself.
-        let options: &[&str] = if seed % 2 == 0 { &[] } else { &["--every"] };
-        tell(seed, &verify(seed, operations, options)?);
-    }
-    Ok(())
+    fresh(Cast::Members, 6)
 }
 
 /// Seeds that found something once.
 #[test]
 fn seeds_that_found_something() -> Result<()> {
     for seed in FOUND {
-        tell(*seed, &verify(*seed, 6000, &[])?);
+        tell(*seed, &verify(Cast::Members, MECHANISMS, *seed, 6000, &[])?);
     }
     Ok(())
 }
@@ -60,37 +74,19 @@ fn seeds_that_found_something() -> Result<()> {
 /// Each mechanism by itself, where its channels are busiest: that found what the mixture seldom does.
 #[test]
 fn each_mechanism_alone() -> Result<()> {
-    let wanted = std::env::var("IPCTRACE_MECHANISMS").ok();
-    let wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
-    let mechanisms = MECHANISMS.iter().copied().filter(|name| wanted(name));
-    for (mechanism, seed) in mechanisms.zip(seeds(MECHANISMS.len() as u64)?.into_iter().cycle()) {
-        tell(seed, &verify_alone(mechanism, seed, number("IPCTRACE_OPERATIONS").unwrap_or(4000))?);
-    }
-    Ok(())
+    alone(Cast::Members, 4000)
 }
 
 /// Channels that are made, used for a moment and closed: nothing that the kernel makes is taken for what stood there before.
 #[test]
 fn channels_made_anew() -> Result<()> {
-    for seed in seeds(4)? {
-        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(4000);
-        let options: &[&str] = if seed % 2 == 0 { &[] } else { &["--every"] };
-        tell(seed, &verify_anew(MECHANISMS, seed, operations, options)?);
-    }
-    Ok(())
+    fresh(Cast::Couples, 4)
 }
 
 /// The same with one mechanism at a time, of which each object is at an address where another was.
 #[test]
 fn channels_of_each_mechanism_made_anew() -> Result<()> {
-    let wanted = std::env::var("IPCTRACE_MECHANISMS").ok();
-    let wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
-    let mechanisms = MECHANISMS.iter().copied().filter(|name| wanted(name));
-    for (mechanism, seed) in mechanisms.zip(seeds(MECHANISMS.len() as u64)?.into_iter().cycle()) {
-        let operations = number("IPCTRACE_OPERATIONS").unwrap_or(2000);
-        tell(seed, &verify_anew(&[mechanism], seed, operations, &[])?);
-    }
-    Ok(())
+    alone(Cast::Couples, 2000)
 }
 
 /// The collector does not keep up: what is lost is said, and no byte is credited to the wrong process.

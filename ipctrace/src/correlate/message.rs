@@ -29,8 +29,8 @@ struct Sent {
     /// The sending socket.
     sock: u64,
     sender_inode: u64,
-    /// It may be the one that was taken for another, equal one; or another was sent at the same time, which may be that.
-    doubt: bool,
+    /// Another was sent at the same time, which it may be taken for.
+    overlaps: bool,
     /// An equal one was taken, and which of them that was is in doubt.
     left_over: bool,
     /// How many were sent to the queue before, if the books have it.
@@ -247,7 +247,7 @@ impl Messages {
             bytes: op.bytes,
             sock: op.sender_sock,
             sender_inode: op.sender_inode,
-            doubt: has(op_flag::OVERLAPS),
+            overlaps: has(op_flag::OVERLAPS),
             left_over: false,
             before: has(op_flag::SEQUENCED).then_some(op.before),
             address: naming::unix_address(&record.address),
@@ -382,13 +382,13 @@ impl Messages {
                 // Where records are lost, one that is alike may be among them: then the books must agree on which it is.
                 let counted = sent.before.zip(queue.first).map(|(before, first)| before + first);
                 let agreed = context.loss.is_none() || (counted.is_some() && counted == taken.before);
-                let exact = found.exact && agreed && !sent.doubt && !(overlapped && rivals);
+                let exact =
+                    found.exact && agreed && !sent.overlaps && !sent.left_over && !(overlapped && rivals);
                 if !exact {
                     // Which of them is left is as much in doubt as which was taken.
                     let addressed = self.addressed.get_mut(&sent.sock).into_iter().flatten();
                     let equal = |other: &&mut Sent| other.sock == sent.sock && other.bytes == sent.bytes;
                     for other in queue.sent.iter_mut().chain(addressed).filter(equal) {
-                        other.doubt = true;
                         other.left_over = true;
                     }
                 }

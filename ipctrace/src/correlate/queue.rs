@@ -230,14 +230,11 @@ impl Queues {
         context: &mut Context<'_>,
     ) {
         if self.queues.get(&record.key).is_some_and(|queue| queue.removed.is_some()) {
-            // The identifier of a System V queue is not given to another for thousands of them (`ipc_idr_alloc`, ipc/util.c): a call that
-            // found it before it was removed has looked at it after that.
-            if mechanism == Mechanism::SysvMsg {
-                return;
-            }
-            // A new queue with the identifier of one that is gone; or one of which a record came before this one.
-            self.close(record.key, context);
+            // Only System V queues are removed, and their identifiers are not given to others for thousands of them (`ipc_idr_alloc`,
+            // ipc/util.c): a call that found this one before it was removed has looked at it after that.
+            return;
         }
+        // There may have been a record of it before this one.
         let known = self.queues.contains_key(&record.key);
         let queue = self.queue(mechanism, record.key, context);
         queue.channel = Rc::new(channel(mechanism, record.key, name, context.home));

@@ -68,6 +68,21 @@ impl Lane {
             messages: self.kind.has_messages(),
         }
     }
+
+    /// Removes what outlives its descriptors: a name, a queue.
+    ///
+    /// # Errors
+    /// If the name cannot be removed.
+    pub(super) fn remove(&self) -> Result<()> {
+        if self.kind == Kind::SysvQueue {
+            // SAFETY: numbers. What is left in the queue goes with it, also while others are at it.
+            unsafe { libc::msgctl(self.send, libc::IPC_RMID, std::ptr::null_mut()) };
+        }
+        if self.mechanism == "fifo" {
+            std::fs::remove_file(std::fs::read_link(format!("/proc/self/fd/{}", self.send))?)?;
+        }
+        Ok(())
+    }
 }
 
 fn lane(mechanism: &str, id: String, kind: Kind, send: RawFd, receive: RawFd) -> Lane {

@@ -18,12 +18,11 @@ use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     accept4, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 
 use super::account::{Account, Line, write};
 use super::channels::{Kind, Lane, lanes_of, make};
+use super::player::{child, wait_for_all};
 use super::receive::receive;
 use super::send::{Source, send};
 
@@ -38,8 +37,6 @@ const NAMES: usize = 3;
 #[derive(Serialize, Deserialize)]
 struct Round {
     lanes: Vec<Lane>,
-    /// The descriptors, in the order in which they go along.
-    descriptors: Vec<RawFd>,
     /// Whether the one who made them waits until the other has closed them.
     waits: bool,
 }
@@ -50,47 +47,23 @@ struct Round {
 /// If something fails that must not.
 pub(super) fn begin(seed: u64, operations: u64, mechanisms: &str, report: &Path) -> Result<()> {
     let mut rng = Rng::with_seed(seed);
-    prctl::set_name(c"churn-root")?;
+    prctl::set_name(c"couples-root")?;
     let couples = rng.u64(2..5);
     let mechanisms: Vec<String> = mechanisms.split(',').map(str::to_owned).collect();
-    let mut children = Vec::new();
     for couple in 0..couples {
         let (here, there) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty())?;
         for (number, control) in [here, there].iter().enumerate() {
             let member = Member::new(couple as u8 * 2 + number as u8 + 1, rng.fork(), report);
-            children.push(child(|| {
+            child(|| {
                 if number == 0 {
                     member()?.makes(control, operations / couples + 1, &mechanisms)
                 } else {
                     member()?.follows(control)
                 }
-            })?);
+            })?;
         }
     }
-    for child in children {
-        let status = waitpid(child, None)?;
-        ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
-    }
-    Ok(())
-}
-
-fn child(play: impl FnOnce() -> Result<()>) -> Result<Pid> {
-    let parent = nix::unistd::getpid();
-    // SAFETY: the process has one thread, so the child finds no lock held by another.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let outcome = prctl::set_pdeathsig(Signal::SIGKILL).map_err(anyhow::Error::from).and_then(|()| {
-                ensure!(nix::unistd::getppid() == parent, "the parent has ended");
-                play()
-            });
-            if let Err(error) = &outcome {
-                eprintln!("{error:#}");
-            }
-            // SAFETY: ends the process; nothing has to be cleaned up.
-            unsafe { libc::_exit(i32::from(outcome.is_err())) }
-        }
-    }
+    wait_for_all()
 }
 
 /// One of a couple.
@@ -109,7 +82,7 @@ impl Member {
     fn new(mark: u8, rng: Rng, report: &Path) -> impl FnOnce() -> Result<Member> + use<> {
         let report = report.to_owned();
         move || {
-            let name = format!("churn-{mark}");
+            let name = format!("couple-{mark}");
             prctl::set_name(&std::ffi::CString::new(name.as_str())?)?;
             write(&report, &[Line::Member { mark, pid: std::process::id(), name }])?;
             // SAFETY: no handler. What is written to nobody fails.
@@ -131,29 +104,20 @@ impl Member {
                     .with_context(|| mechanism.clone())?,
             };
             number += 1;
-            let mut descriptors: Vec<RawFd> = Vec::new();
-            for lane in lanes.iter().filter(|lane| lane.kind != Kind::SysvQueue) {
-                for fd in [lane.send, lane.receive] {
-                    if !descriptors.contains(&fd) {
-                        descriptors.push(fd);
-                    }
-                }
-            }
+            let descriptors = descriptors(&lanes);
             let waits = self.rng.bool();
-            let round = Round { lanes: lanes.clone(), descriptors: descriptors.clone(), waits };
+            let round = Round { lanes: lanes.clone(), waits };
             let text = serde_json::to_vec(&round)?;
             let along = [ControlMessage::ScmRights(&descriptors)];
             let along: &[_] = if descriptors.is_empty() { &[] } else { &along };
             let address: Option<&UnixAddr> = None;
             sendmsg(control.as_raw_fd(), &[IoSlice::new(&text)], along, MsgFlags::empty(), address)?;
-            if let Some(fifo) = lanes.iter().find(|lane| lane.mechanism == "fifo") {
-                std::fs::remove_file(std::fs::read_link(format!("/proc/self/fd/{}", fifo.send))?)?;
-            }
+            // A queue goes while the other is at it, perhaps; a name before.
+            let (queues, others): (Vec<_>, Vec<_>) =
+                lanes.iter().partition(|lane| lane.kind == Kind::SysvQueue);
+            others.into_iter().try_for_each(Lane::remove)?;
             self.play(&lanes, descriptors)?;
-            for queue in lanes.iter().filter(|lane| lane.kind == Kind::SysvQueue) {
-                // SAFETY: numbers. What is left in the queue goes with it, also while the other is at it.
-                unsafe { libc::msgctl(queue.send, libc::IPC_RMID, std::ptr::null_mut()) };
-            }
+            queues.into_iter().try_for_each(Lane::remove)?;
             if waits {
                 nix::unistd::read(control, &mut [0])?;
             }
@@ -179,11 +143,12 @@ impl Member {
             }
             let len = message.bytes;
             let Some(round) = serde_json::from_slice::<Option<Round>>(&text[..len])? else { break };
-            ensure!(handed.len() == round.descriptors.len(), "descriptors were lost on the way");
             let mut lanes = round.lanes;
+            let there = descriptors(&lanes);
+            ensure!(handed.len() == there.len(), "descriptors were lost on the way");
             for lane in lanes.iter_mut().filter(|lane| lane.kind != Kind::SysvQueue) {
                 for fd in [&mut lane.send, &mut lane.receive] {
-                    let index = round.descriptors.iter().position(|there| there == fd);
+                    let index = there.iter().position(|there| there == fd);
                     *fd = handed[index.context("a descriptor that did not go along")?];
                 }
             }
@@ -201,7 +166,8 @@ impl Member {
 
     /// A connection by a name. Whoever connects may send before it is accepted; there may have been others whom nobody accepted.
     fn by_name(&mut self, mechanism: &str, kind: SockType, number: usize) -> Result<Vec<Lane>> {
-        let address = UnixAddr::new_abstract(format!("churn-{}-{number}", std::process::id()).as_bytes())?;
+        let address =
+            UnixAddr::new_abstract(format!("ipctrace-couple-{}-{number}", std::process::id()).as_bytes())?;
         let connected = || -> Result<(OwnedFd, OwnedFd)> {
             let listener = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
             bind(listener.as_raw_fd(), &address)?;
@@ -274,6 +240,19 @@ impl Member {
         self.rng.shuffle(&mut open);
         open.into_iter().try_for_each(close)
     }
+}
+
+/// The descriptors of channels, each once, in the order in which they are handed over.
+fn descriptors(lanes: &[Lane]) -> Vec<RawFd> {
+    let mut descriptors = Vec::new();
+    for fd in
+        lanes.iter().filter(|lane| lane.kind != Kind::SysvQueue).flat_map(|lane| [lane.send, lane.receive])
+    {
+        if !descriptors.contains(&fd) {
+            descriptors.push(fd);
+        }
+    }
+    descriptors
 }
 
 fn close(fd: RawFd) -> Result<()> {

@@ -77,17 +77,10 @@ pub(super) fn begin(seed: u64, operations: u64, mechanisms: &str, report: &Path)
             shared,
             report: report.to_owned(),
         };
-        child(state)?;
+        child(|| member(state))?;
     }
     let outcome = wait_for_all();
-    for lane in lanes.iter().filter(|lane| lane.kind == Kind::SysvQueue) {
-        // SAFETY: numbers. What is left in the queue goes with it.
-        unsafe { libc::msgctl(lane.send, libc::IPC_RMID, std::ptr::null_mut()) };
-    }
-    for lane in lanes.iter().filter(|lane| lane.mechanism == "fifo") {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", lane.send))?;
-        std::fs::remove_file(path)?;
-    }
+    lanes.iter().try_for_each(Lane::remove)?;
     outcome
 }
 
@@ -99,8 +92,11 @@ pub(super) fn go_on(state: &str) -> Result<()> {
     member(serde_json::from_str(state)?)
 }
 
-/// Makes a process that plays as a member and ends.
-fn child(state: State) -> Result<()> {
+/// Makes a process that plays and ends.
+///
+/// # Errors
+/// If there can be none.
+pub(super) fn child(play: impl FnOnce() -> Result<()>) -> Result<()> {
     let parent = nix::unistd::getpid();
     // SAFETY: the process has one thread, so the child finds no lock held by another.
     match unsafe { fork() }? {
@@ -109,7 +105,7 @@ fn child(state: State) -> Result<()> {
             signals::forget();
             let outcome = prctl::set_pdeathsig(Signal::SIGKILL).map_err(anyhow::Error::from).and_then(|()| {
                 ensure!(nix::unistd::getppid() == parent, "the parent has ended");
-                member(state)
+                play()
             });
             if let Err(error) = &outcome {
                 eprintln!("{error:#}");
@@ -120,7 +116,11 @@ fn child(state: State) -> Result<()> {
     }
 }
 
-fn wait_for_all() -> Result<()> {
+/// Waits for all processes that this one has made.
+///
+/// # Errors
+/// If one has failed.
+pub(super) fn wait_for_all() -> Result<()> {
     loop {
         match waitpid(Pid::from_raw(-1), None) {
             Ok(WaitStatus::Exited(_, 0)) | Err(nix::errno::Errno::EINTR) => {}
@@ -216,7 +216,8 @@ impl<'a> Player<'a> {
                 0 if self.alone && self.shared.room() => {
                     let rest = operations - self.account.operations;
                     operations -= rest / 2;
-                    child(State { seed: self.rng.u64(..), operations: rest / 2, ..self.state.clone() })?;
+                    let state = State { seed: self.rng.u64(..), operations: rest / 2, ..self.state.clone() };
+                    child(|| member(state))?;
                 }
                 1 if self.alone && self.shared.room() => {
                     return self.become_another(operations);

@@ -58,8 +58,8 @@ pub(super) fn apart(stage: &Stage) -> Result<()> {
 const APART: usize = 60;
 const LINKED: usize = 61;
 const UP: usize = 62;
-/// Where the pid stands of who has the bridge.
-const HOST: usize = 63;
+/// Where the pid stands of the one that the others link to.
+const PID: usize = 63;
 
 /// Plays two parts, each in a namespace of its own, with a link between them.
 pub(super) fn joined(
@@ -72,29 +72,29 @@ pub(super) fn joined(
         apart(stage)?;
         stage.raise(APART);
         stage.wait_for(LINKED, 1)?;
-        up(stage, "ipctrace-a", side)?;
+        up(stage, "ipctrace-a", side.own(), 2)?;
         server(stage, side)
     })?;
-    stage.put(APART, one.as_raw() as u64);
+    stage.put(PID, one.as_raw() as u64);
     let two = stage.child("client", |stage| {
         let side = Side(1);
         apart(stage)?;
         stage.wait_for(APART, 1)?;
-        let other = stage.get(APART);
+        let other = stage.get(PID);
         ip(stage, &format!("link add ipctrace-b type veth peer name ipctrace-a netns {other}"))?;
         stage.raise(LINKED);
-        up(stage, "ipctrace-b", side)?;
+        up(stage, "ipctrace-b", side.own(), 2)?;
         client(stage, side)
     })?;
     stage.reap(&[one, two])
 }
 
-/// Gives the link's end its address, and waits until the other has one too.
-fn up(stage: &Stage, name: &str, side: Side) -> Result<()> {
-    ip(stage, &format!("address add {}/24 dev {name}", side.own()))?;
-    ip(stage, &format!("link set {name} up"))?;
+/// Gives a device its address, and waits until as many have one.
+fn up(stage: &Stage, device: &str, address: Ipv4Addr, devices: u32) -> Result<()> {
+    ip(stage, &format!("address add {address}/24 dev {device}"))?;
+    ip(stage, &format!("link set {device} up"))?;
     stage.raise(UP);
-    stage.wait_for(UP, 2)
+    stage.wait_for(UP, devices)
 }
 
 /// Plays three parts, numbered, each in a namespace of its own: a host, which has a bridge, and two containers on it, as Docker
@@ -118,7 +118,7 @@ pub(super) fn bridged(
                 "ipctrace-br"
             } else {
                 stage.wait_for(APART, 1)?;
-                let host = stage.get(HOST);
+                let host = stage.get(PID);
                 ip(
                     stage,
                     &format!("link add ipctrace-c type veth peer name ipctrace-{number} netns {host}"),
@@ -126,14 +126,11 @@ pub(super) fn bridged(
                 stage.raise(LINKED);
                 "ipctrace-c"
             };
-            ip(stage, &format!("address add {}/24 dev {device}", addresses[number]))?;
-            ip(stage, &format!("link set {device} up"))?;
-            stage.raise(UP);
-            stage.wait_for(UP, 3)?;
+            up(stage, device, addresses[number], 3)?;
             part(stage, number, addresses)
         })?;
         if number == 0 {
-            stage.put(HOST, child.as_raw() as u64);
+            stage.put(PID, child.as_raw() as u64);
         }
         children.push(child);
     }
