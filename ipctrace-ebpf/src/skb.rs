@@ -6,11 +6,11 @@ use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::Class;
 
-use crate::config::{self, offset};
+use crate::config::offset;
 use crate::emit::has_messages;
 use crate::inflight::{self, Taken};
 use crate::kernel::{Result, read};
-use crate::{event, ring, syscall, task, udp, unix, uring, uring_socket};
+use crate::{event, ring, syscall, task, udp, udp_taken, unix, uring, uring_socket};
 
 /// hook: tp_btf/consume_skb `void (struct sk_buff *skb, void *location)` — include/trace/events/skb.h
 ///
@@ -50,8 +50,8 @@ fn try_consume(buffer: u64, tid: u32) -> Result<()> {
         return Ok(());
     }
     if side.mechanism == Mechanism::Udp as u8 {
-        if config::udp_by_taking() != 0 {
-            udp::datagram_taken(buffer, side.object);
+        if udp::datagram_taken(buffer, side.object) != 0 {
+            udp_taken::took(tid, call, buffer)?;
         }
         return Ok(());
     }

@@ -482,6 +482,7 @@ fn messages(tid: u32, call: &mut InFlight, count: u32, receive: bool) -> Result<
         return Ok(());
     }
     if !receive || call.sides[0].mechanism == Mechanism::Udp as u8 {
+        udp_taken::counted(call, count);
         return message::each::<One>(tid, count).map(|_| ());
     }
     // Those before the last were told of when the next one was taken: [`crate::skb`].

@@ -12,7 +12,7 @@ use ipctrace_common::wire::{self, Kind, datagram};
 use ipctrace_common::{Cause, Mechanism, digest};
 
 use crate::beginning::digest_of;
-use crate::config::offset;
+use crate::config::{self, offset};
 use crate::inet::mapped;
 use crate::kernel::{Result, argument, copy, load, read};
 use crate::repeat::{Repeat, repeat};
@@ -72,8 +72,8 @@ pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Tells of a buffer that is freed within a call that receives from a socket, if it holds a datagram for that socket. An
-/// interrupt may free others meanwhile. The verifier looks at it by itself.
+/// Whether a buffer that is freed within a call that receives from a socket holds a datagram for that socket: an interrupt may
+/// free others meanwhile. Tells of it where arrivals are not told of. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
@@ -82,7 +82,10 @@ pub extern "C" fn datagram_taken(buffer: u64, sock: u64) -> i32 {
         // The port that it is for, in struct udphdr.
         && read::<u16>(packet.transport, 2) == read::<u16>(sock, offset!(inet_sport))
     {
-        tell_datagram(buffer, sock, u32::from(datagram::TAKEN));
+        if config::udp_by_taking() != 0 {
+            tell_datagram(buffer, sock, u32::from(datagram::TAKEN));
+        }
+        return 1;
     }
     0
 }

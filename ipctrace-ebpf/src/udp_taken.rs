@@ -9,7 +9,7 @@ use ipctrace_common::syscall::Class;
 use ipctrace_common::wire::{Op, op_flag};
 use ipctrace_common::{Mechanism, digest};
 
-use crate::config::offset;
+use crate::config::{self, offset};
 use crate::inflight::{self, InFlight, Side, Taken};
 use crate::kernel::{Result, add, read, read_either, read_user};
 use crate::message::MsgHdr;
@@ -21,8 +21,8 @@ const AF_INET6: u16 = 10;
 /// Buffers of an iovec that are looked into.
 const SEGMENTS: u64 = 8;
 
-/// Buffers that recvmmsg(2) has copied from, by thread (upper half) and number of the message. Those of calls that failed
-/// make room for others in time.
+/// Buffers that recvmmsg(2) has received from, by thread (upper half) and number of the message; `inode` is the begin of the call.
+/// Those of calls that failed make room for others in time.
 #[map]
 static BUFFERS: LruHashMap<u64, Taken> = LruHashMap::with_max_entries(1024, 0);
 
@@ -73,15 +73,30 @@ fn try_copied(buffer: u64, tid: u32) -> Result<()> {
     };
     // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
     let call = unsafe { &mut *call };
-    if !receives(&call.sides[0]) {
-        return Ok(());
-    }
+    if receives(&call.sides[0]) { note(tid, call, buffer) } else { Ok(()) }
+}
+
+/// Notes the buffer of the message that a call is receiving.
+#[inline(always)]
+fn note(tid: u32, call: &mut InFlight, buffer: u64) -> Result<()> {
     let taken = taken(buffer)?;
     if call.class == Class::Recvmmsg as u8 {
         // It makes room where there is none. Without the buffer the message is known by its length.
-        let _ = BUFFERS.insert(place(tid, call.index), taken, 0);
+        let _ = BUFFERS.insert(place(tid, call.index), Taken { inode: call.enter, ..taken }, 0);
     } else {
         call.taken = taken;
+    }
+    Ok(())
+}
+
+/// The datagram that a call has received is freed within it: until Linux 6.17 each is of which nobody else has a part, who only looks
+/// at it perhaps.
+#[inline(always)]
+pub(crate) fn took(tid: u32, call: &mut InFlight, buffer: u64) -> Result<()> {
+    note(tid, call, buffer)?;
+    if config::udp_by_taking() != 0 && call.class == Class::Recvmmsg as u8 {
+        // The kernel does not tell that a receive is done.
+        call.index += 1;
     }
     Ok(())
 }
@@ -109,6 +124,14 @@ pub(crate) fn received(tid: u32) {
     }
 }
 
+/// recvmmsg(2) has received so many messages. If not so many buffers were freed, it is not known which are whose.
+#[inline(always)]
+pub(crate) fn counted(call: &mut InFlight, count: u32) {
+    if config::udp_by_taking() != 0 && call.index != count {
+        call.index = 0;
+    }
+}
+
 /// Makes `call.taken` what is known of message `index` of recvmmsg(2).
 #[inline(always)]
 pub(crate) fn choose(tid: u32, call: &mut InFlight, index: u32) {
@@ -116,8 +139,8 @@ pub(crate) fn choose(tid: u32, call: &mut InFlight, index: u32) {
         let place = place(tid, index);
         // SAFETY: the entry is this thread's, which is here; it is copied at once.
         call.taken = match unsafe { BUFFERS.get(place) } {
-            Some(taken) => *taken,
-            None => Taken::NOTHING,
+            Some(taken) if index < call.index && taken.inode == call.enter => Taken { inode: 0, ..*taken },
+            _ => Taken::NOTHING,
         };
         if call.taken.sock != 0 {
             let _ = BUFFERS.remove(place);
