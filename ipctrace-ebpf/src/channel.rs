@@ -533,6 +533,8 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     let begun = ring::now();
     let queued = opaque(own::queued(side).saturating_add(taken_before));
     let origin = opaque(origin(side, taken_before)?);
+    // Before there are books: with them others' calls go on.
+    (record.fixed.write_pos, record.fixed.read_pos) = positions(side, origin);
     let inode = receiver_inode(side);
     if is_known(side) {
         // Another CPU was first, and tells of it.
@@ -551,7 +553,6 @@ fn announce_at(place: u32, side: &Side, taken_before: u64, flags: u16) -> Result
     }
     record.fixed.key = side.key;
     record.fixed.queued = queued;
-    (record.fixed.write_pos, record.fixed.read_pos) = positions(side, origin);
     record.fixed.sender_inode = if unix::is_connection(side.mechanism) { origin } else { 0 };
     record.fixed.receiver_inode = inode;
     let name_len = if name_len > NAME_MAX { NAME_MAX } else { name_len };
@@ -637,6 +638,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
     let begun = ring::now();
     let queued = opaque(own::queued(side).saturating_add(taken_before));
     let origin = opaque(origin(side, taken_before)?);
+    let positions = positions(side, origin);
     let inode = receiver_inode(side);
     if !open_books(side, &Books::begin(queued, origin, inode))? {
         return Ok(false);
@@ -654,7 +656,7 @@ pub(crate) fn announce_in_place(side: &Side, taken_before: u64, flags: u16) -> R
         task::describe_current(&raw mut (*record).fixed.task);
         (*record).fixed.key = side.key;
         (*record).fixed.queued = queued;
-        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions(side, origin);
+        ((*record).fixed.write_pos, (*record).fixed.read_pos) = positions;
         (*record).fixed.sender_inode = if unix::is_connection(side.mechanism) { origin } else { 0 };
         (*record).fixed.receiver_inode = inode;
         (*record).fixed.name_len = own::short_name(side, (&raw mut (*record).name).cast()) as u32;
