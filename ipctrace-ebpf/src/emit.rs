@@ -242,16 +242,21 @@ fn ended(call: &mut InFlight, index: usize) -> Ended {
         side.last.announced = 0;
     }
     let receive = side.receive != 0;
-    let position = if flags & op_flag::POSITIONS == 0 {
-        0
-    } else if pipe::is_pipe(side.mechanism) {
+    let pipe = flags & op_flag::POSITIONS != 0 && pipe::is_pipe(side.mechanism);
+    let position = if pipe {
         let since = (side.pos_enter, moved.bytes);
         side.left = pipe::position(side.object, receive, pipe::Bound::Upper, since).unwrap_or(0);
         side.left
-    } else {
+    } else if flags & op_flag::POSITIONS != 0 {
         inet::inet_position(side.object, u32::from(receive))
+    } else {
+        0
     };
-    Ended { before: before.unwrap_or(0), position, flags, time: ring::now() }
+    let time = ring::now();
+    if pipe {
+        call.rests_at(index, position, time);
+    }
+    Ended { before: before.unwrap_or(0), position, flags, time }
 }
 
 /// Fills in the fixed part.

@@ -174,6 +174,18 @@ pub(crate) fn was_told(tid: u32) -> bool {
     }
 }
 
+/// A position in a pipe at which it was seen.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Rest {
+    /// The pipe.
+    pub(crate) key: Key,
+    /// Where; 0 if that is not known.
+    pub(crate) position: u64,
+    /// When, or a moment later.
+    pub(crate) time: u64,
+}
+
 /// A call that has begun.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -206,6 +218,8 @@ pub(crate) struct InFlight {
     pub(crate) taken: Taken,
     /// What it moved, once that is known.
     pub(crate) moved: Moved,
+    /// Where the thread left the last pipe that it wrote to, and the last that it read from: by [`Side::receive`].
+    pub(crate) rests: [Rest; 2],
     /// What the call works on: the second is used by calls that move between two descriptors.
     pub(crate) sides: [Side; 2],
 }
@@ -246,6 +260,26 @@ impl InFlight {
         side.present = 0;
         side.used(receive, enter);
         side
+    }
+}
+
+impl InFlight {
+    /// Notes where the call left a pipe, its side `index`, by that time.
+    #[inline(always)]
+    pub(crate) fn rests_at(&mut self, index: usize, position: u64, time: u64) {
+        let side = &self.sides[index];
+        self.rests[usize::from(side.receive & 1)] = Rest { key: side.key, position, time };
+    }
+
+    /// When its first side, a pipe, was last seen where the call begins, if that is known: as nothing has moved there since, that the
+    /// call began after that is all that matters, and saves a look at the clock.
+    #[inline(always)]
+    pub(crate) fn rested_since(&self) -> Option<u64> {
+        let side = &self.sides[0];
+        let rest = &self.rests[usize::from(side.receive & 1)];
+        let same =
+            rest.position == side.pos_enter && rest.key.id == side.key.id && rest.key.space == side.key.space;
+        (same && rest.position != 0).then_some(rest.time)
     }
 }
 

@@ -249,12 +249,12 @@ impl Found {
     }
 
     /// Whether a call that moves data that way may be taken to have begun after its object was looked at, or, where its process is the
-    /// only one, right after the thread's call before it. Not where positions are compared with times, and not reads of counters, which
-    /// take what was written before they began.
+    /// only one, right after the thread's call before it. Not reads of counters, which take what was written before they began. Pipes are
+    /// looked at again, for their positions are compared with times.
     #[inline(always)]
     pub(crate) fn may_begin_later(self, direction: Direction) -> bool {
         match self.mode & S_IFMT {
-            S_IFSOCK => true,
+            S_IFSOCK | S_IFIFO => true,
             S_IFREG | S_IFNONE => direction == Direction::Send,
             _ => false,
         }

@@ -4,10 +4,11 @@ use ipctrace_common::wire::{Key, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{offset, pipe_buffer_size};
-use crate::inflight::{Last, Side};
+use crate::inflight::{self, Last, Side};
 use crate::kernel::{Result, read};
 use crate::object::is_on;
 use crate::repeat::{Repeat, opaque, repeat};
+use crate::ring;
 
 /// File system of anonymous pipes, include/uapi/linux/magic.h.
 pub(crate) const PIPEFS_MAGIC: u64 = 0x5049_5045;
@@ -42,11 +43,30 @@ pub(crate) fn describe(file: u64, inode: u64, object: u64, side: &mut Side) -> R
     // A FIFO that nobody has open loses it, and gets another.
     side.object = object;
     side.pos_locked = 0;
-    // Mostly where the thread's call before this one left it.
-    let since = if another { NOWHERE } else { (side.left, 0) };
-    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, since)?;
+    look(side, if another { NOWHERE } else { (side.left, 0) })?;
     side.flags |= op_flag::POSITIONS;
     Ok(())
+}
+
+/// Looks where a call begins: mostly where the thread's call before it left the pipe, `since`.
+#[inline(always)]
+fn look(side: &mut Side, since: (u64, u64)) -> Result<()> {
+    side.pos_enter = position(side.object, side.receive != 0, Bound::Lower, since)?;
+    Ok(())
+}
+
+/// Looks again where the call in flight of thread `tid` begins, which is after the clock was looked at: what others have done by then
+/// is there to be seen. The verifier looks at it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pipe_looked(tid: u32) -> i32 {
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        if look(unsafe { &mut (*call).sides[0] }, NOWHERE).is_err() {
+            ring::count(Cause::ReadFailed);
+        }
+    }
+    0
 }
 
 /// Which of the files that had a FIFO's inode number it is: file systems give the number of one that was removed to the next. As much of

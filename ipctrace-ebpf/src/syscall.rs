@@ -15,8 +15,8 @@ use crate::kernel::{LOADS, Result, load};
 use crate::message::{self, MMSGHDR, MsgHdr};
 use crate::object::{self, Direction, Found, Slots};
 use crate::{
-    channel, event, futex, handoff, inet, own, pipe_object, pty_object, ring, signal, socket_object, special,
-    straddle, task, udp_taken, unix,
+    channel, event, futex, handoff, inet, own, pipe, pipe_object, pty_object, ring, signal, socket_object,
+    special, straddle, task, udp_taken, unix,
 };
 
 /// MSG_PEEK | MSG_ERRQUEUE: nothing is taken from the queue of messages.
@@ -176,10 +176,21 @@ fn try_enter(regs: *const u8, class: u8, task: *const u8, ids: u64) -> Result<()
     call.active = inflight::ACTIVE;
     let alone = channel::begin(tid, call, 0, (ids >> 32) as u32);
     if later {
-        // Which call of several processes came first may be told by when they began. As long as there has been one alone, that it was
-        // after its thread's last one ended is enough, and saves a look at the clock.
-        let enough = alone && !has_messages(call.sides[0].mechanism) && call.ended != 0;
-        call.enter = if enough { call.ended } else { ring::now() };
+        // Which call of several processes came first may be told by when they began. As long as there has been one alone, or nothing has
+        // moved meanwhile, that it was after an earlier moment is enough, and saves a look at the clock.
+        let side = &call.sides[0];
+        let pipe = pipe::is_pipe(side.mechanism);
+        let earlier = if pipe {
+            call.rested_since().unwrap_or(0)
+        } else if alone && !has_messages(side.mechanism) {
+            call.ended
+        } else {
+            0
+        };
+        call.enter = if earlier == 0 { ring::now() } else { earlier };
+        if pipe && earlier == 0 {
+            pipe::pipe_looked(tid);
+        }
     } else {
         channel::begin(tid, call, 1, (ids >> 32) as u32);
     }
