@@ -11,6 +11,7 @@ pub mod loss;
 pub mod mechanism;
 pub mod ring;
 pub mod run;
+pub mod spread;
 pub mod straddling;
 pub mod syscall;
 pub mod uring;

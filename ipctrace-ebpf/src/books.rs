@@ -18,9 +18,6 @@ use crate::kernel::Result;
 /// Flag of bpf_map_update_elem: fail if the key is there.
 pub(crate) const BPF_NOEXIST: u64 = 1;
 
-/// 2⁶⁴ over the golden ratio. What is multiplied by it, addresses that are multiples of something for example, differs in the upper bits.
-pub(crate) const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
@@ -52,8 +49,9 @@ mod placed {
     use aya_ebpf::maps::Array;
     use ipctrace_common::config::books_state::{CLOSING, FREE, OPEN, OPENING};
     use ipctrace_common::config::{BOOKS_PLACE, BOOKS_STATE};
+    use ipctrace_common::spread;
 
-    use super::{BPF_NOEXIST, Books, Cause, HashMap, Key, MOST, Result, SPREAD, is_first, map};
+    use super::{BPF_NOEXIST, Books, Cause, HashMap, Key, MOST, Result, is_first, map};
     use crate::kernel::exchange;
     use crate::repeat::{Repeat, repeat};
     use crate::ring::MMAPABLE;
@@ -83,17 +81,6 @@ mod placed {
     /// Channels seen so far, and where in [`BOOKS`] theirs are. User space removes those that it has forgotten.
     #[map]
     static CHANNELS: HashMap<Key, u32> = HashMap::with_max_entries(MOST, 0);
-
-    /// Places that are looked at for one that is free.
-    const ATTEMPTS: u32 = 64;
-
-    /// Where in [`BOOKS`] the channel is at home.
-    #[inline(always)]
-    fn home(key: &Key) -> u32 {
-        const _: () = assert!(MOST.is_power_of_two());
-        let mixed = (key.id ^ key.space.rotate_left(32)).wrapping_mul(SPREAD);
-        (mixed >> (u64::BITS - MOST.ilog2())) as u32
-    }
 
     /// The place of that number; `None` if it is that of no place.
     #[inline(always)]
@@ -130,7 +117,7 @@ mod placed {
     /// The books of a channel; null if it has none. No `Option`, as in [`crate::inflight`].
     #[inline(always)]
     pub(crate) fn find(key: &Key) -> *mut Books {
-        let home = home(key);
+        let home = spread::Place::home(key).index();
         let books = at(home, key);
         if !books.is_null() {
             return books;
@@ -155,11 +142,11 @@ mod placed {
     #[unsafe(no_mangle)]
     #[inline(never)]
     pub extern "C" fn take_books(id: u64, space: u64) -> u32 {
-        let key = Key { id, space };
-        let home = home(&key);
-        for attempt in 0..ATTEMPTS {
-            // Far from home, where its neighbours' are.
-            let index = (home + attempt * (MOST / ATTEMPTS + 1)) & (MOST - 1);
+        let mut next = spread::Place::home(&Key { id, space });
+        let home = next.index();
+        for attempt in 0..spread::ATTEMPTS {
+            let index = next.index();
+            next = next.next();
             let Some(place) = BOOKS.get_ptr_mut(index) else {
                 return u32::MAX;
             };

@@ -3,11 +3,11 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use ipctrace_common::spread::SPREAD;
 use ipctrace_common::syscall::Special;
 use ipctrace_common::wire::{Key, channel_flag, wake_flag};
 use ipctrace_common::{Cause, Mechanism};
 
-use crate::books::SPREAD;
 use crate::config::{offset, page_shift};
 use crate::kernel::{LOADS, Result, load, read, read_user};
 use crate::memory::NOTHING;
