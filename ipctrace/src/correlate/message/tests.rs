@@ -210,7 +210,20 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
     let [first, second] = receives;
     let sent = send_to(b"\0name", 10, 50, (3, 4), 5);
     let events = correlate([sent, Record::Channel(opened, name), first, second]);
-    assert_eq!(shorts(&events), [(Err(Why::BeforeStart), Ok(20), 5), (Ok(10), Ok(20), 5)]);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Err(Why::BeforeStart), Ok(20), 5)]);
+}
+
+#[test]
+fn what_was_sent_by_address_may_be_received_before_its_call_ends() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 1, b"\0name") else { panic!("a channel") };
+    opened.header.time = 15;
+    correlator.push(Record::Channel(opened, name), &mut out);
+    correlator.push(with_books(receive(1, 20, 50, (20, 21), 5, 5), 0), &mut out);
+    assert_eq!(shorts(&out), []);
+    correlator.push(send_to(b"\0name", 10, 50, (3, 24), 5), &mut out);
+    correlator.tick(MS, &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
 }
 
 #[test]
