@@ -482,6 +482,10 @@ pub const BOOKS_SIZE: usize = 128;
 /// How many channels can have books at a time. A power of two.
 pub const CHANNELS: u32 = 65_536;
 
+/// How many of them the collector knows at a time. Fewer, for there is to be room for what comes while it is told which may be
+/// forgotten.
+pub const CHANNELS_KNOWN: u32 = CHANNELS / 4 * 3;
+
 /// Size of a place for books in the array of them, which begins with the key of their channel.
 pub const BOOKS_PLACE: usize = 192;
 /// Where in it its state stands: a word that is one of [`books_state`].

@@ -261,9 +261,7 @@ impl InFlight {
         side.used(receive, enter);
         side
     }
-}
 
-impl InFlight {
     /// Notes where the call left a pipe, its side `index`, by that time.
     #[inline(always)]
     pub(crate) fn rests_at(&mut self, index: usize, position: u64, time: u64) {
@@ -271,15 +269,15 @@ impl InFlight {
         self.rests[usize::from(side.receive & 1)] = Rest { key: side.key, position, time };
     }
 
-    /// When its first side, a pipe, was last seen where the call begins, if that is known: as nothing has moved there since, that the
+    /// When its first side, a pipe, was last seen where the call begins; 0 if that is not known. As nothing has moved there since, that the
     /// call began after that is all that matters, and saves a look at the clock.
     #[inline(always)]
-    pub(crate) fn rested_since(&self) -> Option<u64> {
+    pub(crate) fn rested_since(&self) -> u64 {
         let side = &self.sides[0];
         let rest = &self.rests[usize::from(side.receive & 1)];
         let same =
             rest.position == side.pos_enter && rest.key.id == side.key.id && rest.key.space == side.key.space;
-        (same && rest.position != 0).then_some(rest.time)
+        if same && rest.position != 0 { rest.time } else { 0 }
     }
 }
 

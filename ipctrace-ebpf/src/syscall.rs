@@ -181,7 +181,7 @@ fn try_enter(regs: *const u8, class: u8, task: *const u8, ids: u64) -> Result<()
         let side = &call.sides[0];
         let pipe = pipe::is_pipe(side.mechanism);
         let earlier = if pipe {
-            call.rested_since().unwrap_or(0)
+            call.rested_since()
         } else if alone && !has_messages(side.mechanism) {
             call.ended
         } else {

@@ -17,6 +17,7 @@ mod intern;
 mod join;
 mod message;
 mod naming;
+mod opening;
 mod order;
 mod position;
 mod put;
@@ -45,7 +46,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
-use ipctrace_common::config::CHANNELS;
+use ipctrace_common::config::CHANNELS_KNOWN;
 use ipctrace_common::wire::{self, channel_flag, op_flag, process_event, wake_flag};
 use ipctrace_common::{Cause, Mechanism, Shape};
 
@@ -86,11 +87,15 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Enough for a busy host, in the order of a hundred megabytes should all be reached. Fewer channels than the programs have room for:
-    /// these need some for what comes while it is told which ones they may forget.
+    /// Enough for a busy host, in the order of a hundred megabytes should all be reached.
     fn default() -> Limits {
-        const STREAMS: usize = CHANNELS as usize / 4 * 3;
-        Limits { streams: STREAMS, ranges: 65_536, messages: 131_072, signals: 65_536, processes: 65_536 }
+        Limits {
+            streams: CHANNELS_KNOWN as usize,
+            ranges: 65_536,
+            messages: 131_072,
+            signals: 65_536,
+            processes: 65_536,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::books::{Books, Timed};
 use super::call::Recent;
 use super::context::Context;
 use super::naming::Naming;
+use super::opening::Opening;
 
 mod choose;
 
@@ -90,10 +91,8 @@ impl Access {
 pub(super) struct Counter {
     naming: Naming,
     key: wire::Key,
-    /// When it was first touched.
-    born: u64,
-    /// What it stood at first is known, or no longer waited for.
-    open: bool,
+    /// Of what it stood at first.
+    opening: Opening,
     semaphore: bool,
     /// What the kernel adds is told of.
     complete: bool,
@@ -127,8 +126,7 @@ impl Counter {
         Counter {
             naming: Naming::new(Mechanism::Eventfd, key),
             key,
-            born: now,
-            open: false,
+            opening: Opening::new(now),
             semaphore: false,
             complete: false,
             writes: Books::default(),
@@ -150,12 +148,12 @@ impl Counter {
         maker: Option<Rc<Proc>>,
         context: &mut Context<'_>,
     ) {
-        if self.open || self.naming.is_other(0, record.receiver_inode) {
+        if self.opening.is_open() || self.naming.is_other(0, record.receiver_inode) {
             self.finish(context);
             *self = Counter::new(self.key, context.now);
         }
         self.naming.meet(0, record.receiver_inode);
-        self.open = true;
+        self.opening.told();
         self.semaphore = record.header.flags & channel_flag::SEMAPHORE != 0;
         self.complete = record.header.flags & channel_flag::COMPLETE != 0;
         if record.queued != 0 && record.queued != u64::MAX {
@@ -185,23 +183,22 @@ impl Counter {
         self.several |= *first != process.identity() || op.header.flags & op_flag::OVERLAPS != 0;
         let side = if receive { &mut self.reads } else { &mut self.writes };
         let before = (op.header.flags & op_flag::SEQUENCED != 0).then_some(op.before);
-        if !side.push(before, Access::new(op, process), self.open) {
+        if !side.push(before, Access::new(op, process), self.opening.is_open()) {
             *context.evicted += 1;
         }
-        if self.open {
+        if self.opening.is_open() {
             self.settle(false, context);
         }
     }
 
     /// Settles what is certain, and what has waited for long enough; all that is left if `force`.
     pub(super) fn settle(&mut self, force: bool, context: &mut Context<'_>) {
-        if !self.open {
-            if !force && !context.overdue(self.born) {
-                return;
-            }
-            self.open = true;
+        if self.opening.is_given_up(force, context) {
             self.writes.follow();
             self.reads.follow();
+        }
+        if !self.opening.is_open() {
+            return;
         }
         let full = |side: &Books<Access>| side.held() > context.limits.ranges;
         while self.writes.skip(force || full(&self.writes), context).is_some() {}
@@ -433,7 +430,7 @@ impl Counter {
 
     /// Whether something waits for time to pass.
     pub(super) fn waits(&self) -> bool {
-        !self.open || self.writes.held() + self.reads.held() + self.reads.ready.len() > 0
+        !self.opening.is_open() || self.writes.held() + self.reads.held() + self.reads.ready.len() > 0
     }
 }
 

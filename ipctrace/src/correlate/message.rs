@@ -17,6 +17,7 @@ use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 use super::call::Recent;
 use super::context::{Context, LINGER};
 use super::naming::{self, Naming};
+use super::opening::Opening;
 
 /// A message that was sent and not yet received.
 #[derive(Debug)]
@@ -78,9 +79,8 @@ struct Taken {
 struct Queue {
     naming: Naming,
     mechanism: Mechanism,
-    /// The kernel has said what was queued at first, or is not waited for any more.
-    open: bool,
-    born: u64,
+    /// Of what was queued at first.
+    opening: Opening,
     /// Messages in it when it was first seen; `None` if unknown.
     queued: Option<u64>,
     /// The same as the kernel counted it.
@@ -114,8 +114,7 @@ impl Queue {
         Queue {
             naming: Naming::new(mechanism, key),
             mechanism,
-            open: false,
-            born: now,
+            opening: Opening::new(now),
             queued: None,
             first: None,
             opened: 0,
@@ -178,8 +177,8 @@ impl Messages {
         queue.naming.meet(inodes.0, inodes.1);
         queue.naming.named(name);
         // Seen again: what the books count begins again, and what was queued then includes what is known.
-        let known = if queue.open { queue.sent.len() as u64 } else { 0 };
-        queue.open = true;
+        let known = if queue.opening.is_open() { queue.sent.len() as u64 } else { 0 };
+        queue.opening.told();
         queue.opened = record.header.time;
         queue.early = 0;
         queue.known = 0;
@@ -299,11 +298,8 @@ impl Messages {
     /// Joins the waiting receives of a queue to their sends, as far as these have come.
     fn settle(&mut self, key: Key, force: bool, context: &mut Context<'_>) {
         let Some(queue) = self.queues.get_mut(&key) else { return };
-        if !queue.open {
-            if !force && !context.overdue(queue.born) {
-                return;
-            }
-            queue.open = true;
+        if !queue.opening.is_over(force, context) {
+            return;
         }
         let mut waiting = std::mem::take(&mut queue.waiting);
         while let Some(taken) = waiting.pop_front() {

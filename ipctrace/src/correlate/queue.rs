@@ -25,6 +25,7 @@ use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 use super::call::Recent;
 use super::context::{Context, LINGER};
 use super::naming::{self, Home};
+use super::opening::Opening;
 
 use guess::Guesses;
 use store::{Among, Kind, Kinds, Place, Store, Stored};
@@ -140,10 +141,8 @@ impl Sent {
 struct Queue {
     mechanism: Mechanism,
     channel: Rc<Channel>,
-    /// Whether the kernel has said what it is called, or is not waited for any more to say it: who sees a queue first may be
-    /// kept from telling of it while others use it.
-    open: bool,
-    born: u64,
+    /// Of what it is called.
+    opening: Opening,
     /// Messages that were in it when it was first seen, and of which nothing else is known. `None`: unknown how many.
     unknown: Option<u64>,
     /// When the latest of those was found of which more is known.
@@ -170,8 +169,7 @@ impl Queue {
         Queue {
             mechanism,
             channel: Rc::new(channel(mechanism, key, name, home)),
-            open: false,
-            born: now,
+            opening: Opening::new(now),
             unknown: None,
             found: 0,
             sent: Store::default(),
@@ -245,7 +243,7 @@ impl Queues {
         let queue = self.queue(mechanism, record.key, context);
         queue.channel = Rc::new(channel(mechanism, record.key, name, context.home));
         queue.unknown = if known { None } else { Some(record.queued).filter(|queued| *queued != u64::MAX) };
-        queue.open = true;
+        queue.opening.told();
         if known {
             self.settle(record.key, false, context);
         }
@@ -474,7 +472,7 @@ impl Queue {
             self.senders.note(sent.process(), sent.time);
         }
         // Those that waited for it have taken it. Where they wait for what others send meanwhile, all have their turn together.
-        let together = (self.senders.crowd() && sent.number == 0) || !self.is_open(false, context);
+        let together = (self.senders.crowd() && sent.number == 0) || !self.opening.is_over(false, context);
         let place = self.sent.add(sent);
         while let Some(sent) = self.sent.get(place).filter(|_| !together) {
             let mut waiting = self.waiting.among(sent.among(), sent.enter);
@@ -496,12 +494,6 @@ impl Queue {
         }
     }
 
-    /// Whether what is received can be told. `force`: it is not waited for longer.
-    fn is_open(&mut self, force: bool, context: &Context<'_>) -> bool {
-        self.open |= force || context.overdue(self.born);
-        self.open
-    }
-
     /// One more receive. False: it waits.
     fn take(&mut self, taken: &mut Taken, context: &mut Context<'_>) -> bool {
         // First those like it that wait.
@@ -509,7 +501,7 @@ impl Queue {
         let mut waiting = self.waiting.among(Among::like(kind), 0).map(|(_, other)| other.kind());
         let is_first = !waiting.any(|other| other.may_be(kind));
         drop(waiting);
-        is_first && self.is_open(false, context) && self.receive(taken, false, context)
+        is_first && self.opening.is_over(false, context) && self.receive(taken, false, context)
     }
 
     /// A receive waits for its send.
@@ -520,7 +512,7 @@ impl Queue {
 
     /// Joins the waiting receives to their sends, as far as these have come.
     fn settle(&mut self, force: bool, context: &mut Context<'_>) {
-        if !self.is_open(force, context) {
+        if !self.opening.is_over(force, context) {
             return;
         }
         self.settled = context.now;

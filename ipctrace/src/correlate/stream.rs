@@ -11,6 +11,7 @@ use super::call::Call;
 use super::context::Context;
 use super::join::{Receiver, Runs, UNREAD};
 use super::naming::Naming;
+use super::opening::Opening;
 use super::position::Place;
 use super::put::{Mode, Progress, Put};
 use super::range::{Range, Ranges};
@@ -23,10 +24,8 @@ pub(super) struct Stream {
     mechanism: Mechanism,
     key: wire::Key,
     naming: Naming,
-    /// When it was first touched.
-    born: u64,
-    /// The beginning of the kernel's books is known, or no longer waited for.
-    open: bool,
+    /// Of the kernel's books.
+    opening: Opening,
     /// The books of the two sides may not agree: transfers are not exact until positions prove that they do.
     doubt: bool,
     put: Put,
@@ -55,8 +54,7 @@ impl Stream {
             mechanism,
             key,
             naming: Naming::new(mechanism, key),
-            born: now,
-            open: false,
+            opening: Opening::new(now),
             doubt: false,
             put: Put::default(),
             ranges: Ranges::default(),
@@ -74,7 +72,7 @@ impl Stream {
 
     /// The books of both sides begin, with so much in the stream that was put in before.
     pub(super) fn begin(&mut self, queued: u64, time: u64, context: &mut Context<'_>) {
-        self.open = true;
+        self.opening.told();
         self.precede(queued, time);
         self.put.calls.follow();
         self.take.calls.follow();
@@ -98,7 +96,7 @@ impl Stream {
 
     /// What the kernel says of the channel when it first sees it, or sees it again.
     pub(super) fn opened(&mut self, record: &wire::Channel, name: &Bytes, context: &mut Context<'_>) {
-        if self.open {
+        if self.opening.is_open() {
             self.settle(true, context);
         }
         if self.naming.is_other_now(record.sender_inode, record.receiver_inode) {
@@ -107,12 +105,12 @@ impl Stream {
         self.naming.meet(record.sender_inode, record.receiver_inode);
         self.naming.named(name);
         let position = self.paged().then_some(record.write_pos);
-        if self.open {
+        if self.opening.is_open() {
             self.put.restart(position);
             self.take.restart(record.read_pos, true);
             self.trust(record, context);
         } else {
-            self.open = true;
+            self.opening.told();
             self.put.restart(position);
             // Nobody has put anything in: whatever is under way will be in the books.
             self.take.restart(record.read_pos, record.write_pos != 0);
@@ -161,7 +159,7 @@ impl Stream {
         }
         self.arrivals += 1;
         call.arrival = self.arrivals;
-        if self.open && !self.paged() && !call.overlaps {
+        if self.opening.is_open() && !self.paged() && !call.overlaps {
             // What most calls are: one process on this side, and nobody to wait for.
             if receive && self.put.calls.ready.is_empty() && self.take.passes(&call, &self.ranges) {
                 self.take.pass(&call);
@@ -175,7 +173,7 @@ impl Stream {
             }
         }
         let calls = if receive { &mut self.take.calls } else { &mut self.put.calls };
-        match calls.push(call, self.open) {
+        match calls.push(call, self.opening.is_open()) {
             Arrived::Taken => {}
             Arrived::Replaced => *context.evicted += 1,
             Arrived::Stale(mut call) => {
@@ -191,7 +189,7 @@ impl Stream {
                 }
             }
         }
-        if self.open {
+        if self.opening.is_open() {
             self.advance(false, context);
         }
     }
@@ -209,15 +207,14 @@ impl Stream {
 
     /// Settles what time has decided; all that is left if `force`.
     pub(super) fn settle(&mut self, force: bool, context: &mut Context<'_>) {
-        if !self.open {
-            if !force && !context.overdue(self.born) {
-                return;
-            }
+        if self.opening.is_given_up(force, context) {
             // The Channel record is lost. The books began with 0, but what was queued then is not known.
-            self.open = true;
             self.doubt = true;
             self.put.calls.follow();
             self.take.calls.follow();
+        }
+        if !self.opening.is_open() {
+            return;
         }
         for calls in [&mut self.put.calls, &mut self.take.calls] {
             let full = calls.held() > context.limits.ranges;

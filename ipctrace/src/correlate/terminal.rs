@@ -18,6 +18,7 @@ use super::books::{Books, Timed};
 use super::call::Recent;
 use super::context::Context;
 use super::naming::Naming;
+use super::opening::Opening;
 
 /// How long a read that overlapped a write is held, ns.
 const LINGER: u64 = 20_000_000;
@@ -57,8 +58,7 @@ struct Write {
 #[derive(Debug)]
 pub(super) struct Terminal {
     naming: Naming,
-    born: u64,
-    open: bool,
+    opening: Opening,
     /// The kernel has said what was in it first.
     met: bool,
     writes: Books<Call>,
@@ -80,8 +80,7 @@ impl Terminal {
     pub(super) fn new(key: wire::Key, now: u64) -> Terminal {
         Terminal {
             naming: Naming::new(Mechanism::Pty, key),
-            born: now,
-            open: false,
+            opening: Opening::new(now),
             met: false,
             writes: Books::default(),
             reads: Books::default(),
@@ -107,7 +106,7 @@ impl Terminal {
         }
         self.met = true;
         self.naming.meet(0, record.receiver_inode);
-        self.open = true;
+        self.opening.told();
         // An echo is among it.
         let known: u64 = self.pending.iter().map(|write| write.left).sum();
         if record.queued != u64::MAX && record.queued > known {
@@ -156,10 +155,10 @@ impl Terminal {
         };
         let before = (flags & op_flag::SEQUENCED != 0).then_some(op.before);
         let side = if flags & op_flag::RECEIVE != 0 { &mut self.reads } else { &mut self.writes };
-        if !side.push(before, call, self.open) {
+        if !side.push(before, call, self.opening.is_open()) {
             *context.evicted += 1;
         }
-        if self.open {
+        if self.opening.is_open() {
             self.settle(false, context);
         }
     }
@@ -174,13 +173,12 @@ impl Terminal {
 
     /// Settles what is certain, and what has waited for long enough; all that is left if `force`.
     pub(super) fn settle(&mut self, force: bool, context: &mut Context<'_>) {
-        if !self.open {
-            if !force && !context.overdue(self.born) {
-                return;
-            }
-            self.open = true;
+        if self.opening.is_given_up(force, context) {
             self.writes.follow();
             self.reads.follow();
+        }
+        if !self.opening.is_open() {
+            return;
         }
         while self.writes.skip(force, context).is_some() {
             self.aligned = false;
@@ -345,7 +343,7 @@ impl Terminal {
 
     /// Whether something waits for time to pass.
     pub(super) fn waits(&self) -> bool {
-        !self.open || self.writes.held() + self.reads.held() + self.reads.ready.len() > 0
+        !self.opening.is_open() || self.writes.held() + self.reads.held() + self.reads.ready.len() > 0
     }
 }
 

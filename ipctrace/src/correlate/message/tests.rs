@@ -205,20 +205,17 @@ fn what_was_sent_by_address_before_the_receiver_looked_is_not_from_before_the_st
     // Two messages wait when the socket is first seen: one from before, and one whose send was seen.
     let receives = [(0, (20, 21)), (1, (22, 23))]
         .map(|(before, when)| with_books(receive(1, 20, 50, when, 5, 5), before));
-    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 2, b"\0name") else { panic!("a channel") };
-    opened.header.time = 15;
+    let opened = opened_at(15, channel(DGRAM, 1, 2, b"\0name"));
     let [first, second] = receives;
     let sent = send_to(b"\0name", 10, 50, (3, 4), 5);
-    let events = correlate([sent, Record::Channel(opened, name), first, second]);
+    let events = correlate([sent, opened, first, second]);
     assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Err(Why::BeforeStart), Ok(20), 5)]);
 }
 
 #[test]
 fn what_was_sent_by_address_may_be_received_before_its_call_ends() {
     let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
-    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 1, b"\0name") else { panic!("a channel") };
-    opened.header.time = 15;
-    correlator.push(Record::Channel(opened, name), &mut out);
+    correlator.push(opened_at(15, channel(DGRAM, 1, 1, b"\0name")), &mut out);
     correlator.push(with_books(receive(1, 20, 50, (20, 21), 5, 5), 0), &mut out);
     assert_eq!(shorts(&out), []);
     correlator.push(send_to(b"\0name", 10, 50, (3, 24), 5), &mut out);
@@ -266,11 +263,9 @@ fn an_equal_message_by_address_is_a_rival() {
 
 #[test]
 fn what_was_sent_to_another_spelling_of_a_name_before_it_was_looked_at_is_received() {
-    let Record::Channel(mut opened, name) = channel(DGRAM, 1, 1, b"/tmp/d/r\0") else { panic!("a channel") };
-    opened.header.time = 15;
     let events = correlate([
         send_to(b"r\0", 10, 50, (3, 4), 5),
-        Record::Channel(opened, name),
+        opened_at(15, channel(DGRAM, 1, 1, b"/tmp/d/r\0")),
         with_books(receive(1, 20, 50, (20, 21), 5, 5), 0),
         send_to(b"r\0", 10, 50, (30, 31), 5),
         with_books(receive(1, 20, 50, (32, 33), 5, 5), 1),
