@@ -368,10 +368,14 @@ impl Hook {
 
     /// The mechanisms that have a use for this tracepoint when they are traced at their objects, too, by [`Mechanism::bit`].
     pub const fn at_objects_too(self) -> u32 {
-        // Of calls that began before, and of what is done without the functions: splice(2) and its like, futex_waitv(2) and its like,
-        // mmap(2) and its like on segments.
         if self.is_on_calls() {
-            PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
+            let mut set = 0;
+            let mut index = 0;
+            while index < CALLS_ALONE.len() {
+                set |= CALLS_ALONE[index].0;
+                index += 1;
+            }
+            set
         } else if matches!(
             self,
             Hook::UringSubmit | Hook::UringSubmitSqe | Hook::UringComplete | Hook::UringOverflow
@@ -387,19 +391,22 @@ impl Hook {
         } else if matches!(self, Hook::ConsumeSkb) {
             // Which of the messages it was the functions do not say.
             DATAGRAM
-        } else if matches!(self, Hook::SkbCopied | Hook::SkDataReady | Hook::NetDevQueue) {
+        } else if matches!(self, Hook::SkbCopied | Hook::SockReceive | Hook::SkDataReady | Hook::NetDevQueue)
+        {
             UDP
         } else {
             0
         }
     }
 
-    /// The mechanisms that are traced at their objects only where that is asked for, by [`Mechanism::bit`]. What is done with these
-    /// objects without the functions (splice(2) and its like, mappings, waits in vectors) is seen at system calls only, whose hooks are
-    /// needed all the same and so cost the same; and each program more is some time of the verifier's and the kernel's when tracing
-    /// begins and ends.
-    pub const fn objects_if_asked_for() -> u32 {
-        PIPES | Mechanism::SOCKETS | FUTEX | PTY | SYSV_SHM
+    /// The mechanisms of which every hook can be on the objects, by [`Mechanism::bit`].
+    pub const fn objects_alone() -> u32 {
+        Self::objects() & !Hook::SysEnter.at_objects_too()
+    }
+
+    /// What is done with a mechanism's objects and shows at system calls alone; `None` if it is none of those whose objects have hooks.
+    pub fn calls_alone(mechanism: Mechanism) -> Option<&'static str> {
+        CALLS_ALONE.iter().find(|(set, _)| set & mechanism.bit() != 0).map(|(_, calls)| *calls)
     }
 
     /// The same tracepoint as a perf event. Only of those that come in a task which can be preempted there: others do without.
@@ -450,11 +457,22 @@ impl Hook {
         match (self.needed_by(), self) {
             (0, Hook::PageFaultUser | Hook::PageFaultKernel) => SHARED,
             (0, Hook::SkbCopied) => UDP,
+            (0, Hook::ContentionEnd) => PIPES,
+            (0, Hook::SockSend | Hook::SockReceive) => Mechanism::SOCKETS,
             (0, _) => u32::MAX,
             (needed, _) => needed,
         }
     }
 }
+
+/// What is done with objects (by the set of their mechanisms) without the functions that hooks on objects are on.
+const CALLS_ALONE: &[(u32, &str)] = &[
+    (PIPES, "splice(2) and its like"),
+    (Mechanism::SOCKETS, "splice(2) and sendfile(2)"),
+    (PTY, "splice(2)"),
+    (SYSV_SHM, "mmap(2) and its like"),
+    (FUTEX, "futex_waitv(2) and its like"),
+];
 
 /// Tracepoints that programs can be on as perf events.
 const EVENTS: &[(Hook, Event)] = &[

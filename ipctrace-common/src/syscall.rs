@@ -255,5 +255,9 @@ classes! {
     Openat2 = 65;
 }
 
+/// Added to a [`Class`] in the table where nothing is to be told of such calls but of those that began before tracing: all that they
+/// may be on is told of at its functions, whose programs are never skipped.
+pub const AT_OBJECTS: u8 = 0x80;
+
 /// Size of the table from system call number to class: a power of two above every number in use.
 pub const TABLE: usize = 512;

@@ -9,7 +9,9 @@ use ipctrace_common::uring::Places;
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config::ZERO;
 
-/// From system call number to [`ipctrace_common::syscall::Class`]; 0 is no IPC.
+/// From system call number to [`ipctrace_common::syscall::Class`], perhaps [`AT_OBJECTS`]; 0 is no IPC.
+///
+/// [`AT_OBJECTS`]: ipctrace_common::syscall::AT_OBJECTS
 #[unsafe(no_mangle)]
 static CLASSES: [u8; TABLE] = [0; TABLE];
 

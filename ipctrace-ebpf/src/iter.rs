@@ -56,10 +56,13 @@ impl Memory {
 /// If it could not be read.
 #[inline(always)]
 pub(crate) fn memory(iter: u64, receive: bool, wanted: bool) -> Result<Memory> {
+    let mut memory = Memory { class: if receive { Class::Read } else { Class::Write }, user: 0, count: 0 };
+    if config::payload() == 0 && !wanted {
+        return Ok(memory);
+    }
     let passed: u64 = read(iter, offset!(iter_offset))?;
     let kind = kind(iter);
-    let mut memory = Memory { class: if receive { Class::Read } else { Class::Write }, user: 0, count: 0 };
-    if kind == Config::NO_KIND || (config::payload() == 0 && !wanted) {
+    if kind == Config::NO_KIND {
         // It is of no use.
     } else if kind == config::iter_ubuf() {
         memory.user = read::<u64>(iter, offset!(iter_ubuf))? + passed;

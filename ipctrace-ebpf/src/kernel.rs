@@ -76,6 +76,15 @@ pub(crate) fn argument(context: &impl EbpfContext, index: usize) -> u64 {
     read(context.as_ptr() as u64, index * 8).unwrap_or(0)
 }
 
+/// The first two of them.
+#[inline(always)]
+pub(crate) fn first_two(context: &impl EbpfContext) -> [u64; 2] {
+    if LOADS {
+        return [argument(context, 0), argument(context, 1)];
+    }
+    read(context.as_ptr() as u64, 0).unwrap_or([0; 2])
+}
+
 /// Reads a value of the current process at `address + offset`.
 ///
 /// # Errors

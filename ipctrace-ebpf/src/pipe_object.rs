@@ -10,31 +10,31 @@ use ipctrace_common::wire::op_flag;
 use crate::config::{self, offset};
 use crate::inflight::{self, InFlight, Moved};
 use crate::iter::{self, is_memory_of_process};
-use crate::kernel::{Result, argument, read};
+use crate::kernel::{Result, first_two, read};
 use crate::{channel, emit, object, pipe, ring, straddle, task};
 
 /// hook: fentry/pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
 #[fentry(function = "pipe_read")]
 pub fn pipe_read_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), true)
+    begin(first_two(&ctx), true)
 }
 
 /// hook: fexit/pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
 #[fexit(function = "pipe_read")]
 pub fn pipe_read_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), true, argument(&ctx, 2) as i64)
+    end(first_two(&ctx), true, ctx.arg(2))
 }
 
 /// hook: fentry/pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
 #[fentry(function = "pipe_write")]
 pub fn pipe_write_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), false)
+    begin(first_two(&ctx), false)
 }
 
 /// hook: fexit/pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
 #[fexit(function = "pipe_write")]
 pub fn pipe_write_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), false, argument(&ctx, 2) as i64)
+    end(first_two(&ctx), false, ctx.arg(2))
 }
 
 /// hook: fentry/anon_pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
@@ -42,25 +42,25 @@ pub fn pipe_write_exit(ctx: FExitContext) -> i32 {
 /// The name of `pipe_read` since Linux 6.15. FIFOs come to it through a function of their own.
 #[fentry(function = "anon_pipe_read")]
 pub fn anon_pipe_read_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), true)
+    begin(first_two(&ctx), true)
 }
 
 /// hook: fexit/anon_pipe_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/pipe.c
 #[fexit(function = "anon_pipe_read")]
 pub fn anon_pipe_read_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), true, argument(&ctx, 2) as i64)
+    end(first_two(&ctx), true, ctx.arg(2))
 }
 
 /// hook: fentry/anon_pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
 #[fentry(function = "anon_pipe_write")]
 pub fn anon_pipe_write_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), false)
+    begin(first_two(&ctx), false)
 }
 
 /// hook: fexit/anon_pipe_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — fs/pipe.c
 #[fexit(function = "anon_pipe_write")]
 pub fn anon_pipe_write_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), false, argument(&ctx, 2) as i64)
+    end(first_two(&ctx), false, ctx.arg(2))
 }
 
 /// What is to be done next with a call: each step is a function that the verifier looks at by itself, and they come one after
@@ -78,7 +78,7 @@ mod next {
 
 /// The begin of a read or write.
 #[inline(always)]
-fn begin(iocb: u64, iter: u64, receive: bool) -> i32 {
+fn begin([iocb, iter]: [u64; 2], receive: bool) -> i32 {
     let ids = task::pid_tgid();
     if !task::is_tracer(ids) {
         let tid = ids as u32;
@@ -99,7 +99,7 @@ fn open(tid: u32, next: u32, taken_before: u64) -> bool {
 
 /// The end of a read or write.
 #[inline(always)]
-fn end(iocb: u64, iter: u64, receive: bool, returned: i64) -> i32 {
+fn end([iocb, iter]: [u64; 2], receive: bool, returned: i64) -> i32 {
     let ids = task::pid_tgid();
     if task::is_tracer(ids) {
         return 0;

@@ -8,31 +8,31 @@ use ipctrace_common::Mechanism;
 use crate::config::{self, offset};
 use crate::inflight::{self, InFlight, Moved};
 use crate::iter::{self, is_memory_of_process};
-use crate::kernel::{Result, argument, read};
+use crate::kernel::{Result, argument, first_two, read};
 use crate::{channel, emit, object, pty, ring, task};
 
 /// hook: fentry/tty_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — drivers/tty/tty_io.c
 #[fentry(function = "tty_read")]
 pub fn pty_read_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), true)
+    begin(first_two(&ctx), true)
 }
 
 /// hook: fexit/tty_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — drivers/tty/tty_io.c
 #[fexit(function = "tty_read")]
 pub fn pty_read_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), true, argument(&ctx, 2) as i64)
+    end(first_two(&ctx), true, ctx.arg(2))
 }
 
 /// hook: fentry/tty_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — drivers/tty/tty_io.c
 #[fentry(function = "tty_write")]
 pub fn pty_write_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), false)
+    begin(first_two(&ctx), false)
 }
 
 /// hook: fexit/tty_write `ssize_t (struct kiocb *iocb, struct iov_iter *from)` — drivers/tty/tty_io.c
 #[fexit(function = "tty_write")]
 pub fn pty_write_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), false, argument(&ctx, 2) as i64)
+    end(first_two(&ctx), false, ctx.arg(2))
 }
 
 /// hook: fexit/ptmx_open `int (struct inode *inode, struct file *filp)` — drivers/tty/pty.c
@@ -51,7 +51,7 @@ pub fn pty_made_exit(ctx: FExitContext) -> i32 {
 
 /// The begin of a read or write.
 #[inline(always)]
-fn begin(iocb: u64, iter: u64, receive: bool) -> i32 {
+fn begin([iocb, iter]: [u64; 2], receive: bool) -> i32 {
     let ids = task::pid_tgid();
     let tid = ids as u32;
     if !task::is_tracer(ids) && pty_object_begun(tid, iocb, iter, u32::from(receive), ring::now()) != 0 {
@@ -66,7 +66,7 @@ fn begin(iocb: u64, iter: u64, receive: bool) -> i32 {
 
 /// The end of a read or write.
 #[inline(always)]
-fn end(iocb: u64, iter: u64, receive: bool, returned: i64) -> i32 {
+fn end([iocb, iter]: [u64; 2], receive: bool, returned: i64) -> i32 {
     let ids = task::pid_tgid();
     if task::is_tracer(ids) {
         return 0;

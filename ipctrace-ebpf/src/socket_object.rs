@@ -13,7 +13,7 @@ use crate::config::{self, offset};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Moved};
 use crate::iter;
-use crate::kernel::{Result, argument, read};
+use crate::kernel::{Result, argument, first_two, read};
 use crate::object::{is_at_object, is_of_object, is_socket};
 use crate::syscall::TAKES_NOTHING;
 use crate::{channel, handoff, inet, object, own, ring, straddle, syscall, task, udp_taken, unix};
@@ -21,89 +21,91 @@ use crate::{channel, handoff, inet, object, own, ring, straddle, syscall, task, 
 /// A 32-bit caller, whose control messages have another form: include/linux/socket.h.
 const MSG_CMSG_COMPAT: u64 = 0x8000_0000;
 const SOCK_DGRAM: u16 = 2;
+/// Sockets that nothing goes along with.
+const INTERNET: u32 = Mechanism::Tcp.bit() | Mechanism::Udp.bit();
 
 /// hook: fentry/unix_stream_sendmsg `int (struct socket *sock, struct msghdr *msg, size_t len)` — net/unix/af_unix.c
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_send_entry(ctx: FEntryContext) -> i32 {
-    begin(protocol(&ctx), argument(&ctx, 1), None)
+    begin(protocol(&ctx), None)
 }
 
 /// hook: fexit/unix_stream_sendmsg `int (struct socket *sock, struct msghdr *msg, size_t len)` — net/unix/af_unix.c
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_send_exit(ctx: FExitContext) -> i32 {
-    end(protocol(&ctx), argument(&ctx, 1), None, argument(&ctx, 3))
+    end(protocol(&ctx), None, ctx.arg(3))
 }
 
 /// hook: fentry/unix_stream_recvmsg `int (struct socket *sock, struct msghdr *msg, size_t size, int flags)` — net/unix/af_unix.c
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(protocol(&ctx), argument(&ctx, 1), Some(argument(&ctx, 3)))
+    begin(protocol(&ctx), Some(ctx.arg(3)))
 }
 
 /// hook: fexit/unix_stream_recvmsg `int (struct socket *sock, struct msghdr *msg, size_t size, int flags)` — net/unix/af_unix.c
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_receive_exit(ctx: FExitContext) -> i32 {
-    end(protocol(&ctx), argument(&ctx, 1), Some(argument(&ctx, 3)), argument(&ctx, 4))
+    end(protocol(&ctx), Some(ctx.arg(3)), ctx.arg(4))
 }
 
 /// hook: fentry/unix_dgram_sendmsg `int (struct socket *sock, struct msghdr *msg, size_t len)` — net/unix/af_unix.c
 #[fentry(function = "unix_dgram_sendmsg")]
 pub fn unix_dgram_send_entry(ctx: FEntryContext) -> i32 {
-    begin(datagrams(&ctx), argument(&ctx, 1), None)
+    begin(datagrams(&ctx), None)
 }
 
 /// hook: fexit/unix_dgram_sendmsg `int (struct socket *sock, struct msghdr *msg, size_t len)` — net/unix/af_unix.c
 #[fexit(function = "unix_dgram_sendmsg")]
 pub fn unix_dgram_send_exit(ctx: FExitContext) -> i32 {
-    end(datagrams(&ctx), argument(&ctx, 1), None, argument(&ctx, 3))
+    end(datagrams(&ctx), None, ctx.arg(3))
 }
 
 /// hook: fentry/unix_dgram_recvmsg `int (struct socket *sock, struct msghdr *msg, size_t size, int flags)` — net/unix/af_unix.c
 #[fentry(function = "unix_dgram_recvmsg")]
 pub fn unix_dgram_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(datagrams(&ctx), argument(&ctx, 1), Some(argument(&ctx, 3)))
+    begin(datagrams(&ctx), Some(ctx.arg(3)))
 }
 
 /// hook: fexit/unix_dgram_recvmsg `int (struct socket *sock, struct msghdr *msg, size_t size, int flags)` — net/unix/af_unix.c
 #[fexit(function = "unix_dgram_recvmsg")]
 pub fn unix_dgram_receive_exit(ctx: FExitContext) -> i32 {
-    end(datagrams(&ctx), argument(&ctx, 1), Some(argument(&ctx, 3)), argument(&ctx, 4))
+    end(datagrams(&ctx), Some(ctx.arg(3)), ctx.arg(4))
 }
 
 /// hook: fentry/unix_seqpacket_sendmsg `int (struct socket *sock, struct msghdr *msg, size_t len)` — net/unix/af_unix.c
 #[fentry(function = "unix_seqpacket_sendmsg")]
 pub fn unix_seqpacket_send_entry(ctx: FEntryContext) -> i32 {
-    begin(protocol(&ctx), argument(&ctx, 1), None)
+    begin(protocol(&ctx), None)
 }
 
 /// hook: fexit/unix_seqpacket_sendmsg `int (struct socket *sock, struct msghdr *msg, size_t len)` — net/unix/af_unix.c
 #[fexit(function = "unix_seqpacket_sendmsg")]
 pub fn unix_seqpacket_send_exit(ctx: FExitContext) -> i32 {
-    end(protocol(&ctx), argument(&ctx, 1), None, argument(&ctx, 3))
+    end(protocol(&ctx), None, ctx.arg(3))
 }
 
 /// hook: fentry/unix_seqpacket_recvmsg `int (struct socket *sock, struct msghdr *msg, size_t size, int flags)` — net/unix/af_unix.c
 #[fentry(function = "unix_seqpacket_recvmsg")]
 pub fn unix_seqpacket_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(protocol(&ctx), argument(&ctx, 1), Some(argument(&ctx, 3)))
+    begin(protocol(&ctx), Some(ctx.arg(3)))
 }
 
 /// hook: fexit/unix_seqpacket_recvmsg `int (struct socket *sock, struct msghdr *msg, size_t size, int flags)` — net/unix/af_unix.c
 #[fexit(function = "unix_seqpacket_recvmsg")]
 pub fn unix_seqpacket_receive_exit(ctx: FExitContext) -> i32 {
-    end(protocol(&ctx), argument(&ctx, 1), Some(argument(&ctx, 3)), argument(&ctx, 4))
+    end(protocol(&ctx), Some(ctx.arg(3)), ctx.arg(4))
 }
 
 /// hook: fentry/tcp_sendmsg `int (struct sock *sk, struct msghdr *msg, size_t size)` — net/ipv4/tcp.c
 #[fentry(function = "tcp_sendmsg")]
 pub fn tcp_send_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), None)
+    begin(first_two(&ctx), None)
 }
 
 /// hook: fexit/tcp_sendmsg `int (struct sock *sk, struct msghdr *msg, size_t size)` — net/ipv4/tcp.c
 #[fexit(function = "tcp_sendmsg")]
 pub fn tcp_send_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), None, argument(&ctx, 3))
+    end(first_two(&ctx), None, ctx.arg(3))
 }
 
 /// hook: fentry/tcp_recvmsg `int (struct sock *sk, struct msghdr *msg, size_t len, int flags)` — net/ipv4/tcp.c
@@ -111,37 +113,37 @@ pub fn tcp_send_exit(ctx: FExitContext) -> i32 {
 /// With more arguments on older kernels.
 #[fentry(function = "tcp_recvmsg")]
 pub fn tcp_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), Some(inet_flags(&ctx)))
+    begin(first_two(&ctx), Some(inet_flags(&ctx)))
 }
 
 /// hook: fexit/tcp_recvmsg `int (struct sock *sk, struct msghdr *msg, size_t len, int flags)` — net/ipv4/tcp.c
 #[fexit(function = "tcp_recvmsg")]
 pub fn tcp_receive_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), Some(inet_flags(&ctx)), inet_returned(&ctx))
+    end(first_two(&ctx), Some(inet_flags(&ctx)), inet_returned(&ctx))
 }
 
 /// hook: fentry/udp_sendmsg `int (struct sock *sk, struct msghdr *msg, size_t len)` — net/ipv4/udp.c
 #[fentry(function = "udp_sendmsg")]
 pub fn udp_send_entry(ctx: FEntryContext) -> i32 {
-    begin(datagrams_v4(&ctx), argument(&ctx, 1), None)
+    begin(datagrams_v4(&ctx), None)
 }
 
 /// hook: fexit/udp_sendmsg `int (struct sock *sk, struct msghdr *msg, size_t len)` — net/ipv4/udp.c
 #[fexit(function = "udp_sendmsg")]
 pub fn udp_send_exit(ctx: FExitContext) -> i32 {
-    end(datagrams_v4(&ctx), argument(&ctx, 1), None, argument(&ctx, 3))
+    end(datagrams_v4(&ctx), None, ctx.arg(3))
 }
 
 /// hook: fentry/udpv6_sendmsg `int (struct sock *sk, struct msghdr *msg, size_t len)` — net/ipv6/udp.c
 #[fentry(function = "udpv6_sendmsg")]
 pub fn udp6_send_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), None)
+    begin(first_two(&ctx), None)
 }
 
 /// hook: fexit/udpv6_sendmsg `int (struct sock *sk, struct msghdr *msg, size_t len)` — net/ipv6/udp.c
 #[fexit(function = "udpv6_sendmsg")]
 pub fn udp6_send_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), None, argument(&ctx, 3))
+    end(first_two(&ctx), None, ctx.arg(3))
 }
 
 /// hook: fentry/udp_recvmsg `int (struct sock *sk, struct msghdr *msg, size_t len, int flags)` — net/ipv4/udp.c
@@ -149,14 +151,14 @@ pub fn udp6_send_exit(ctx: FExitContext) -> i32 {
 /// With more arguments on older kernels.
 #[fentry(function = "udp_recvmsg")]
 pub fn udp_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), Some(inet_flags(&ctx)));
+    begin(first_two(&ctx), Some(inet_flags(&ctx)));
     socket_object_looked(task::pid_tgid() as u32)
 }
 
 /// hook: fexit/udp_recvmsg `int (struct sock *sk, struct msghdr *msg, size_t len, int flags)` — net/ipv4/udp.c
 #[fexit(function = "udp_recvmsg")]
 pub fn udp_receive_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), Some(inet_flags(&ctx)), inet_returned(&ctx))
+    end(first_two(&ctx), Some(inet_flags(&ctx)), inet_returned(&ctx))
 }
 
 /// hook: fentry/udpv6_recvmsg `int (struct sock *sk, struct msghdr *msg, size_t len, int flags)` — net/ipv6/udp.c
@@ -164,23 +166,23 @@ pub fn udp_receive_exit(ctx: FExitContext) -> i32 {
 /// With more arguments on older kernels.
 #[fentry(function = "udpv6_recvmsg")]
 pub fn udp6_receive_entry(ctx: FEntryContext) -> i32 {
-    begin(argument(&ctx, 0), argument(&ctx, 1), Some(inet_flags(&ctx)));
+    begin(first_two(&ctx), Some(inet_flags(&ctx)));
     socket_object_looked(task::pid_tgid() as u32)
 }
 
 /// hook: fexit/udpv6_recvmsg `int (struct sock *sk, struct msghdr *msg, size_t len, int flags)` — net/ipv6/udp.c
 #[fexit(function = "udpv6_recvmsg")]
 pub fn udp6_receive_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), argument(&ctx, 1), Some(inet_flags(&ctx)), inet_returned(&ctx))
+    end(first_two(&ctx), Some(inet_flags(&ctx)), inet_returned(&ctx))
 }
 
-/// The UDP socket of IPv4 that a function is given first; 0 if it is one of IPv6, whose function calls that of IPv4 for addresses of
-/// that.
+/// The UDP socket of IPv4 that a function is given and the header of the message; no socket if it is one of IPv6, whose function calls that
+/// of IPv4 for addresses of that.
 #[inline(always)]
-fn datagrams_v4(context: &impl EbpfContext) -> u64 {
+fn datagrams_v4(context: &impl EbpfContext) -> [u64; 2] {
     const AF_INET6: u16 = 10;
-    let sock = argument(context, 0);
-    if read::<u16>(sock, offset!(sock_family)) == Ok(AF_INET6) { 0 } else { sock }
+    let [sock, message] = first_two(context);
+    [if read::<u16>(sock, offset!(sock_family)) == Ok(AF_INET6) { 0 } else { sock }, message]
 }
 
 /// Looks what is first in the queue of the UDP socket of the call in flight of thread `tid`. The verifier looks at it by itself.
@@ -197,7 +199,8 @@ pub extern "C" fn socket_object_looked(tid: u32) -> i32 {
     0
 }
 
-/// The flags of a receive from an internet socket.
+/// The flags of a receive from an internet socket. By a helper: which argument it is the compiler would add to the address of the
+/// context, of which the verifier allows no other.
 #[inline(always)]
 fn inet_flags(context: &impl EbpfContext) -> u64 {
     argument(context, if config::inet_receive() == 6 { 4 } else { 3 })
@@ -209,17 +212,18 @@ fn inet_returned(context: &impl EbpfContext) -> u64 {
     argument(context, config::inet_receive() as usize)
 }
 
-/// The protocol state of the `struct socket` that a function is given first; 0 if there is none.
+/// The protocol state of the `struct socket` that a function is given, 0 if there is none, and the header of the message.
 #[inline(always)]
-fn protocol(context: &impl EbpfContext) -> u64 {
-    read(argument(context, 0), offset!(socket_sk)).unwrap_or(0)
+fn protocol(context: &impl EbpfContext) -> [u64; 2] {
+    let [socket, message] = first_two(context);
+    [read(socket, offset!(socket_sk)).unwrap_or(0), message]
 }
 
 /// The same, if it is a datagram socket: those of sequenced packets, which have functions of their own, call the same ones.
 #[inline(always)]
-fn datagrams(context: &impl EbpfContext) -> u64 {
-    let sock = protocol(context);
-    if read::<u16>(sock, offset!(sock_type)) == Ok(SOCK_DGRAM) { sock } else { 0 }
+fn datagrams(context: &impl EbpfContext) -> [u64; 2] {
+    let [sock, message] = protocol(context);
+    [if read::<u16>(sock, offset!(sock_type)) == Ok(SOCK_DGRAM) { sock } else { 0 }, message]
 }
 
 /// What is to be done next with a call, as for pipes.
@@ -240,7 +244,7 @@ fn is_nothing(ids: u64, sock: u64, flags: Option<u64>) -> bool {
 
 /// The begin of a send, or of a receive with these flags.
 #[inline(always)]
-fn begin(sock: u64, message: u64, flags: Option<u64>) -> i32 {
+fn begin([sock, message]: [u64; 2], flags: Option<u64>) -> i32 {
     let ids = task::pid_tgid();
     if is_nothing(ids, sock, flags) {
         return 0;
@@ -271,7 +275,7 @@ fn open(tid: u32, taken_before: u64) {
 
 /// The end of one, which returned that.
 #[inline(always)]
-fn end(sock: u64, message: u64, flags: Option<u64>, returned: u64) -> i32 {
+fn end([sock, message]: [u64; 2], flags: Option<u64>, returned: u64) -> i32 {
     let ids = task::pid_tgid();
     if is_nothing(ids, sock, flags) {
         return 0;
@@ -290,15 +294,19 @@ fn end(sock: u64, message: u64, flags: Option<u64>, returned: u64) -> i32 {
         }
     }
     if returned >= 0 {
-        socket_object_received(tid, message);
-        if socket_object_ended(tid, returned as u64, known) != 0 {
+        if socket_object_ended(tid, message, returned as u64, known) != 0 {
             open(tid, returned as u64);
             socket_object_told(tid);
         }
         socket_object_passed(tid, message, flags.unwrap_or(0));
     }
-    // There was nothing to tell.
-    channel::left(tid);
+    if let Some(call) = inflight::get(tid)
+        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+        && unsafe { (*call).sides[0].present } != 0
+    {
+        // There was nothing to tell.
+        channel::left(tid);
+    }
     inflight::tell(tid);
     0
 }
@@ -416,23 +424,30 @@ fn try_begun(tid: u32, sock: u64, message: u64, receive: bool, enter: u64) -> Re
     let digested = udp_taken::receives(&call.sides[0]);
     let memory = iter::memory(iter, receive, digested)?;
     call.start_in(&memory, enter);
+    let mechanism = call.sides[0].mechanism;
     if !receive {
-        call.address = read(message, offset!(msghdr_name))?;
-        call.address_len = u64::from(read::<u32>(message, offset!(msghdr_namelen))?);
-    } else if enter != 0 {
-        // Where what comes along with the message is put, and the room for its content.
-        call.address = read(message, offset!(msghdr_control))?;
+        if mechanism == Mechanism::UnixDgram as u8 {
+            call.address = read(message, offset!(msghdr_name))?;
+            call.address_len = u64::from(read::<u32>(message, offset!(msghdr_namelen))?);
+        }
+    } else if enter == 0 {
+        // Where it stood then is not known.
+    } else if mechanism == Mechanism::Udp as u8 {
+        // The room for its content.
         call.address_len = read(iter, offset!(iter_bytes))?;
+    } else if mechanism != Mechanism::Tcp as u8 {
+        // Where what comes along with the message is put.
+        call.address = read(message, offset!(msghdr_control))?;
     }
     Ok(if known { next::GO } else { next::OPEN })
 }
 
-/// Tells of the call in flight of thread `tid`, which returned that. `known`: `u64::MAX` if it was seen to begin, else whether
+/// Tells of the call in flight of thread `tid`, which returned that and had that header. `known`: `u64::MAX` if it was seen to begin, else whether
 /// its channel was known before its end. 1 if the books of its connection, which was made meanwhile, are to be opened before. The
 /// verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn socket_object_ended(tid: u32, returned: u64, known: u64) -> i32 {
+pub extern "C" fn socket_object_ended(tid: u32, message: u64, returned: u64, known: u64) -> i32 {
     let Some(call) = inflight::get(tid) else {
         return 0;
     };
@@ -450,9 +465,10 @@ pub extern "C" fn socket_object_ended(tid: u32, returned: u64, known: u64) -> i3
             return 0;
         }
     }
-    let of = if receive { call.moved.address } else { 0 };
-    call.moved = Moved { user: call.user, count: call.count, address: of, ..Moved::of(bytes) };
+    call.moved = Moved { user: call.user, count: call.count, ..Moved::of(bytes) };
     if receive && call.sides[0].mechanism == Mechanism::Udp as u8 {
+        // Where it came from.
+        call.moved.address = read(message, offset!(msghdr_name)).unwrap_or(0);
         udp_taken::complete_at_object(call);
     }
     if !receive {
@@ -486,18 +502,6 @@ pub extern "C" fn socket_object_told(tid: u32) -> i32 {
     0
 }
 
-/// Notes where the address is from which the datagram came that the call in flight of thread `tid` took. The verifier looks at it by
-/// itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn socket_object_received(tid: u32, message: u64) -> i32 {
-    if let Some(call) = inflight::get(tid) {
-        // SAFETY: a valid pointer into the map; the entry is the current thread's.
-        unsafe { (*call).moved.address = read(message, offset!(msghdr_name)).unwrap_or(0) };
-    }
-    0
-}
-
 /// Tells of the descriptors that went along with the message of the call in flight of thread `tid`. `flags`: those of a receive. The
 /// verifier looks at it by itself.
 #[unsafe(no_mangle)]
@@ -508,16 +512,21 @@ pub extern "C" fn socket_object_passed(tid: u32, message: u64, flags: u64) -> i3
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
-    let (Ok(control), Ok(room)) =
-        (read::<u64>(message, offset!(msghdr_control)), read::<u64>(message, offset!(msghdr_controllen)))
-    else {
+    if INTERNET >> (call.sides[0].mechanism & 31) & 1 != 0 {
+        return 0;
+    }
+    let Ok(control) = read::<u64>(message, offset!(msghdr_control)) else {
         ring::count(Cause::ReadFailed);
         return 0;
     };
-    if !unix::is_unix(call.sides[0].object) {
-        return 0;
-    }
     if call.sides[0].receive == 0 {
+        if control == 0 {
+            return 0;
+        }
+        let Ok(room) = read::<u64>(message, offset!(msghdr_controllen)) else {
+            ring::count(Cause::ReadFailed);
+            return 0;
+        };
         return handoff::passed(tid, control, room);
     }
     // The kernel moves it on by what it has put there.

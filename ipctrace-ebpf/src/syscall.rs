@@ -5,7 +5,7 @@ use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Cause;
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::{Class, Form, SPECIAL, Special};
+use ipctrace_common::syscall::{AT_OBJECTS, Class, Form, SPECIAL, Special};
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, offset, registers};
@@ -72,7 +72,7 @@ pub fn sys_enter_event(ctx: TracePointContext) -> u32 {
 unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
     let class = config::class(number);
     // SAFETY: by contract.
-    if class == 0 || unsafe { futex::is_private(regs, class) } {
+    if class == 0 || class >= AT_OBJECTS || unsafe { futex::is_private(regs, class) } {
         return;
     }
     let task = task::in_call();
@@ -249,9 +249,13 @@ pub(crate) unsafe fn number(regs: *const u8) -> u64 {
 /// `regs` must be the `struct pt_regs` of a tracepoint.
 #[inline(always)]
 unsafe fn left(regs: *const u8, number: u64, returned: i64) {
-    let class = config::class(number);
+    let entry = config::class(number);
     // SAFETY: by contract.
-    if class == 0 || unsafe { futex::is_private(regs, class) } {
+    if entry == 0 || unsafe { futex::is_private(regs, entry) } {
+        return;
+    }
+    let (class, at_objects) = (entry % AT_OBJECTS, entry >= AT_OBJECTS);
+    if at_objects && !straddle::any() {
         return;
     }
     let task = task::in_call();
@@ -265,7 +269,8 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         }
         return;
     }
-    let Some(call) = inflight::get(tid) else {
+    let in_flight = if at_objects { None } else { inflight::get(tid) };
+    let Some(call) = in_flight else {
         if straddle::may_be(tid) && !task::is_tracer(ids) {
             // SAFETY: by contract.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };

@@ -170,9 +170,7 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
-    // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
-    let late = Mechanism::of_shape(Shape::Queue) | Hook::SysExit.at_objects_too();
-    let classes = syscalls::table(plan.config.mechanisms & (!plan.config.objects | late));
+    let classes = syscalls::table(&plan.calls());
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
     loader.btf(None);

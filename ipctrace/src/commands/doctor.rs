@@ -7,6 +7,7 @@ use comfy_table::{Table, presets};
 use ipctrace_common::{Hook, Mechanism, hook::Point};
 
 use super::{EXIT_IMPOSSIBLE, choice, hooks as hooks_of};
+use crate::kernel::objects::Choice;
 use crate::kernel::{Facts, Plan, recorded, uring};
 use crate::{args, attach, occupancy, stdout};
 
@@ -63,7 +64,7 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err())
     };
     stdout::line("")?;
-    stdout::line(mechanisms(&plan, &failed))?;
+    stdout::line(mechanisms(&facts, &plan, choice, &failed))?;
     stdout::line("")?;
     stdout::line(hooks(&facts, &plan, &failed))?;
     let works = plan
@@ -100,15 +101,21 @@ fn table<const COLUMNS: usize>(titles: [&str; COLUMNS]) -> Table {
     table
 }
 
-fn mechanisms(plan: &Plan, failed: &impl Fn(&Hook) -> Option<String>) -> Table {
+fn mechanisms(
+    facts: &Facts,
+    plan: &Plan,
+    choice: Choice,
+    failed: &impl Fn(&Hook) -> Option<String>,
+) -> Table {
     let mut table = table(["mechanism", "state", "hooks", "why"]);
     for (mechanism, state) in &plan.mechanisms {
-        let reason = state.clone().err().or_else(|| missing(plan, *mechanism, failed));
+        let off = state.clone().err().or_else(|| missing(plan, *mechanism, failed));
+        let why_calls = || if choice == Choice::Syscall { None } else { plan.why_calls(facts, *mechanism) };
         table.add_row([
             mechanism.name(),
-            if reason.is_none() { "on" } else { "off" },
-            if reason.is_none() { hooks_of(plan, *mechanism) } else { "" },
-            reason.as_deref().unwrap_or(""),
+            if off.is_none() { "on" } else { "off" },
+            if off.is_none() { hooks_of(plan, *mechanism) } else { "" },
+            &off.or_else(why_calls).unwrap_or_default(),
         ]);
     }
     let reason = plan.uring.clone().err().or_else(|| rings(failed));

@@ -138,6 +138,8 @@ pub struct Plan {
     pub events: Vec<Hook>,
     /// Whether programs on system calls can be preempted all the same, and calls lost.
     pub is_preempted: bool,
+    /// Whether the kernel may skip programs on functions, because tasks are preempted in them.
+    pub skips_functions: bool,
     /// Whether they are the plain ones, for kernels that do not know the helpers (Linux 5.17) and instructions (Linux 5.12) that the
     /// others use.
     pub plain: bool,
@@ -252,7 +254,17 @@ impl Plan {
             // Keeping a run needs an exchange that is one operation.
             run: if plain { 0 } else { RUN },
         };
-        Ok(Plan { config, hooks, events, is_preempted, plain, cast, mechanisms, uring: uring.map(|_| ()) })
+        Ok(Plan {
+            config,
+            hooks,
+            events,
+            is_preempted,
+            skips_functions: skips_functions(facts),
+            plain,
+            cast,
+            mechanisms,
+            uring: uring.map(|_| ()),
+        })
     }
 
     /// The perf event that stands in for a hook's tracepoint, if one does.
@@ -301,6 +313,32 @@ impl Plan {
         self.config.objects & mechanism.bit() != 0
     }
 
+    /// For what system calls are looked at.
+    pub fn calls(&self) -> syscalls::Traced {
+        // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
+        let late = Mechanism::of_shape(Shape::Queue) | Hook::SysExit.at_objects_too();
+        syscalls::Traced {
+            by_calls: self.config.mechanisms & !self.config.objects,
+            late: self.config.objects & late,
+            skipped: self.skips_functions,
+        }
+    }
+
+    /// Why a mechanism whose objects can have hooks is traced at system calls, unless that is said of the kernel as a whole.
+    pub fn why_calls(&self, facts: &Facts, mechanism: Mechanism) -> Option<String> {
+        let has_none = Hook::objects() & mechanism.bit() == 0 || facts.objects.refused.is_some();
+        if self.is_at_object(mechanism) || has_none {
+            return None;
+        }
+        if let Err(reason) = objects::decide(&facts.objects, &facts.offsets, mechanism) {
+            return Some(reason);
+        }
+        if skips_functions(facts) {
+            return Some("programs on functions can be preempted here".to_owned());
+        }
+        Hook::calls_alone(mechanism).map(|calls| format!("{calls}: at system calls alone"))
+    }
+
     /// Whether one mechanism can be traced.
     fn decide(facts: &Facts, mechanism: Mechanism, wanted: &[Mechanism]) -> Result<(), String> {
         let of_calls = |hook: &&Hook| !hook.is_on_object() && hook.needed_by() & mechanism.bit() != 0;
@@ -345,8 +383,7 @@ fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
     let mut reasons: Vec<String> = Vec::new();
     let mut without: Vec<&str> = Vec::new();
     for mechanism in Mechanism::ALL.iter().filter(|mechanism| on & mechanism.bit() != 0) {
-        // Programs on functions that are preempted are skipped, and calls lost.
-        let as_safe = facts.preemptible == Some(false) && Hook::objects_if_asked_for() & mechanism.bit() == 0;
+        let as_safe = !skips_functions(facts) && Hook::objects_alone() & mechanism.bit() != 0;
         if !as_safe && asked_for & mechanism.bit() == 0 {
             continue;
         }
@@ -363,6 +400,11 @@ fn at_objects(facts: &Facts, on: u32, choice: Choice) -> Result<u32, Refusal> {
     reasons.dedup();
     let some_will_do = choice == Choice::Objects && set != 0;
     if reasons.is_empty() || some_will_do { Ok(set) } else { Err(Refusal::NoObjectHooks(reasons.join("; "))) }
+}
+
+/// Whether programs on functions can be preempted: the kernel skips them meanwhile for all others on that processor, and calls are lost.
+fn skips_functions(facts: &Facts) -> bool {
+    facts.preemptible != Some(false)
 }
 
 /// Whether it is known of datagrams only what is taken: the kernel does not tell of arrivals, but frees their buffers in the call
@@ -504,7 +546,7 @@ mod tests {
     #[test]
     fn auto_takes_the_hooks_on_objects_where_all_can_be_attached() {
         let plan = plan(&open()).expect("everything is there");
-        assert_eq!(plan.config.objects, Hook::objects() & !Hook::objects_if_asked_for());
+        assert_eq!(plan.config.objects, Hook::objects_alone());
         assert!(plan.is_at_object(Mechanism::PosixMq) && !plan.is_at_object(Mechanism::Tcp));
         assert!(plan.hooks.contains(&Hook::LoadMsg) && plan.hooks.contains(&Hook::SysEnter));
         assert_eq!(plan.needed_by(Hook::SysEnter) & Mechanism::PosixMq.bit(), 0);
@@ -557,6 +599,45 @@ mod tests {
         none.offsets.remove("msghdr.msg_control");
         let refused = Plan::chosen(&none, &[socket], 1, 0, Choice::Object(socket.bit()));
         assert!(refused.is_err_and(|why| why.to_string().contains("no msghdr.msg_control")));
+    }
+
+    #[test]
+    fn where_all_that_can_be_read_is_told_of_at_its_functions_calls_end_at_once() {
+        use ipctrace_common::syscall::{AT_OBJECTS, Class, Special};
+
+        let entry = |facts: &Facts, wanted: &[Mechanism], choice, number: libc::c_long| {
+            let plan = Plan::chosen(facts, wanted, 1, 0, choice).expect("possible");
+            syscalls::table(&plan.calls())[number as usize]
+        };
+        let told = |class: Class| class as u8 | AT_OBJECTS;
+        let (every, objects) = (Mechanism::ALL, Choice::Objects);
+        assert_eq!(entry(&open(), every, objects, libc::SYS_read), told(Class::Read));
+        assert_eq!(entry(&open(), every, objects, libc::SYS_sendmmsg), told(Class::Sendmmsg));
+        // What goes from file to file, what was not chosen, and what one of many is traced at calls for.
+        assert_eq!(entry(&open(), every, objects, libc::SYS_sendfile), Class::Sendfile as u8);
+        assert_eq!(entry(&open(), every, objects, libc::SYS_munmap), Special::Munmap as u8);
+        assert_eq!(entry(&open(), &[Mechanism::Pipe], objects, libc::SYS_sendto), 0);
+        assert_eq!(entry(&open(), every, Choice::Auto, libc::SYS_read), Class::Read as u8);
+        let mut preempted = open();
+        preempted.preemptible = None;
+        assert_eq!(entry(&preempted, every, objects, libc::SYS_read), Class::Read as u8);
+    }
+
+    #[test]
+    fn why_a_mechanism_is_not_at_its_objects_is_told_one_by_one() {
+        let why =
+            |facts: &Facts, mechanism| plan(facts).expect("everything is there").why_calls(facts, mechanism);
+        let said = |facts: &Facts, mechanism| why(facts, mechanism).unwrap_or_default();
+        assert!(said(&open(), Mechanism::Pipe).starts_with("splice(2)"));
+        assert_eq!(why(&open(), Mechanism::PosixMq), None, "it is");
+        assert_eq!(why(&open(), Mechanism::Signal), None, "there is nothing to attach to");
+        assert_eq!(why(&facts(), Mechanism::Pipe), None, "all are refused");
+        let mut partly = open();
+        partly.objects.failed(Hook::Freeque, "inlined".to_owned());
+        assert_eq!(said(&partly, Mechanism::SysvMsg), "inlined");
+        let mut preempted = open();
+        preempted.preemptible = Some(true);
+        assert!(said(&preempted, Mechanism::PosixMq).contains("preempted"));
     }
 
     #[test]

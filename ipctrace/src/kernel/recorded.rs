@@ -187,7 +187,7 @@ mod tests {
             assert_eq!(all.config.objects, Hook::objects() & plan.config.mechanisms & !without, "{series}");
             // Those of the newest are preempted, and calls would be lost.
             let new = matches!(series, "6.18" | "7.3");
-            let chosen = if new { 0 } else { all.config.objects & !Hook::objects_if_asked_for() };
+            let chosen = if new { 0 } else { all.config.objects & Hook::objects_alone() };
             assert_eq!(plan.config.objects, chosen, "{series}");
             assert_eq!(plan.config.eventfd_signal_counts, u32::from(old), "{series}");
             let arguments = match series {

@@ -1,6 +1,6 @@
 //! System call numbers, registers and memory: all that differs between architectures.
 
-use ipctrace_common::syscall::{Class, Special, TABLE};
+use ipctrace_common::syscall::{AT_OBJECTS, Class, Form, Special, TABLE};
 use ipctrace_common::{Mechanism, Shape};
 use libc::c_long;
 
@@ -125,19 +125,35 @@ const SOCKETS: u32 = Mechanism::SOCKETS;
 const BYTES: u32 = PIPES | SOCKETS;
 const FILES: u32 = BYTES | EVENTFD | PTY;
 
-/// The programs' table for these mechanisms (a set of [`Mechanism::bit`]): what none of them needs is no IPC.
-pub fn table(mechanisms: u32) -> [u8; TABLE] {
+/// The programs' table for mechanisms (sets of [`Mechanism::bit`]): what is of no use to those that are traced is no IPC.
+pub fn table(of: &Traced) -> [u8; TABLE] {
     let mut table = [0; TABLE];
-    let calls = CALLS.iter().map(|(number, class, needed_by)| (*number, *class as u8, *needed_by));
-    let specials = SPECIALS.iter().map(|(number, special, needed_by)| (*number, *special as u8, *needed_by));
-    for (number, class, needed_by) in calls.chain(specials) {
-        if needed_by & mechanisms != 0
-            && let Some(entry) = usize::try_from(number).ok().and_then(|number| table.get_mut(number))
+    let classes = CALLS.iter().map(|(number, class, used_by)| {
+        // What moves from file to file does not come to the functions.
+        let told = used_by & of.by_calls == 0 && !Form::of(*class as u8).moves();
+        let needless = if told && !of.skipped { AT_OBJECTS } else { 0 };
+        (*number, *class as u8 | needless, *used_by)
+    });
+    let specials = SPECIALS.iter().map(|(number, special, used_by)| (*number, *special as u8, *used_by));
+    for (number, entry, used_by) in classes.chain(specials) {
+        if used_by & (of.by_calls | of.late) != 0
+            && let Some(place) = usize::try_from(number).ok().and_then(|number| table.get_mut(number))
         {
-            *entry = class;
+            *place = entry;
         }
     }
     table
+}
+
+/// For what system calls are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Traced {
+    /// Mechanisms that are traced at system calls.
+    pub by_calls: u32,
+    /// Those at objects of which some calls are told by programs on system calls all the same.
+    pub late: u32,
+    /// Whether programs on functions can be skipped.
+    pub skipped: bool,
 }
 
 /// What a thread in system call `number` with these arguments waits at, if it waits for another task to wake it.
