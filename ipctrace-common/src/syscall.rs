@@ -255,8 +255,9 @@ classes! {
     Openat2 = 65;
 }
 
-/// Added to a [`Class`] in the table where nothing is to be told of such calls but of those that began before tracing: all that they
-/// may be on is told of at its functions, whose programs are never skipped.
+/// Added in the table where all that such calls may be on is told of at its functions, so that there is nothing to do at their begin. At the
+/// end of a [`Class`], whose programs on functions are never skipped then, nothing but to tell of calls that began before tracing; of a
+/// [`Special`], of those that nobody has told of.
 pub const AT_OBJECTS: u8 = 0x80;
 
 /// Size of the table from system call number to class: a power of two above every number in use.

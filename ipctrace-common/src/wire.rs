@@ -257,7 +257,8 @@ pub struct Op {
     /// the kernel shows nothing better; 0 if none was taken.
     /// Terminals: how many bytes are expected to be echoed.
     pub digest: u64,
-    /// Calls that this record stands for (`sendmmsg` on a stream: its messages; [`op_flag::ALIKE`]: messages).
+    /// Calls that this record stands for (`sendmmsg` on a stream: its messages; [`op_flag::ALIKE`]: messages; queues with
+    /// [`op_flag::FROM`]: messages whose numbers follow each other).
     pub messages: u32,
     /// Length of the socket address that follows.
     pub address_len: u32,

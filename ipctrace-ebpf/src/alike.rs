@@ -36,13 +36,22 @@ pub(crate) unsafe fn meet(books: *mut Books, call: &InFlight, tgid: u32) -> bool
             end(books);
             return false;
         }
-        let ready = read_volatile(&raw const (*own).ready);
         read_volatile(&raw const (*own).alike) != MIXED
-            && ready != 0
-            && call.enter > ready + SETTLED
+            && is_settled(books, call)
             && run::is_soon(call, call.enter)
             && config::payload() == 0
     }
+}
+
+/// Whether the call began long enough after the first sight of the queue.
+///
+/// # Safety
+/// `books` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn is_settled(books: *mut Books, call: &InFlight) -> bool {
+    // SAFETY: valid by contract; read in one access.
+    let ready = unsafe { read_volatile(&raw const (*channel::account(books, call.sides[0].receive)).ready) };
+    ready != 0 && call.enter > ready + SETTLED
 }
 
 /// Whether it holds, and that process is the one that makes calls on that side.

@@ -144,9 +144,6 @@ fn describe(tid: u32, special: u32, enter: u64) -> Result<i32> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
-    if is_at_object(mechanism(special) as u8) {
-        return 0;
-    }
     if queue_begun(tid, special, NOW) == NEW {
         open(tid, special, 0);
     }
@@ -161,16 +158,27 @@ fn open(tid: u32, special: u32, taken_before: u64) -> bool {
     if first {
         queue_found(tid);
     }
+    if first {
+        found_all(tid);
+    }
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
         let call = unsafe { &*call };
-        if first && let Some(books) = channel::books(&call.sides[0].key) {
-            // SAFETY: a valid pointer into the map.
-            unsafe { alike::ready(books, ring::now()) };
-        }
         queue_begun(tid, special, call.enter);
     }
     first
+}
+
+/// All that was in the queue of the call in flight has been told of.
+#[inline(always)]
+pub(crate) fn found_all(tid: u32) {
+    if let Some(call) = inflight::get(tid)
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        && let Some(books) = channel::books(unsafe { &(*call).sides[0].key })
+    {
+        // SAFETY: a valid pointer into the map.
+        unsafe { alike::ready(books, ring::now()) };
+    }
 }
 
 /// Puts a call in flight that began at `enter` (0: not seen), and gives what is known of its queue. The verifier looks at it by
@@ -249,7 +257,7 @@ pub extern "C" fn queue_content(tid: u32, special: u32) -> i32 {
 #[inline(never)]
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     if is_at_object(mechanism(special) as u8) {
-        queue_object::late(tid, special, returned);
+        queue_object::queue_object_late(tid, special, returned);
         return 0;
     }
     if returned >= 0
@@ -292,7 +300,7 @@ pub extern "C" fn queue_joined(tid: u32, special: u32, returned: u64) -> i32 {
         call.moved.detail = detail;
     }
     // SAFETY: as above.
-    i32::from(unsafe { run::add_message(tid, call, books) })
+    i32::from(unsafe { run::add_message(tid, call, books, op_flag::ALIKE) })
 }
 
 /// Whether a receive that has filled its buffer may have taken less than the message.

@@ -10,11 +10,11 @@ use ipctrace_common::Mechanism;
 use ipctrace_common::syscall::{Class, Special};
 use ipctrace_common::wire::op_flag;
 
-use crate::config::offset;
-use crate::inflight::{self, Moved, Side};
+use crate::config::{self, offset};
+use crate::inflight::{self, InFlight, Moved, Side};
 use crate::kernel::{Result, argument, read};
 use crate::queue::{MSG_COPY, is_posix, is_receive};
-use crate::{channel, emit, messages, posix_mq, queue, ring, special, sysv_msg, task};
+use crate::{alike, channel, emit, messages, posix_mq, queue, ring, run, special, sysv_msg, task};
 
 /// In `index` of a call that is not in flight: its begin was not seen, but `taken` and `moved` say what it is about to receive.
 const TAKES: u32 = inflight::TOLD - 1;
@@ -174,7 +174,7 @@ fn try_store(message: u64, copied: u64, tid: u32) -> Result<()> {
         call.user = 0;
         call.enter = 0;
         call.active = 1;
-        queue_object_ended(tid, copied);
+        told(tid, copied);
         call.index = inflight::TOLD;
         call.active = 0;
     }
@@ -231,6 +231,7 @@ fn start(given: &Call, tid: u32, enter: u64) {
     }
     if channel::opened_in_place(tid, u64::from(late && is_receive(given.special as u32))) == 1 {
         queue::queue_found(tid);
+        queue::found_all(tid);
         if late && !is_receive(given.special as u32) {
             // What it has sent is among what was found.
             inflight::end(tid);
@@ -266,20 +267,25 @@ fn ended(given: &Call, tid: u32, returned: i64) {
         if inflight::get(tid).is_none() {
             start(given, tid, 0);
         }
-        queue_object_ended(tid, returned as u64);
+        told(tid, returned as u64);
     }
     inflight::end(tid);
 }
 
-/// The end of a system call: of one that began before there were programs on its function none has told.
+/// Tells of the call in flight of thread `tid`, which returned that.
 #[inline(always)]
-pub(crate) fn late(tid: u32, special: u32, returned: i64) {
-    if !inflight::was_told(tid) {
-        queue_object_late(tid, special, returned);
+fn told(tid: u32, returned: u64) {
+    // One after the other, as above.
+    if queue_object_ended(tid, returned) == 0
+        && let Some(call) = inflight::get(tid)
+    {
+        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+        emit::stream_at_object(tid, unsafe { &mut *call });
     }
 }
 
-/// Tells of such a call. The verifier looks at it by itself.
+/// Tells of a system call that ends and of which no program on a function has told: it began before there were any, or they were skipped. The
+/// verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_object_late(tid: u32, special: u32, returned: i64) -> i32 {
@@ -342,7 +348,8 @@ fn try_begun(tid: u32, special: u32, queue: u32, enter: u64) -> Result<bool> {
     Ok(true)
 }
 
-/// Tells of the call in flight of thread `tid`, which returned that. The verifier looks at it by itself.
+/// Notes what the call in flight of thread `tid` did, which returned that; 1 if it is part of a run, which will be told of. The verifier
+/// looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn queue_object_ended(tid: u32, returned: u64) -> i32 {
@@ -367,6 +374,23 @@ pub extern "C" fn queue_object_ended(tid: u32, returned: u64) -> i32 {
     }
     moved.user = call.user;
     moved.count = moved.bytes;
-    emit::at_object(tid, call);
+    if may_join(call)
+        && let Some(books) = channel::books(&call.sides[0].key)
+        // SAFETY: a valid pointer into the map.
+        && unsafe { alike::is_settled(books, call) && run::add_message(tid, call, books, op_flag::FROM) }
+    {
+        return 1;
+    }
     0
+}
+
+/// Whether a call may be told of together with others: all is known of its message, and the thread calls again and again.
+#[inline(always)]
+fn may_join(call: &InFlight) -> bool {
+    config::run() != 0
+        && config::payload() == 0
+        && call.taken.sock != 0
+        && call.enter != 0
+        && call.moved.flags == op_flag::FROM
+        && run::is_soon(call, call.enter)
 }

@@ -4,7 +4,8 @@
 //! channel's books or moved the pipe's position in between, and if it stayed within one page. The record of such a run is
 //! that of one larger call: nothing that could be known is lost but the times between its first and its last.
 //!
-//! On a queue ([`crate::alike`]) it does if its message is as long as the others.
+//! On a queue it does if its message is of the kind and length of the others, and nothing else need be known of it ([`crate::alike`]) or
+//! its number follows theirs ([`crate::messages`]).
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
@@ -93,13 +94,13 @@ pub(crate) fn join(tid: u32, call: &mut InFlight, index: usize, ended: &Ended) -
     joined
 }
 
-/// Puts a message of a queue whose messages are alike into the thread's run, or begins one with it, and enters it into the books.
-/// `false`: nothing has been done.
+/// Puts a message of a queue into the thread's run, or begins one with it, and enters it into the books: one of a queue whose messages are
+/// alike ([`op_flag::ALIKE`]) or one with a number ([`op_flag::FROM`]), which `known` says. `false`: nothing has been done.
 ///
 /// # Safety
 /// `books` must be valid.
 #[inline(always)]
-pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Books) -> bool {
+pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Books, known: u16) -> bool {
     let Some(run) = take(tid) else {
         return false;
     };
@@ -111,7 +112,7 @@ pub(crate) unsafe fn add_message(tid: u32, call: &mut InFlight, books: *mut Book
             false
         } else {
             let before = add(&raw mut (*channel::account(books, call.sides[0].receive)).moved, 1);
-            let flags = call.sides[0].flags | op_flag::SEQUENCED | op_flag::ALIKE;
+            let flags = call.sides[0].flags | op_flag::SEQUENCED | known;
             let ended = Ended { before, position: 0, flags, time: ring::now() };
             soon = is_soon(call, ended.time);
             call.ended = ended.time;
@@ -149,11 +150,14 @@ fn joined(tid: u32, call: &mut InFlight, index: usize, ended: &Ended, run: &mut 
             call.run = 0;
             return false;
         }
-        let messages = ended.flags & op_flag::ALIKE != 0;
+        let (alike, numbered) = (ended.flags & op_flag::ALIKE != 0, ended.flags & op_flag::FROM != 0);
+        let messages = alike || numbered;
         let follows = if messages {
+            let count = u64::from(op.messages);
             op.message_len == call.moved.len
                 && op.detail == call.moved.detail
-                && op.before.wrapping_add(u64::from(op.messages)) == ended.before
+                && op.before.wrapping_add(count) == ended.before
+                && (alike || op.sender_sock.wrapping_add(count) == call.taken.sock)
         } else {
             op.pos_exit == side.pos_enter && op.before.wrapping_add(op.bytes) == ended.before
         };

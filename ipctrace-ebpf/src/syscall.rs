@@ -255,13 +255,16 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         return;
     }
     let (class, at_objects) = (entry % AT_OBJECTS, entry >= AT_OBJECTS);
-    if at_objects && !straddle::any() {
+    if at_objects && class < SPECIAL && !straddle::any() {
         return;
     }
     let task = task::in_call();
     let ids = task::ids_of(task);
     let tid = ids as u32;
     if class >= SPECIAL {
+        if at_objects && inflight::was_told(tid) {
+            return;
+        }
         // By an eventfd of the tracer's own the programs learn what one looks like.
         if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat(task) {
             // SAFETY: by contract.

@@ -1,6 +1,7 @@
 //! Message queues that are no sockets, POSIX and System V: a receive may take another message than the first.
 //!
-//! Where hooks on the objects saw the very message, both records have its number, and there is nothing to find out. Else what a
+//! Where hooks on the objects saw the very message, both records have its number, and there is nothing to find out; one may stand for
+//! several messages, whose numbers follow each other. Else what a
 //! receiver took is known by what it is: priority or type, length, and a digest of its beginning. Among equal messages
 //! a queue is first in, first out, so a receive is joined to the first message of its kind that was sent and not taken.
 //! Where one process sends to a queue, one receives from it, and all messages have the same priority or type, records say no more than
@@ -43,10 +44,10 @@ struct Sent {
     /// Priority or type; `None` if unknown.
     detail: Option<i64>,
     digest: u64,
-    /// Its number; 0 if the message itself was not seen.
+    /// Its number, or the first of theirs, which follow each other; 0 if the message itself was not seen.
     number: u64,
     payload: Bytes,
-    /// How many messages it stands for that have not been taken: more than 1 only if they are `alike`.
+    /// How many messages it stands for that have not been taken: more than 1 only if they are `alike` or have numbers.
     messages: u64,
     /// As [`Taken::alike`].
     alike: bool,
@@ -91,7 +92,19 @@ impl Sent {
     fn among(&self) -> Among {
         match self.kinds() {
             [number, Some(content), ..] => Among::like(content).or_number(number),
-            [number, None, ..] => Among::Kinds([number, None, None, None]),
+            _ => Among::Numbers(self.number, self.messages),
+        }
+    }
+
+    /// So many of its messages from the one on that comes after `ahead`, when so many are left behind them.
+    fn part(&self, ahead: u64, messages: u64, behind: u64) -> Sent {
+        Sent {
+            who: self.who.clone(),
+            time: self.time - self.span.before_end(behind),
+            number: if self.number == 0 { 0 } else { self.number.saturating_add(ahead) },
+            payload: self.payload.clone(),
+            messages,
+            ..*self
         }
     }
 
@@ -111,7 +124,7 @@ impl Sent {
             (0, 0) => self.is_like(taken),
             // It may have been taken while what is in the queue was looked at, and got its number then.
             (_, 0) => self.is_nameless() && self.is_like(taken),
-            (sent, taken) => sent == taken,
+            (sent, taken) => (sent..sent.saturating_add(self.messages)).contains(&taken),
         }
     }
 
@@ -524,22 +537,19 @@ impl Queue {
 
     /// The same for one of them. False: it still waits.
     fn retry(&mut self, place: Place, force: bool, context: &mut Context<'_>) -> bool {
-        // It stays where it stood should it still wait.
         let mut waiting = std::mem::take(&mut self.waiting);
-        if let Some(taken) = waiting.get(place) {
+        let mut done = false;
+        if let Some(mut taken) = waiting.remove(place) {
             let (who, enter, time) = (taken.who.identity(), taken.enter, taken.time);
             let is_rival =
                 |other: &Taken| other.who.identity() != who && other.enter <= time && enter <= other.time;
-            let rivalled = waiting.among(Among::like(taken.kind()), 0).any(|(_, other)| is_rival(other));
-            if let Some(taken) = waiting.get_mut(place) {
-                taken.rivalled = rivalled;
+            taken.rivalled = waiting.among(Among::like(taken.kind()), 0).any(|(_, other)| is_rival(other));
+            done = self.receive(&mut taken, force, context);
+            if !done {
+                waiting.put_back(place, taken);
             }
         }
-        let done = waiting.get_mut(place).is_some_and(|taken| self.receive(taken, force, context));
         self.waiting = waiting;
-        if done {
-            self.waiting.remove(place);
-        }
         done
     }
 
@@ -562,7 +572,7 @@ impl Queue {
         }
         let found = self.find(taken);
         if let Some(open) = found.as_ref().filter(|found| found.open) {
-            let sent = self.take_out(open.place, 1).map(|sent| (sent, open.exact));
+            let sent = self.take_out(open.place, taken, 1).map(|sent| (sent, open.exact));
             self.held.push_back(Held { taken: taken.clone(), sent });
             self.receivers.note(taken.who.identity(), taken.time);
             taken.messages = 0;
@@ -571,20 +581,28 @@ impl Queue {
         self.conclude(found, taken, force, context)
     }
 
-    /// Takes out so many of the messages that stand there, or all.
-    fn take_out(&mut self, place: Place, most: u64) -> Option<Sent> {
+    /// Takes out so many of the messages that stand there at most: the first, or from the one on that was taken, if that has a number.
+    fn take_out(&mut self, place: Place, taken: &Taken, most: u64) -> Option<Sent> {
         let sent = self.sent.get_mut(place)?;
-        if sent.messages <= most {
+        // Those before it, which others have taken or will, stay behind.
+        let ahead = if sent.number == 0 { 0 } else { taken.number.saturating_sub(sent.number) };
+        if ahead == 0 && sent.messages <= most {
             return self.sent.remove(place);
         }
-        sent.messages -= most;
-        Some(Sent {
-            who: sent.who.clone(),
-            time: sent.time - sent.span.before_end(sent.messages),
-            payload: sent.payload.clone(),
-            messages: most,
-            ..*sent
-        })
+        if sent.number == 0 {
+            sent.messages -= most;
+            return Some(sent.part(0, most, sent.messages));
+        }
+        let sent = self.sent.remove(place)?;
+        let these = most.min(sent.messages - ahead);
+        let behind = sent.messages - ahead - these;
+        if ahead > 0 {
+            self.sent.add(sent.part(0, ahead, these + behind));
+        }
+        if behind > 0 {
+            self.sent.put_back(place, sent.part(ahead + these, behind, 0));
+        }
+        Some(sent.part(ahead, these, behind))
     }
 
     /// The same once it is not open any more.
@@ -603,7 +621,7 @@ impl Queue {
                 if !found.exact {
                     self.doubt_rivals(found.place, taken);
                 }
-                let Some(mut sent) = self.take_out(found.place, taken.messages) else { return false };
+                let Some(mut sent) = self.take_out(found.place, taken, taken.messages) else { return false };
                 if self.is_unasked(taken) {
                     self.guesses.add(sent.kind(), sent.process());
                 }
@@ -612,13 +630,13 @@ impl Queue {
                 }
                 // It may be one whose receive was lost.
                 let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
-                taken.messages -= sent.messages;
+                taken.joined(sent.messages);
                 let latency = (!found.alternatives && !sent.is_nameless())
                     .then(|| taken.end().saturating_sub(sent.time));
                 self.write(&sent, taken, found.exact && !doubtful, latency, context);
             }
             None if settled && let Some((sent, exact)) = self.claim(taken) => {
-                taken.messages -= sent.messages;
+                taken.joined(sent.messages);
                 let latency = (!sent.is_nameless()).then(|| taken.time.saturating_sub(sent.time));
                 self.write(&sent, taken, exact, latency, context);
             }
@@ -633,12 +651,12 @@ impl Queue {
                     digest: 0,
                     number: 0,
                     payload: Bytes::new(),
-                    messages: taken.messages,
+                    messages: self.missing_in_front(taken),
                     alike: taken.alike,
                     span: Span::default(),
                     doubt: false,
                 };
-                taken.messages = 0;
+                taken.joined(sent.messages);
                 self.write(&sent, taken, true, None, context);
             }
         }
@@ -652,7 +670,8 @@ impl Queue {
         let index = self.held.iter().position(claims)?;
         let (sent, _) = self.held[index].sent.take()?;
         if let Some(next) = self.find(&self.held[index].taken) {
-            self.held[index].sent = self.take_out(next.place, 1).map(|sent| (sent, next.exact));
+            let taken = self.held[index].taken.clone();
+            self.held[index].sent = self.take_out(next.place, &taken, 1).map(|sent| (sent, next.exact));
         }
         let others = self.held.iter().filter(|held| claims(held)).filter_map(|held| held.sent.as_ref());
         let exact = others.into_iter().all(|(other, _)| other.process() == sent.process());
@@ -679,6 +698,16 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// How many messages in front of a receive have no send: of those with numbers, up to the first of which there is one.
+    fn missing_in_front(&self, taken: &Taken) -> u64 {
+        if taken.number == 0 {
+            return taken.messages;
+        }
+        let numbers = self.sent.among(Among::Numbers(taken.number, taken.messages), 0);
+        let ahead = numbers.filter_map(|(_, sent)| sent.number.checked_sub(taken.number));
+        ahead.filter(|ahead| *ahead > 0).min().map_or(taken.messages, |ahead| ahead.min(taken.messages))
     }
 
     /// Why there is no send, if none is waited for any more.

@@ -621,6 +621,9 @@ mod tests {
         let mut preempted = open();
         preempted.preemptible = None;
         assert_eq!(entry(&preempted, every, objects, libc::SYS_read), Class::Read as u8);
+        let queue = Special::Msgsnd as u8;
+        assert_eq!(entry(&open(), every, Choice::Auto, libc::SYS_msgsnd), queue | AT_OBJECTS);
+        assert_eq!(entry(&open(), every, Choice::Syscall, libc::SYS_msgsnd), queue);
     }
 
     #[test]

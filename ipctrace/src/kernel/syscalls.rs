@@ -134,7 +134,11 @@ pub fn table(of: &Traced) -> [u8; TABLE] {
         let needless = if told && !of.skipped { AT_OBJECTS } else { 0 };
         (*number, *class as u8 | needless, *used_by)
     });
-    let specials = SPECIALS.iter().map(|(number, special, used_by)| (*number, *special as u8, *used_by));
+    let specials = SPECIALS.iter().map(|(number, special, used_by)| {
+        // At their ends it is seen whether the functions have told of them.
+        let told = used_by & of.by_calls == 0 && used_by & !Mechanism::of_shape(Shape::Queue) == 0;
+        (*number, *special as u8 | if told { AT_OBJECTS } else { 0 }, *used_by)
+    });
     for (number, entry, used_by) in classes.chain(specials) {
         if used_by & (of.by_calls | of.late) != 0
             && let Some(place) = usize::try_from(number).ok().and_then(|number| table.get_mut(number))

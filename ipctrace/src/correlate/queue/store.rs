@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map, btree_set};
 use std::iter::Peekable;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 
 /// Where one stands: its time, and when it came.
 pub(super) type Place = (u64, u64);
@@ -14,7 +14,7 @@ pub(super) type Place = (u64, u64);
 /// What one is, as far as others can be told from it at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
-    /// The message with this number.
+    /// The message with this number, or several, of which this is the first.
     Number(u64),
     /// A message of so many bytes, with this priority or type, and this digest.
     Content(u64, i64, u64),
@@ -85,8 +85,10 @@ pub(super) trait Stored {
 /// Those of some kinds, or all.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Among {
-    /// Of these kinds.
+    /// Of these kinds, of which one may be a number: of that, what begins with it, or with the last one below it that there is.
     Kinds(Kinds),
+    /// Those whose first number is one of so many from this one on.
+    Numbers(u64, u64),
     /// All.
     All,
 }
@@ -109,7 +111,56 @@ impl Among {
     pub(super) fn or_number(self, number: Option<Kind>) -> Among {
         match self {
             Among::Kinds([one, other, third, None]) => Among::Kinds([one, other, third, number]),
-            Among::Kinds(_) | Among::All => Among::All,
+            Among::Kinds(_) | Among::Numbers(..) | Among::All => Among::All,
+        }
+    }
+}
+
+/// Where those of each kind are.
+#[derive(Debug, Default)]
+struct Indices {
+    kinds: HashMap<Kind, Index>,
+    /// Those with numbers, by the first of them.
+    numbers: BTreeMap<u64, Place>,
+}
+
+impl Indices {
+    /// Notes where one is.
+    fn enter<T: Stored>(&mut self, place: Place, entry: &T) {
+        for kind in entry.kinds().into_iter().flatten() {
+            if let Kind::Number(number) = kind {
+                self.numbers.insert(number, place);
+                continue;
+            }
+            let index = self.kinds.entry(kind).or_default();
+            index.places.insert(place);
+            index.begins.insert((entry.begin(), place));
+        }
+    }
+
+    /// It is there no more.
+    fn leave<T: Stored>(&mut self, place: Place, entry: &T) {
+        for kind in entry.kinds().into_iter().flatten() {
+            if let Kind::Number(number) = kind {
+                // What has been told of twice may have gone from elsewhere.
+                if self.numbers.get(&number) == Some(&place) {
+                    self.numbers.remove(&number);
+                }
+            } else if let Some(index) = self.kinds.get_mut(&kind) {
+                index.places.remove(&place);
+                index.begins.remove(&(entry.begin(), place));
+                if index.places.is_empty() {
+                    self.kinds.remove(&kind);
+                }
+            }
+        }
+    }
+
+    /// Where the one with a number may be.
+    fn with(&self, kind: Kind) -> Option<Place> {
+        match kind {
+            Kind::Number(number) => self.numbers.range(..=number).next_back().map(|(_, place)| *place),
+            Kind::Content(..) | Kind::Alike(..) | Kind::Form(..) | Kind::Any | Kind::Nameless => None,
         }
     }
 }
@@ -126,8 +177,8 @@ struct Index {
 pub(super) enum Walk<'a, T> {
     /// All from some place on.
     All(btree_map::Range<'a, Place, T>),
-    /// Those in any of these indices.
-    Kinds([Option<Peekable<btree_set::Range<'a, Place>>>; 4], &'a BTreeMap<Place, T>),
+    /// Those in any of these indices, and one more.
+    Kinds([Option<Peekable<btree_set::Range<'a, Place>>>; 3], Option<Place>, &'a BTreeMap<Place, T>),
     /// Those at these places.
     Places(btree_set::IntoIter<Place>, &'a BTreeMap<Place, T>),
 }
@@ -139,12 +190,13 @@ impl<'a, T> Iterator for Walk<'a, T> {
         let (place, entries) = match self {
             Walk::All(range) => return range.next().map(|(place, entry)| (*place, entry)),
             Walk::Places(places, entries) => (places.next()?, entries),
-            Walk::Kinds(indices, entries) => {
+            Walk::Kinds(indices, one, entries) => {
                 let firsts = indices.iter_mut().flatten().filter_map(|index| index.peek().copied());
-                let place = *firsts.min()?;
+                let place = firsts.copied().chain(*one).min()?;
                 for index in indices.iter_mut().flatten() {
                     index.next_if(|next| **next == place);
                 }
+                *one = one.filter(|one| *one != place);
                 (place, entries)
             }
         };
@@ -160,13 +212,13 @@ const FEW: usize = 32;
 pub(super) struct Store<T> {
     entries: BTreeMap<Place, T>,
     /// Where those of each kind are, once there have been more than [`FEW`] at a time.
-    kinds: Option<HashMap<Kind, Index>>,
+    indices: Option<Indices>,
     arrivals: u64,
 }
 
 impl<T> Default for Store<T> {
     fn default() -> Store<T> {
-        Store { entries: BTreeMap::new(), kinds: None, arrivals: 0 }
+        Store { entries: BTreeMap::new(), indices: None, arrivals: 0 }
     }
 }
 
@@ -175,33 +227,31 @@ impl<T: Stored> Store<T> {
     pub(super) fn add(&mut self, entry: T) -> Place {
         self.arrivals += 1;
         let place = (entry.time(), self.arrivals);
-        if let Some(kinds) = &mut self.kinds {
-            enter(kinds, place, &entry);
+        self.put_back(place, entry);
+        place
+    }
+
+    /// Puts one that was taken out to where it stood, whatever has become of it.
+    pub(super) fn put_back(&mut self, place: Place, entry: T) {
+        if let Some(indices) = &mut self.indices {
+            indices.enter(place, &entry);
         }
         self.entries.insert(place, entry);
-        if self.kinds.is_none() && self.entries.len() > FEW {
-            let mut kinds = HashMap::new();
-            self.entries.iter().for_each(|(place, entry)| enter(&mut kinds, *place, entry));
-            self.kinds = Some(kinds);
+        if self.indices.is_none() && self.entries.len() > FEW {
+            let mut indices = Indices::default();
+            self.entries.iter().for_each(|(place, entry)| indices.enter(*place, entry));
+            self.indices = Some(indices);
         }
-        place
     }
 
     /// Takes one out.
     pub(super) fn remove(&mut self, place: Place) -> Option<T> {
         let entry = self.entries.remove(&place)?;
         if self.entries.is_empty() {
-            self.kinds = None;
+            self.indices = None;
         }
-        for kind in entry.kinds().into_iter().flatten() {
-            let Some(kinds) = &mut self.kinds else { break };
-            if let Some(index) = kinds.get_mut(&kind) {
-                index.places.remove(&place);
-                index.begins.remove(&(entry.begin(), place));
-                if index.places.is_empty() {
-                    kinds.remove(&kind);
-                }
-            }
+        if let Some(indices) = &mut self.indices {
+            indices.leave(place, &entry);
         }
         Some(entry)
     }
@@ -233,26 +283,42 @@ impl<T: Stored> Store<T> {
 
     /// Those of some kinds from a time on, in order. One that is of two of them comes once.
     pub(super) fn among(&self, among: Among, from: u64) -> Walk<'_, T> {
-        let (Among::Kinds(wanted), Some(kinds)) = (among, &self.kinds) else {
-            return Walk::All(self.entries.range((from, 0)..));
-        };
-        let places = wanted.map(|kind| {
-            let index = kinds.get(&kind?)?;
-            Some(index.places.range((from, 0)..).peekable())
-        });
-        Walk::Kinds(places, &self.entries)
+        let all = || Walk::All(self.entries.range((from, 0)..));
+        let Some(indices) = &self.indices else { return all() };
+        match among {
+            Among::All => all(),
+            Among::Numbers(first, count) => {
+                let places = indices.numbers.range(first..first.saturating_add(count));
+                let places: BTreeSet<Place> =
+                    places.map(|(_, place)| *place).filter(|(time, _)| *time >= from).collect();
+                Walk::Places(places.into_iter(), &self.entries)
+            }
+            Among::Kinds(wanted) => {
+                // All but the number.
+                let mut kinds = wanted.into_iter().flatten().filter(|kind| !matches!(kind, Kind::Number(_)));
+                let places = std::array::from_fn(|_| {
+                    let index = indices.kinds.get(&kinds.next()?)?;
+                    Some(index.places.range((from, 0)..).peekable())
+                });
+                let one = wanted.into_iter().flatten().find_map(|kind| indices.with(kind));
+                Walk::Kinds(places, one.filter(|(time, _)| *time >= from), &self.entries)
+            }
+        }
     }
 
     /// Those of some kinds whose calls had begun by then, in order.
     pub(super) fn begun(&self, among: Among, by: u64) -> impl Iterator<Item = (Place, &T)> {
         let first = self.among(among, 0).next();
-        let walk = if let (Among::Kinds(wanted), Some(kinds), Some((_, first))) = (among, &self.kinds, first)
+        let walk = if let (Among::Kinds(wanted), Some(indices), Some((_, first))) =
+            (among, &self.indices, first)
             && first.begin() > by
         {
             // Those few that were under way, or none: not to be looked for among all that came later.
-            let indices = wanted.into_iter().flatten().filter_map(|kind| kinds.get(&kind));
-            let begun = indices.flat_map(|index| index.begins.range(..=(by, (u64::MAX, u64::MAX))));
-            let places: BTreeSet<Place> = begun.map(|(_, place)| *place).collect();
+            let wanted = || wanted.into_iter().flatten();
+            let of_kinds = wanted().filter_map(|kind| indices.kinds.get(&kind));
+            let begun = of_kinds.flat_map(|index| index.begins.range(..=(by, (u64::MAX, u64::MAX))));
+            let one = wanted().find_map(|kind| indices.with(kind));
+            let places: BTreeSet<Place> = begun.map(|(_, place)| *place).chain(one).collect();
             Walk::Places(places.into_iter(), &self.entries)
         } else {
             self.among(among, 0)
@@ -269,17 +335,8 @@ impl<T: Stored> Store<T> {
 
     /// Takes all out, in order.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
-        self.kinds = None;
+        self.indices = None;
         std::mem::take(&mut self.entries).into_values()
-    }
-}
-
-/// Notes where one is.
-fn enter<T: Stored>(kinds: &mut HashMap<Kind, Index>, place: Place, entry: &T) {
-    for kind in entry.kinds().into_iter().flatten() {
-        let index = kinds.entry(kind).or_default();
-        index.places.insert(place);
-        index.begins.insert((entry.begin(), place));
     }
 }
 
@@ -308,6 +365,9 @@ mod tests {
     fn times(store: &Store<(u64, Kind)>, among: Among, by: u64) -> Vec<u64> {
         let kind = |kind: &Kind| match among {
             Among::Kinds(kinds) => kinds.contains(&Some(*kind)),
+            Among::Numbers(first, count) => {
+                matches!(kind, Kind::Number(number) if (first..first + count).contains(number))
+            }
             Among::All => true,
         };
         let all = store.begun(among, by).map(|(_, entry)| *entry);
@@ -324,10 +384,16 @@ mod tests {
             for entry in [(3, ONE), (1, Kind::Any), (2, OTHER), (1, ONE), (5, Kind::Number(7))] {
                 store.add(entry);
             }
-            assert_eq!(store.kinds.is_some(), others > 0);
+            assert_eq!(store.indices.is_some(), others > 0);
             let like_one = Among::like(ONE);
             assert_eq!(times(&store, like_one, 9), [1, 1, 3]);
             assert_eq!(times(&store, Among::like(Kind::Number(7)), 9), [5]);
+            assert_eq!(times(&store, Among::Numbers(5, 3), 9), [5]);
+            assert_eq!(times(&store, Among::Numbers(5, 2), 9), [0; 0]);
+            // What begins below may go on to that number.
+            assert!(
+                store.among(Among::like(Kind::Number(9)), 0).any(|(_, (_, kind))| *kind == Kind::Number(7))
+            );
             assert_eq!(times(&store, Among::All, 9), [1, 1, 2, 3, 5]);
             assert_eq!((times(&store, like_one, 0), times(&store, like_one, 1)), (vec![1, 1], vec![1, 1]));
             let (place, _) = store.among(like_one, 0).next().expect("there are three");

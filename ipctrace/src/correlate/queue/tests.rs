@@ -524,3 +524,124 @@ fn what_is_found_in_a_queue_after_it_was_removed_is_told_already() {
     correlator.finish(300 * MS, &mut out);
     assert_eq!(shorts(&out), [(Ok(10), Err(Why::Unread), 5)]);
 }
+
+/// So many messages that one record tells of, with numbers from this one on.
+fn numbered_run(record: Record, first: u64, count: u32) -> Record {
+    changed(record, |op| {
+        op.header.flags |= op_flag::FROM;
+        (op.bytes, op.messages, op.digest) = (op.bytes * u64::from(count), count, 0);
+        op.sender_sock = first;
+    })
+}
+
+#[test]
+fn a_run_with_numbers_is_taken_by_whoever_has_each() {
+    let events = correlate([
+        channel(MSG, 1, 0, b""),
+        numbered_run(send(MSG, 10, 1..9, 1, 0), 100, 8),
+        numbered_run(send(MSG, 11, 1..9, 1, 0), 200, 2),
+        // Two of them from the middle on, before those ahead of them are told of.
+        numbered_run(receive(MSG, 21, 3..10, 1, 0), 103, 2),
+        numbered_run(receive(MSG, 20, 3..11, 1, 0), 100, 3),
+        numbered_run(receive(MSG, 20, 12..13, 1, 0), 200, 1),
+        numbered_run(receive(MSG, 20, 14..15, 1, 0), 105, 1),
+    ]);
+    let expected = [
+        (Ok(10), Ok(21), 10),
+        (Ok(10), Ok(20), 15),
+        (Ok(11), Ok(20), 5),
+        (Ok(10), Ok(20), 5),
+        (Ok(10), Err(Why::Unread), 10),
+        (Ok(11), Err(Why::Unread), 5),
+    ];
+    assert_eq!(shorts(&events), expected);
+    assert!(exact(&events).into_iter().all(|exact| exact));
+    // Of eight that were sent from 1 to 9 the fifth at 6, and so on.
+    let latencies: Vec<_> = transfers(&events).iter().map(|told| told.latency).collect();
+    assert_eq!(latencies[..4], [Some(4), Some(7), Some(8), Some(8)]);
+}
+
+#[test]
+fn of_a_run_with_numbers_what_was_lost_is_told_by_itself() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    correlator.lost(4, ipctrace_common::Cause::RingFull, 1, &mut out);
+    correlator.push(numbered_run(receive(MSG, 20, 3..9, 1, 0), 100, 5), &mut out);
+    // The first and the fourth have not come.
+    correlator.push(numbered_run(send(MSG, 10, 1..2, 1, 0), 101, 2), &mut out);
+    correlator.push(numbered_run(send(MSG, 10, 1..2, 1, 0), 104, 1), &mut out);
+    correlator.tick(1000 * MS, &mut out);
+    correlator.finish(2000 * MS, &mut out);
+    let (lost, known) = (|| Err(Why::Lost), || Ok(10));
+    let expected = [(lost(), Ok(20), 5), (known(), Ok(20), 10), (lost(), Ok(20), 5), (known(), Ok(20), 5)];
+    assert_eq!(shorts(&out), expected);
+}
+
+/// Messages of three processes, by number, in runs as they were told of.
+#[derive(Clone, Debug)]
+struct Told {
+    pid: u32,
+    first: u64,
+    count: u32,
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(50))]
+
+    #[test]
+    fn numbers_say_who_sent_what_in_whatever_runs_it_is_told(
+        sends in proptest::collection::vec((0_u32..3, 1_u32..9), 1..60),
+        takes in proptest::collection::vec((0_u32..3, 1_u32..9), 1..120),
+        swaps in proptest::collection::vec(0_usize..180, 0..40),
+    ) {
+        let mut next = [1_u64 << 40, 2 << 40, 3 << 40];
+        let mut sent = Vec::new();
+        let mut queue: Vec<(u32, u64)> = Vec::new();
+        for (who, count) in sends {
+            let first = next[who as usize];
+            next[who as usize] += u64::from(count);
+            sent.push(Told { pid: 10 + who, first, count });
+            queue.extend((0..u64::from(count)).map(|index| (10 + who, first + index)));
+        }
+        // Each takes what is first, and a run ends where numbers do not follow each other.
+        let mut taken: Vec<Told> = Vec::new();
+        let mut model = std::collections::BTreeMap::new();
+        let mut rest = queue.into_iter();
+        for (who, most) in takes {
+            for (sender, number) in rest.by_ref().take(most as usize) {
+                *model.entry((sender, 20 + who)).or_insert(0_u64) += 5;
+                match taken.last_mut() {
+                    Some(last) if last.pid == 20 + who && last.first + u64::from(last.count) == number => {
+                        last.count += 1;
+                    }
+                    _ => taken.push(Told { pid: 20 + who, first: number, count: 1 }),
+                }
+            }
+        }
+        let unread: u64 = rest.map(|_| 5).sum();
+        let mut records: Vec<Record> = Vec::new();
+        for told in &sent {
+            records.push(numbered_run(send(MSG, told.pid, 10..1000, 1, 0), told.first, told.count));
+        }
+        for told in &taken {
+            records.push(numbered_run(receive(MSG, told.pid, 10..1000, 1, 0), told.first, told.count));
+        }
+        for swap in swaps {
+            let (one, other) = (swap % records.len(), (swap * 7 + 3) % records.len());
+            records.swap(one, other);
+        }
+        records.insert(0, channel(MSG, 1, 0, b""));
+        let events = correlate(records);
+        let mut found = std::collections::BTreeMap::new();
+        let mut left = 0;
+        for (sender, receiver, bytes) in shorts(&events) {
+            match (sender, receiver) {
+                (Ok(sender), Ok(receiver)) => *found.entry((sender, receiver)).or_insert(0_u64) += bytes,
+                (Ok(_), Err(Why::Unread)) => left += bytes,
+                other => proptest::prop_assert!(false, "{other:?}"),
+            }
+        }
+        proptest::prop_assert_eq!((found, left), (model, unread));
+        proptest::prop_assert!(exact(&events).into_iter().all(|exact| exact));
+    }
+}

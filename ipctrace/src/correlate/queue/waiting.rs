@@ -28,13 +28,15 @@ pub(super) struct Taken {
     pub(super) digest: u64,
     /// The message itself was seen.
     pub(super) seen: bool,
-    /// Its number; 0 if it has none, because it was not seen or was sent by a call that began before tracing did.
+    /// Its number, or the first of theirs, which follow each other; 0 if it has none, because it was not seen or was sent by a call that
+    /// began before tracing did.
     pub(super) number: u64,
     /// Start of it, if captured.
     pub(super) payload: Bytes,
     /// When the record came.
     pub(super) since: u64,
-    /// How many messages it stands for that have not been joined to their sends: more than 1 only if they are [`Taken::alike`].
+    /// How many messages it stands for that have not been joined to their sends: more than 1 only if they are [`Taken::alike`] or have
+    /// numbers.
     pub(super) messages: u64,
     /// What was in them was not looked at: one process sends, one receives, and all messages have this priority or type.
     pub(super) alike: bool,
@@ -83,6 +85,14 @@ impl Stored for Taken {
 }
 
 impl Taken {
+    /// So many of them have been joined to their sends, from the front.
+    pub(super) fn joined(&mut self, messages: u64) {
+        self.messages -= messages;
+        if self.number != 0 {
+            self.number = self.number.saturating_add(messages);
+        }
+    }
+
     /// Whether it was cut to so little that nothing of its content can be compared.
     pub(super) fn is_short(&self) -> bool {
         self.number == 0 && self.cut && self.bytes < digest::SHORTEST
