@@ -265,8 +265,8 @@ pub struct Report {
     /// Tell of every call by itself, also of small ones that follow each other at once
     #[arg(long)]
     pub every: bool,
-    /// Where to look: at system calls, or at the functions of the objects themselves, which costs other calls nothing; 'doctor'
-    /// says what auto chooses
+    /// Where to look: at system calls, or at the functions of the objects themselves, whatever way leads there; 'doctor' says
+    /// what auto chooses, and why
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub hooks: Hooks,
     /// Room for records between kernel and collector: each processor has its share of it, rounded up to a power of two; more loses
@@ -281,8 +281,8 @@ pub struct Report {
 /// Which hooks mechanisms are traced by that can be traced by more than one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hooks {
-    /// On the objects' own functions where the kernel lets all of a mechanism's be attached, else on system calls, as pipes,
-    /// FIFOs, sockets, terminals, System V segments and futexes always
+    /// On the objects' own functions where every hook of a mechanism can be there and the kernel lets it, else on system calls, as
+    /// those of pipes, FIFOs, sockets, terminals, System V segments and futexes
     #[default]
     Auto,
     /// On system calls

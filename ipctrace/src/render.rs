@@ -113,6 +113,8 @@ pub struct Totals {
     pub left_out: u64,
     /// How long tracing lasted.
     pub duration: Duration,
+    /// Mechanisms that were traced by hooks on objects; the others by those on system calls.
+    pub at_objects: Vec<Mechanism>,
 }
 
 impl fmt::Display for Totals {
@@ -125,6 +127,9 @@ impl fmt::Display for Totals {
             write!(f, "{} event{plural} in {seconds:.1} s, ", self.events)?;
         }
         self.losses(f)?;
+        for (index, mechanism) in self.at_objects.iter().enumerate() {
+            write!(f, "{}{}", if index == 0 { "; by hooks on objects: " } else { ", " }, mechanism.name())?;
+        }
         match self.left_out {
             0 => Ok(()),
             count => write!(f, "; the summary leaves out {count}, of flows beyond the first {MOST_FLOWS}"),
@@ -158,12 +163,21 @@ mod tests {
 
     #[test]
     fn totals_say_what_was_lost_by_cause() {
-        let mut totals =
-            Totals { time: 0, events: 1, lost: vec![], left_out: 0, duration: Duration::from_millis(5_040) };
+        let mut totals = Totals {
+            time: 0,
+            events: 1,
+            lost: vec![],
+            left_out: 0,
+            duration: Duration::from_millis(5_040),
+            at_objects: vec![],
+        };
         assert_eq!(totals.to_string(), "1 event in 5.0 s, nothing lost");
         totals.events = 12;
         totals.lost = vec![(Cause::RingFull, 10), (Cause::Recursion, 0), (Cause::MapFull, 2)];
         assert_eq!(totals.to_string(), "12 events in 5.0 s, 12 lost (ring-full: 10, map-full: 2)");
+        totals.at_objects = vec![Mechanism::PosixMq, Mechanism::Eventfd];
+        assert!(totals.to_string().ends_with("map-full: 2); by hooks on objects: posix_mq, eventfd"));
+        totals.at_objects.clear();
         totals.duration = Duration::from_millis(40);
         totals.left_out = 3;
         assert_eq!(

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use ipctrace_common::Cause;
+use ipctrace_common::{Cause, Mechanism};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -57,6 +57,8 @@ pub struct Session {
     kept: Vec<Event>,
     shown: u64,
     started: Instant,
+    /// What is traced by hooks on objects.
+    at_objects: Vec<Mechanism>,
 }
 
 /// Why following events came to an end.
@@ -100,6 +102,12 @@ impl Session {
             kept: Vec::new(),
             shown: 0,
             started: Instant::now(),
+            at_objects: hello
+                .hooks
+                .iter()
+                .filter(|(_, hooks)| *hooks == "object")
+                .map(|(mechanism, _)| *mechanism)
+                .collect(),
         };
         let Parts { renderer, output, .. } = &mut session.parts;
         let said = renderer.hello(hello, output);
@@ -254,6 +262,7 @@ impl Session {
             lost: self.lost.clone().into_iter().collect(),
             left_out: if summary { self.flows.left_out() } else { 0 },
             duration: self.started.elapsed(),
+            at_objects: self.at_objects,
         };
         renderer.end(&totals, output).or_else(ignore_gone)?;
         io::Write::flush(output).or_else(ignore_gone)?;

@@ -71,6 +71,7 @@ fn flows_and_end_close_it() {
         events: 644,
         lost: vec![(Cause::RingFull, 3), (Cause::MapFull, 0)],
         duration: std::time::Duration::from_millis(1500),
+        at_objects: vec![],
     };
     json.end(&totals, &mut out).unwrap();
     let process = |pid: u32, comm: &str| {
