@@ -609,6 +609,40 @@ fn capabilities_do_in_place_of_root() -> Result<()> {
 }
 
 #[test]
+fn in_a_container_it_says_what_to_do() -> Result<()> {
+    const NAME: &str = "in_a_container_it_says_what_to_do";
+    let cases: [(&[&str], &str); 3] = [
+        (&["unshare", "--user", "--map-root-user"], "a user namespace of its own"),
+        (&["unshare", "--pid", "--fork", "--mount-proc"], "--pid=host"),
+        // Root without capabilities.
+        (
+            &["setpriv", "--inh-caps", "-all", "--ambient-caps", "-all", "--bounding-set", "-all"],
+            "give them to the container",
+        ),
+    ];
+    for (within, remedy) in cases {
+        let words = |rest: &[&str]| {
+            Command::new(within[0]).args(&within[1..]).args(rest).stdin(Stdio::null()).output()
+        };
+        if !words(&["true"]).is_ok_and(|output| output.status.success()) {
+            return skip(
+                NAME,
+                &format!("{} (util-linux) is not there, or the kernel refuses it", within.join(" ")),
+            );
+        }
+        let binary = binary()?;
+        let binary = binary.to_str().context("a path of text")?;
+        let trace = words(&[binary, "run", "--", "true"])?;
+        assert_eq!(trace.status.code(), Some(3), "{within:?}: {}", said(&trace));
+        assert!(said(&trace).contains(remedy) && said(&trace).lines().count() == 1, "{}", said(&trace));
+        let doctor = words(&[binary, "doctor"])?;
+        assert_eq!(doctor.status.code(), Some(3), "{within:?}");
+        assert!(said_out(&doctor).contains(remedy), "{}", said_out(&doctor));
+    }
+    Ok(())
+}
+
+#[test]
 fn times_are_right_in_a_time_namespace() -> Result<()> {
     const NAME: &str = "times_are_right_in_a_time_namespace";
     const SHIFTED: [&str; 5] = ["unshare", "--fork", "--time", "--boottime", "1000000"];

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use btf_rs::{Backend, Btf};
@@ -51,6 +52,12 @@ pub struct Facts {
     pub lockdown: Option<String>,
     /// Effective capabilities of this process.
     pub capabilities: u64,
+    /// Whether it is root, at least by its number.
+    pub root: bool,
+    /// Whether it is in a user namespace of its own, whose capabilities count for nothing outside.
+    pub own_users: bool,
+    /// Whether it is in a PID namespace of its own, where processes have other numbers.
+    pub own_pids: bool,
 }
 
 impl Facts {
@@ -62,6 +69,9 @@ impl Facts {
                 .unwrap_or_default(),
             lockdown: lockdown(),
             capabilities: capabilities(),
+            root: nix::unistd::geteuid().is_root(),
+            own_users: is_own("user", INITIAL_USERS),
+            own_pids: is_own("pid", INITIAL_PIDS),
             events: events::found(),
             events_refused: events::are_refused(),
             preemptible: events::preemptible(),
@@ -140,6 +150,15 @@ fn lockdown() -> Option<String> {
     let text = std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
+}
+
+/// `PROC_USER_INIT_INO` and `PROC_PID_INIT_INO`, include/linux/proc_ns.h: inodes of the namespaces that the kernel begins with.
+const INITIAL_USERS: u64 = 0xEFFF_FFFD;
+const INITIAL_PIDS: u64 = 0xEFFF_FFFC;
+
+/// Whether this process is in another namespace of that kind than the one with that inode.
+fn is_own(kind: &str, initial: u64) -> bool {
+    std::fs::metadata(format!("/proc/self/ns/{kind}")).is_ok_and(|namespace| namespace.ino() != initial)
 }
 
 /// `CapEff` of /proc/self/status.

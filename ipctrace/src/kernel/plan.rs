@@ -26,6 +26,21 @@ pub enum Refusal {
     /// Not enough privileges.
     #[error("tracing needs root, or the capabilities CAP_BPF and CAP_PERFMON: run it with sudo")]
     NotPermitted,
+    /// Root without them.
+    #[error(
+        "tracing needs the capabilities CAP_BPF and CAP_PERFMON, which root does not have here, as in a container: run it on the host, or give them to the container, and CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+    )]
+    NotPermittedHere,
+    /// Root of a user namespace.
+    #[error(
+        "tracing needs root of the host: this is a user namespace of its own, as in a rootless container, and what it permits does not count: run it on the host"
+    )]
+    UserNamespace,
+    /// Numbers of processes are not the kernel's.
+    #[error(
+        "this is a PID namespace of its own, as in a container, where processes have other numbers than the kernel tells: run it in that of the host, as with `docker run --pid=host`"
+    )]
+    PidNamespace,
     /// The kernel tells nothing of its types.
     #[error(
         "the kernel offers no type information ({0}): it must be built with CONFIG_DEBUG_INFO_BTF=y, as the kernels of all large distributions are"
@@ -171,10 +186,16 @@ impl Plan {
         payload: u32,
         choice: Choice,
     ) -> Result<Plan, Refusal> {
+        if facts.own_users {
+            return Err(Refusal::UserNamespace);
+        }
         if facts.capabilities & CAP_SYS_ADMIN == 0
             && facts.capabilities & (CAP_BPF | CAP_PERFMON) != CAP_BPF | CAP_PERFMON
         {
-            return Err(Refusal::NotPermitted);
+            return Err(if facts.root { Refusal::NotPermittedHere } else { Refusal::NotPermitted });
+        }
+        if facts.own_pids {
+            return Err(Refusal::PidNamespace);
         }
         if facts.lockdown.as_deref() == Some("confidentiality") {
             return Err(Refusal::Lockdown);
@@ -448,6 +469,9 @@ mod tests {
             no_btf: None,
             lockdown: None,
             capabilities: CAP_BPF | CAP_PERFMON,
+            root: false,
+            own_users: false,
+            own_pids: false,
         }
     }
 
@@ -467,6 +491,10 @@ mod tests {
             plan(&facts).expect_err("refused").to_string()
         };
         assert!(refused(|facts| facts.capabilities = CAP_BPF).contains("sudo"));
+        let root = |facts: &mut Facts| (facts.root, facts.capabilities) = (true, 0);
+        assert!(refused(root).contains("on the host, or give them to the container"));
+        assert!(refused(|facts| facts.own_users = true).contains("on the host"));
+        assert!(refused(|facts| facts.own_pids = true).contains("--pid=host"));
         assert!(refused(|facts| facts.no_btf = Some("gone".to_owned())).contains("CONFIG_DEBUG_INFO_BTF"));
         assert!(
             refused(|facts| facts.lockdown = Some("confidentiality".to_owned()))
