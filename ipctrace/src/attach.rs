@@ -231,6 +231,7 @@ fn verify(ebpf: &mut Ebpf, plan: &Plan, btf: &Btf) -> HashMap<Hook, Result<()>> 
         // Nobody panics while a lock is held.
         while let Some((hook, program)) = waiting.lock().ok().and_then(|mut waiting| waiting.pop()) {
             let loaded = load_program(program, hook, btf)
+                .map_err(without_needless_log)
                 .with_context(|| format!("loading the program {}", plan.program(hook)));
             if let Ok(mut done) = done.lock() {
                 done.insert(hook, loaded);
@@ -277,6 +278,16 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
             Point::Exit(_) => <&mut FExit>::try_from(&mut *program)?.load(hook.target(), btf),
         }
     })
+}
+
+/// What the verifier says of a program that it has nothing against is long, and of no use.
+fn without_needless_log(error: ProgramError) -> anyhow::Error {
+    if let ProgramError::LoadError { io_error, .. } = &error
+        && let Some(number @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) = io_error.raw_os_error()
+    {
+        return std::io::Error::from_raw_os_error(number).into();
+    }
+    error.into()
 }
 
 fn start(ebpf: &mut Ebpf, plan: &Plan, hook: Hook) -> Result<()> {

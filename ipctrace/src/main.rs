@@ -7,7 +7,7 @@ use ipctrace::args::{Cli, Command};
 use ipctrace::commands::{self, EXIT_IMPOSSIBLE};
 use ipctrace::demo;
 use ipctrace::options::{EXIT_USAGE, Usage};
-use ipctrace::{stderr, stdout};
+use ipctrace::{message, stderr, stdout};
 
 fn main() -> ExitCode {
     let command = Cli::parse().into_command();
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         if matches!(error.downcast_ref(), Some(stdout::Failed::ReaderGone)) {
             return ExitCode::SUCCESS;
         }
-        log::error!("{}", ipctrace::message::chain(error.as_ref()));
+        log::error!("{}", message::failure(error.as_ref()));
         ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_IMPOSSIBLE })
     })
 }

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io::{self, Write};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 use crate::render::Charset;
 use crate::render::escape::push_plain;
 
@@ -22,17 +24,6 @@ impl<W: Write> Messages<W> {
     /// Something the user should know: `ipctrace: tracing pipe, fifo`.
     pub fn note(&mut self, text: &str) {
         self.line(text);
-    }
-
-    /// Something that failed, what caused it and what to do about it:
-    /// `ipctrace: cannot load the programs: Operation not permitted; run it as root`.
-    pub fn error(&mut self, error: &(dyn Error + 'static), remedy: Option<&str>) {
-        let mut text = chain(error);
-        if let Some(remedy) = remedy {
-            text.push_str("; ");
-            text.push_str(remedy);
-        }
-        self.line(&text);
     }
 
     fn line(&mut self, text: &str) {
@@ -59,6 +50,35 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// What to do about an error that says what happened and no more.
+fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let causes = || anyhow::Chain::new(error);
+    let numbers = || causes().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    if numbers().any(|number| number == libc::EMFILE) {
+        return Some("it wants some two hundred open files: allow them with `ulimit -n 1024`");
+    }
+    // Maps are locked memory before Linux 5.11.
+    let of_map = || causes().any(|cause| cause.is::<aya::maps::MapError>());
+    if numbers().any(|number| number == libc::EPERM) && of_map() && locked_memory() != RLIM_INFINITY {
+        return Some("allow it more locked memory, with `ulimit -l unlimited` or CAP_SYS_RESOURCE");
+    }
+    None
+}
+
+/// How much memory this process may lock, bytes.
+fn locked_memory() -> u64 {
+    getrlimit(Resource::RLIMIT_MEMLOCK).map_or(RLIM_INFINITY, |(soft, _)| soft)
+}
+
+/// Something that failed, what caused it and what to do about it:
+/// `cannot load the programs: Operation not permitted; run it as root`.
+pub fn failure(error: &(dyn Error + 'static)) -> String {
+    match remedy(error) {
+        Some(remedy) => format!("{}; {remedy}", chain(error)),
+        None => chain(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,11 +91,11 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line_with_causes_and_remedy() {
-        let error = anyhow::Error::from(io::Error::from_raw_os_error(libc::EPERM))
-            .context("cannot load the programs");
+        let error = |number| anyhow::Error::from(io::Error::from_raw_os_error(number)).context("loading");
+        assert_eq!(failure(error(libc::EPERM).as_ref()), "loading: Operation not permitted (os error 1)");
         assert_eq!(
-            said(|messages| messages.error(error.as_ref(), Some("run it as root"))),
-            "ipctrace: cannot load the programs: Operation not permitted (os error 1); run it as root\n"
+            failure(error(libc::EMFILE).as_ref()),
+            "loading: Too many open files (os error 24); it wants some two hundred open files: allow them with `ulimit -n 1024`"
         );
     }
 
@@ -83,10 +103,7 @@ mod tests {
     fn a_cause_that_was_told_is_not_told_again() {
         let cause = io::Error::other("no such table");
         let error = anyhow::Error::from(cause).context("reading BTF: no such table");
-        assert_eq!(
-            said(|messages| messages.error(error.as_ref(), None)),
-            "ipctrace: reading BTF: no such table\n"
-        );
+        assert_eq!(failure(error.as_ref()), "reading BTF: no such table");
     }
 
     #[test]
