@@ -52,6 +52,8 @@ pub struct Facts {
     pub lockdown: Option<String>,
     /// Effective capabilities of this process.
     pub capabilities: u64,
+    /// Whether there is no procfs where it belongs.
+    pub no_proc: bool,
     /// Whether it is root, at least by its number.
     pub root: bool,
     /// Whether it is in a user namespace of its own, whose capabilities count for nothing outside.
@@ -69,6 +71,7 @@ impl Facts {
                 .unwrap_or_default(),
             lockdown: lockdown(),
             capabilities: capabilities(),
+            no_proc: !Path::new("/proc/self/status").exists(),
             root: nix::unistd::geteuid().is_root(),
             own_users: is_own("user", INITIAL_USERS),
             own_pids: is_own("pid", INITIAL_PIDS),

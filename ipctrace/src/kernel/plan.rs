@@ -26,6 +26,11 @@ pub enum Refusal {
     /// Not enough privileges.
     #[error("tracing needs root, or the capabilities CAP_BPF and CAP_PERFMON: run it with sudo")]
     NotPermitted,
+    /// Nothing is known of processes.
+    #[error(
+        "there is no procfs at /proc, which tells of processes: mount it, with `mount -t proc proc /proc`"
+    )]
+    NoProc,
     /// Root without them.
     #[error(
         "tracing needs the capabilities CAP_BPF and CAP_PERFMON, which root does not have here, as in a container: run it on the host, or give them to the container, and CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
@@ -186,6 +191,9 @@ impl Plan {
         payload: u32,
         choice: Choice,
     ) -> Result<Plan, Refusal> {
+        if facts.no_proc {
+            return Err(Refusal::NoProc);
+        }
         if facts.own_users {
             return Err(Refusal::UserNamespace);
         }
@@ -469,6 +477,7 @@ mod tests {
             no_btf: None,
             lockdown: None,
             capabilities: CAP_BPF | CAP_PERFMON,
+            no_proc: false,
             root: false,
             own_users: false,
             own_pids: false,
@@ -493,6 +502,7 @@ mod tests {
         assert!(refused(|facts| facts.capabilities = CAP_BPF).contains("sudo"));
         let root = |facts: &mut Facts| (facts.root, facts.capabilities) = (true, 0);
         assert!(refused(root).contains("on the host, or give them to the container"));
+        assert!(refused(|facts| facts.no_proc = true).contains("mount -t proc"));
         assert!(refused(|facts| facts.own_users = true).contains("on the host"));
         assert!(refused(|facts| facts.own_pids = true).contains("--pid=host"));
         assert!(refused(|facts| facts.no_btf = Some("gone".to_owned())).contains("CONFIG_DEBUG_INFO_BTF"));
