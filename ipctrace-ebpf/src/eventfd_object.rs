@@ -9,7 +9,7 @@ use ipctrace_common::{Config, Mechanism};
 
 use crate::config::{self, offset};
 use crate::inflight::{self, Side};
-use crate::kernel::{Result, argument, read, read_user};
+use crate::kernel::{Result, argument, first_two, read, read_user};
 use crate::{channel, emit, eventfd, object, ring, task};
 
 /// Bytes of one read or write.
@@ -24,19 +24,21 @@ pub fn eventfd_write_entry(ctx: FEntryContext) -> i32 {
 /// hook: fexit/eventfd_write `ssize_t (struct file *file, char *buf, size_t count, loff_t *ppos)` — fs/eventfd.c
 #[fexit(function = "eventfd_write")]
 pub fn eventfd_write_exit(ctx: FExitContext) -> i32 {
-    end(argument(&ctx, 0), ctx.arg(1), false, argument(&ctx, 4) as i64)
+    end(argument(&ctx, 0), ctx.arg(1), false, ctx.arg(4))
 }
 
 /// hook: fentry/eventfd_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/eventfd.c
 #[fentry(function = "eventfd_read")]
 pub fn eventfd_read_entry(ctx: FEntryContext) -> i32 {
-    begin(file_of(argument(&ctx, 0)), buffer(argument(&ctx, 1), 0), true)
+    let [iocb, iter] = first_two(&ctx);
+    begin(file_of(iocb), buffer(iter, 0), true)
 }
 
 /// hook: fexit/eventfd_read `ssize_t (struct kiocb *iocb, struct iov_iter *to)` — fs/eventfd.c
 #[fexit(function = "eventfd_read")]
 pub fn eventfd_read_exit(ctx: FExitContext) -> i32 {
-    end(file_of(argument(&ctx, 0)), buffer(argument(&ctx, 1), WIDTH), true, argument(&ctx, 2) as i64)
+    let [iocb, iter] = first_two(&ctx);
+    end(file_of(iocb), buffer(iter, WIDTH), true, ctx.arg(2))
 }
 
 /// hook: fexit/do_eventfd `int (unsigned int count, int flags)` — fs/eventfd.c
@@ -44,7 +46,7 @@ pub fn eventfd_read_exit(ctx: FExitContext) -> i32 {
 /// A new counter, whose number and address may have been another's before.
 #[fexit(function = "do_eventfd")]
 pub fn eventfd_made_exit(ctx: FExitContext) -> i32 {
-    let descriptor = argument(&ctx, 2) as i32;
+    let descriptor: i32 = ctx.arg(2);
     if descriptor >= 0
         && let Err(cause) = try_made(descriptor as u32)
     {

@@ -7,19 +7,18 @@ use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 
 use crate::futex::{self, Intent, Waited};
-use crate::kernel::argument;
 use crate::{ring, task};
 
 /// hook: fentry/do_futex `long (u32 *uaddr, int op, u32 val, ktime_t *timeout, u32 *uaddr2, u32 val2, u32 val3)` — kernel/futex/syscalls.c
 #[fentry(function = "do_futex")]
 pub fn futex_entry(ctx: FEntryContext) -> i32 {
-    let operation = argument(&ctx, 1) as u32;
+    let operation: u32 = ctx.arg(1);
     if futex::is_private_operation(operation) {
         return 0;
     }
     let ids = task::pid_tgid();
     if !task::is_tracer(ids) {
-        futex_object_begun(ids as u32, operation, argument(&ctx, 0), argument(&ctx, 4));
+        futex_object_begun(ids as u32, operation, ctx.arg(0), ctx.arg(4));
     }
     0
 }
@@ -27,11 +26,11 @@ pub fn futex_entry(ctx: FEntryContext) -> i32 {
 /// hook: fexit/do_futex `long (u32 *uaddr, int op, u32 val, ktime_t *timeout, u32 *uaddr2, u32 val2, u32 val3)` — kernel/futex/syscalls.c
 #[fexit(function = "do_futex")]
 pub fn futex_exit(ctx: FExitContext) -> i32 {
-    let operation = argument(&ctx, 1) as u32;
+    let operation: u32 = ctx.arg(1);
     if futex::is_private_operation(operation) {
         return 0;
     }
-    futex_object_ended(task::pid_tgid() as u32, operation, argument(&ctx, 0), argument(&ctx, 7) as i64);
+    futex_object_ended(task::pid_tgid() as u32, operation, ctx.arg(0), ctx.arg(7));
     0
 }
 

@@ -68,7 +68,7 @@ pub fn msgsnd_entry(ctx: FEntryContext) -> i32 {
 /// hook: fexit/do_msgsnd `long (int msqid, long mtype, void *mtext, size_t msgsz, int msgflg)` — ipc/msg.c
 #[fexit(function = "do_msgsnd")]
 pub fn msgsnd_exit(ctx: FExitContext) -> i32 {
-    end(&given!(do_msgsnd, ctx), argument(&ctx, 5) as i64)
+    end(&given!(do_msgsnd, ctx), ctx.arg(5))
 }
 
 /// hook: fentry/do_msgrcv `long (int msqid, void *buf, size_t bufsz, long msgtyp, int msgflg, function *msg_handler)` — ipc/msg.c
@@ -86,7 +86,7 @@ pub fn msgrcv_exit(ctx: FExitContext) -> i32 {
     if u64::from(ctx.arg::<u32>(4)) & MSG_COPY != 0 {
         return 0;
     }
-    end(&given!(do_msgrcv, ctx), argument(&ctx, 6) as i64)
+    end(&given!(do_msgrcv, ctx), ctx.arg(6))
 }
 
 /// hook: fentry/do_mq_timedsend `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
@@ -98,7 +98,7 @@ pub fn mq_send_entry(ctx: FEntryContext) -> i32 {
 /// hook: fexit/do_mq_timedsend `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
 #[fexit(function = "do_mq_timedsend")]
 pub fn mq_send_exit(ctx: FExitContext) -> i32 {
-    end(&given!(do_mq_timedsend, ctx), i64::from(argument(&ctx, 5) as i32))
+    end(&given!(do_mq_timedsend, ctx), i64::from(ctx.arg::<i32>(5)))
 }
 
 /// hook: fentry/do_mq_timedreceive `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int *u_msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
@@ -110,7 +110,7 @@ pub fn mq_receive_entry(ctx: FEntryContext) -> i32 {
 /// hook: fexit/do_mq_timedreceive `int (mqd_t mqdes, char *u_msg_ptr, size_t msg_len, unsigned int *u_msg_prio, struct timespec64 *ts)` — ipc/mqueue.c
 #[fexit(function = "do_mq_timedreceive")]
 pub fn mq_receive_exit(ctx: FExitContext) -> i32 {
-    end(&given!(do_mq_timedreceive, ctx), i64::from(argument(&ctx, 5) as i32))
+    end(&given!(do_mq_timedreceive, ctx), i64::from(ctx.arg::<i32>(5)))
 }
 
 /// hook: fexit/load_msg `struct msg_msg *(void *src, size_t len)` — ipc/msgutil.c
@@ -140,7 +140,7 @@ pub fn load_msg_exit(ctx: FExitContext) -> i32 {
 /// In the receiver's call, with the message that it took; it is freed behind it.
 #[fentry(function = "store_msg")]
 pub fn store_msg_entry(ctx: FEntryContext) -> i32 {
-    if let Err(cause) = try_store(argument(&ctx, 1), argument(&ctx, 2), task::pid_tgid() as u32) {
+    if let Err(cause) = try_store(argument(&ctx, 1), ctx.arg(2), task::pid_tgid() as u32) {
         ring::count(cause);
     }
     0
