@@ -136,6 +136,8 @@ hooks! {
     ProcessExec, "process_exec", Point::Tracepoint, "sched_process_exec", 0, "changes of a process's program and name";
     /// New processes.
     ProcessFork, "process_fork", Point::Tracepoint, "sched_wakeup_new", 0, "new processes and their parents";
+    /// What system calls returned. Before those on functions, of whose calls it sees whether they have been told of.
+    SysExit, "sys_exit", Point::Tracepoint, "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// New event counters.
     EventfdMade, "eventfd_made_exit", Point::Exit(&["int (unsigned int, int)"]), "do_eventfd", EVENTFD, "new event counters";
     /// The end of a read of an event counter.
@@ -230,8 +232,6 @@ hooks! {
     ShmctlExit, "shmctl_exit", Point::Exit(SEGMENT_CONTROLS), "shmctl_down", SYSV_SHM, "System V segments that were removed";
     /// The end of a call on a futex.
     FutexExit, "futex_exit", Point::Exit(FUTEX_CALLS), "do_futex", FUTEX, "waits at futexes that are over";
-    /// What system calls returned.
-    SysExit, "sys_exit", Point::Tracepoint, "sys_exit", BY_SYSCALL | SIGNAL | WAKE, "what system calls returned";
     /// Which message a receiver really took.
     ConsumeSkb, "consume_skb", Point::Tracepoint, "consume_skb", DATAGRAM, "which datagram a receiver took";
     /// Which datagram of an internet socket a receiver copies.
@@ -369,7 +369,9 @@ impl Hook {
     /// The mechanisms that have a use for this tracepoint when they are traced at their objects, too, by [`Mechanism::bit`].
     pub const fn at_objects_too(self) -> u32 {
         if self.is_on_calls() {
-            let mut set = 0;
+            // Calls whose program at the end of a function does not run: those from before, and those that were in it when somebody attached
+            // another program (`bpf_tramp_image_put`, kernel/bpf/trampoline.c).
+            let mut set = if matches!(self, Hook::SysExit) { Self::objects_alone() } else { 0 };
             let mut index = 0;
             while index < CALLS_ALONE.len() {
                 set |= CALLS_ALONE[index].0;

@@ -255,10 +255,5 @@ classes! {
     Openat2 = 65;
 }
 
-/// Added in the table where all that such calls may be on is told of at its functions, so that there is nothing to do at their begin. At the
-/// end of a [`Class`], whose programs on functions are never skipped then, nothing but to tell of calls that began before tracing; of a
-/// [`Special`], of those that nobody has told of.
-pub const AT_OBJECTS: u8 = 0x80;
-
 /// Size of the table from system call number to class: a power of two above every number in use.
 pub const TABLE: usize = 512;

@@ -9,11 +9,14 @@ use ipctrace_common::uring::Places;
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config::ZERO;
 
-/// From system call number to [`ipctrace_common::syscall::Class`], perhaps [`AT_OBJECTS`]; 0 is no IPC.
-///
-/// [`AT_OBJECTS`]: ipctrace_common::syscall::AT_OBJECTS
+/// From system call number to [`ipctrace_common::syscall::Class`] or `Special`, where there is something to do at the begin of a call; 0 is
+/// no IPC.
 #[unsafe(no_mangle)]
-static CLASSES: [u8; TABLE] = [0; TABLE];
+static BEGINS: [u8; TABLE] = [0; TABLE];
+
+/// The same for the ends of calls.
+#[unsafe(no_mangle)]
+static ENDS: [u8; TABLE] = [0; TABLE];
 
 /// One field of [`CONFIG`]. The volatile read keeps the compiler from using the zeros it sees.
 macro_rules! setting {
@@ -89,12 +92,23 @@ macro_rules! place {
 }
 pub(crate) use place;
 
-/// What system call `number` is to us; 0 is nothing.
+/// What the begin of system call `number` is to us; 0 is nothing.
 #[inline(always)]
-pub(crate) fn class(number: u64) -> u8 {
+pub(crate) fn class_at_begin(number: u64) -> u8 {
+    class(&raw const BEGINS, number)
+}
+
+/// What its end is.
+#[inline(always)]
+pub(crate) fn class_at_end(number: u64) -> u8 {
+    class(&raw const ENDS, number)
+}
+
+#[inline(always)]
+fn class(table: *const [u8; TABLE], number: u64) -> u8 {
     if number >= TABLE as u64 {
         return 0;
     }
-    // SAFETY: the index is below the length of the table.
-    unsafe { core::ptr::read_volatile((&raw const CLASSES).cast::<u8>().add(number as usize)) }
+    // SAFETY: the index is below the length of the table, a static.
+    unsafe { core::ptr::read_volatile(table.cast::<u8>().add(number as usize)) }
 }

@@ -157,8 +157,6 @@ fn open(tid: u32, special: u32, taken_before: u64) -> bool {
     let first = channel::announce(tid, 0, taken_before) == 1;
     if first {
         queue_found(tid);
-    }
-    if first {
         found_all(tid);
     }
     if let Some(call) = inflight::get(tid) {
@@ -257,7 +255,9 @@ pub extern "C" fn queue_content(tid: u32, special: u32) -> i32 {
 #[inline(never)]
 pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     if is_at_object(mechanism(special) as u8) {
-        queue_object::queue_object_late(tid, special, returned);
+        if !inflight::was_told(tid) {
+            queue_object::queue_object_late(tid, special, returned);
+        }
         return 0;
     }
     if returned >= 0

@@ -229,6 +229,14 @@ fn start(given: &Call, tid: u32, enter: u64) {
     if queue_object_begun(tid, given.special as u32, given.queue as u32, enter) == 0 {
         return;
     }
+    if let Some(call) = inflight::get(tid)
+        // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+        && channel::books(unsafe { &(*call).sides[0].key }).is_none()
+    {
+        // What the thread's run has sent may be found.
+        // SAFETY: as above.
+        run::end_before(tid, unsafe { &mut *call });
+    }
     if channel::opened_in_place(tid, u64::from(late && is_receive(given.special as u32))) == 1 {
         queue::queue_found(tid);
         queue::found_all(tid);

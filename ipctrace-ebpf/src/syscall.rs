@@ -5,7 +5,7 @@ use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use ipctrace_common::Cause;
 use ipctrace_common::Mechanism;
-use ipctrace_common::syscall::{AT_OBJECTS, Class, Form, SPECIAL, Special};
+use ipctrace_common::syscall::{Class, Form, SPECIAL, Special};
 use ipctrace_common::wire::op_flag;
 
 use crate::config::{self, offset, registers};
@@ -70,9 +70,9 @@ pub fn sys_enter_event(ctx: TracePointContext) -> u32 {
 /// `regs` must be the `struct pt_regs` of a tracepoint.
 #[inline(always)]
 unsafe fn entered(ctx: &impl EbpfContext, regs: *const u8, number: u64) {
-    let class = config::class(number);
+    let class = config::class_at_begin(number);
     // SAFETY: by contract.
-    if class == 0 || class >= AT_OBJECTS || unsafe { futex::is_private(regs, class) } {
+    if class == 0 || unsafe { futex::is_private(regs, class) } {
         return;
     }
     let task = task::in_call();
@@ -109,6 +109,10 @@ fn try_enter(regs: *const u8, class: u8, task: *const u8, ids: u64) -> Result<()
     let form = Form::of(class);
     // SAFETY: as above.
     if unsafe { takes_nothing(regs, form) } {
+        return Ok(());
+    }
+    if (class == Class::Read as u8 || class == Class::Readv as u8) && argument(2) == 0 {
+        // Without room nothing is taken, not even from a socket that has messages.
         return Ok(());
     }
     let tid = ids as u32;
@@ -249,22 +253,15 @@ pub(crate) unsafe fn number(regs: *const u8) -> u64 {
 /// `regs` must be the `struct pt_regs` of a tracepoint.
 #[inline(always)]
 unsafe fn left(regs: *const u8, number: u64, returned: i64) {
-    let entry = config::class(number);
+    let class = config::class_at_end(number);
     // SAFETY: by contract.
-    if entry == 0 || unsafe { futex::is_private(regs, entry) } {
-        return;
-    }
-    let (class, at_objects) = (entry % AT_OBJECTS, entry >= AT_OBJECTS);
-    if at_objects && class < SPECIAL && !straddle::any() {
+    if class == 0 || unsafe { futex::is_private(regs, class) } {
         return;
     }
     let task = task::in_call();
     let ids = task::ids_of(task);
     let tid = ids as u32;
     if class >= SPECIAL {
-        if at_objects && inflight::was_told(tid) {
-            return;
-        }
         // By an eventfd of the tracer's own the programs learn what one looks like.
         if (!task::is_tracer(ids) || class == Special::Eventfd as u8) && !is_compat(task) {
             // SAFETY: by contract.
@@ -272,8 +269,7 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
         }
         return;
     }
-    let in_flight = if at_objects { None } else { inflight::get(tid) };
-    let Some(call) = in_flight else {
+    let Some(call) = inflight::get(tid) else {
         if straddle::may_be(tid) && !task::is_tracer(ids) {
             // SAFETY: by contract.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
@@ -459,6 +455,9 @@ fn one(tid: u32, call: &mut InFlight) {
 /// Whether there is anything to tell of one side; makes `moved` and the side fit it.
 #[inline(always)]
 pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
+    // Vectors without room, and what is moved from another file, make no message of nothing. At functions there is one.
+    const NO_EMPTY: u32 = 1 << Class::Writev as u8 | 1 << Class::Splice as u8 | 1 << Class::Sendfile as u8;
+    let may_be_empty = NO_EMPTY >> (call.class & 31) & 1 == 0 || object::is_of_object(call);
     let side = &mut call.sides[index];
     let moved = &mut call.moved;
     if side.mechanism == 0 {
@@ -466,6 +465,9 @@ pub(crate) fn prepare(call: &mut InFlight, index: usize) -> bool {
     }
     let receive = side.receive != 0;
     if has_messages(side.mechanism) {
+        if moved.bytes == 0 && !receive && !may_be_empty {
+            return false;
+        }
         if receive {
             if call.taken.sock != 0 {
                 moved.flags |= op_flag::FROM;

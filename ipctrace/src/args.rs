@@ -134,7 +134,7 @@ pub struct Trace {
 #[derive(Args, Clone, Debug)]
 pub struct Run {
     /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
     /// What is shown.
     #[command(flatten)]

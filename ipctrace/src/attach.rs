@@ -110,12 +110,13 @@ pub fn attach(plan: &Plan, room: Option<u32>) -> Result<Attached> {
     });
     placed.map_err(|_| anyhow::anyhow!("handing the rings over failed"))??;
     let rings = made.map(&layout)?;
-    let mut failed = Vec::new();
+    let (mut failed, mut begins) = (Vec::new(), false);
     for hook in &plan.hooks {
         let loaded = loaded.remove(hook).unwrap_or_else(|| Err(missing(plan.program(*hook))));
-        if *hook == Hook::SysEnter {
+        if !begins && (*hook == Hook::SysEnter || matches!(hook.point(), Point::Entry(_))) {
             // What begins from here on is seen; what ends, and was not seen to begin, began before.
             straddling(&mut ebpf, straddling::ALL)?;
+            begins = true;
         }
         if let Err(error) = loaded.and_then(|()| start(&mut ebpf, plan, *hook)) {
             if hook.is_on_object() {
@@ -170,15 +171,14 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
-    let classes = syscalls::table(&plan.calls());
+    let calls = syscalls::tables(&plan.calls());
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
     loader.btf(None);
-    loader.override_global("CONFIG", plan.config.as_bytes(), true).override_global(
-        "CLASSES",
-        classes.as_slice(),
-        true,
-    );
+    loader
+        .override_global("CONFIG", plan.config.as_bytes(), true)
+        .override_global("BEGINS", calls.begins.as_slice(), true)
+        .override_global("ENDS", calls.ends.as_slice(), true);
     if plan.config.objects & Mechanism::of_shape(Shape::Queue) != 0 {
         loader.map_max_entries("MESSAGES", MESSAGES);
     }

@@ -124,8 +124,13 @@ impl Sent {
             (0, 0) => self.is_like(taken),
             // It may have been taken while what is in the queue was looked at, and got its number then.
             (_, 0) => self.is_nameless() && self.is_like(taken),
-            (sent, taken) => (sent..sent.saturating_add(self.messages)).contains(&taken),
+            (_, taken) => self.has(taken),
         }
+    }
+
+    /// Whether the message with that number is among them.
+    fn has(&self, number: u64) -> bool {
+        self.number != 0 && (self.number..self.number.saturating_add(self.messages)).contains(&number)
     }
 
     /// Whether it may have been taken by that receive, as far as what it is tells.
@@ -461,7 +466,7 @@ impl Queue {
     fn put(&mut self, sent: Sent, context: &mut Context<'_>) {
         let alike = |one: &Sent, other: &Sent| {
             if one.number != 0 || other.number != 0 {
-                return one.number == other.number;
+                return one.has(other.number) || other.has(one.number);
             }
             one.bytes == other.bytes
                 && one.detail == other.detail
@@ -479,17 +484,27 @@ impl Queue {
             if (sent.enter != 0 && sent.enter <= self.found) || sent.number != 0 {
                 // It was under way while what was in the queue was looked at: it may have been found there.
                 let twice = |(_, other): &(Place, &Sent)| other.is_nameless() && alike(other, &sent);
-                let found = self.sent.among(sent.among(), 0).filter(twice).last().map(|(place, _)| place);
-                found.and_then(|place| self.sent.remove(place));
+                let found = self.sent.among(sent.among(), 0).filter(twice).map(|(place, _)| place);
+                let found: Vec<Place> =
+                    if sent.number == 0 { found.last().into_iter().collect() } else { found.collect() };
+                found.into_iter().for_each(|place| drop(self.sent.remove(place)));
             }
             self.senders.note(sent.process(), sent.time);
         }
         // Those that waited for it have taken it. Where they wait for what others send meanwhile, all have their turn together.
         let together = (self.senders.crowd() && sent.number == 0) || !self.opening.is_over(false, context);
+        let (among, enter, numbered) = (sent.among(), sent.enter, sent.number != 0);
         let place = self.sent.add(sent);
-        while let Some(sent) = self.sent.get(place).filter(|_| !together) {
-            let mut waiting = self.waiting.among(sent.among(), sent.enter);
-            let Some((waiting, _)) = waiting.find(|(_, taken)| sent.fits(taken)) else { break };
+        loop {
+            // What is left of several may stand elsewhere.
+            let takes = |taken: &Taken| match self.sent.get(place) {
+                _ if together => false,
+                _ if numbered => taken.number != 0 && self.find(taken).is_some(),
+                Some(sent) => sent.fits(taken),
+                None => false,
+            };
+            let mut waiting = self.waiting.among(among, enter);
+            let Some((waiting, _)) = waiting.find(|(_, taken)| takes(taken)) else { break };
             if !self.retry(waiting, false, context) {
                 return;
             }
@@ -707,7 +722,7 @@ impl Queue {
         }
         let numbers = self.sent.among(Among::Numbers(taken.number, taken.messages), 0);
         let ahead = numbers.filter_map(|(_, sent)| sent.number.checked_sub(taken.number));
-        ahead.filter(|ahead| *ahead > 0).min().map_or(taken.messages, |ahead| ahead.min(taken.messages))
+        ahead.filter(|ahead| *ahead > 0).min().unwrap_or(taken.messages).min(taken.messages)
     }
 
     /// Why there is no send, if none is waited for any more.

@@ -158,8 +158,6 @@ pub struct Plan {
     pub events: Vec<Hook>,
     /// Whether programs on system calls can be preempted all the same, and calls lost.
     pub is_preempted: bool,
-    /// Whether the kernel may skip programs on functions, because tasks are preempted in them.
-    pub skips_functions: bool,
     /// Whether they are the plain ones, for kernels that do not know the helpers (Linux 5.17) and instructions (Linux 5.12) that the
     /// others use.
     pub plain: bool,
@@ -283,17 +281,7 @@ impl Plan {
             // Keeping a run needs an exchange that is one operation.
             run: if plain { 0 } else { RUN },
         };
-        Ok(Plan {
-            config,
-            hooks,
-            events,
-            is_preempted,
-            skips_functions: skips_functions(facts),
-            plain,
-            cast,
-            mechanisms,
-            uring: uring.map(|_| ()),
-        })
+        Ok(Plan { config, hooks, events, is_preempted, plain, cast, mechanisms, uring: uring.map(|_| ()) })
     }
 
     /// The perf event that stands in for a hook's tracepoint, if one does.
@@ -345,11 +333,10 @@ impl Plan {
     /// For what system calls are looked at.
     pub fn calls(&self) -> syscalls::Traced {
         // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
-        let late = Mechanism::of_shape(Shape::Queue) | Hook::SysExit.at_objects_too();
+        let late = Hook::SysExit.at_objects_too();
         syscalls::Traced {
             by_calls: self.config.mechanisms & !self.config.objects,
             late: self.config.objects & late,
-            skipped: self.skips_functions,
         }
     }
 
@@ -604,7 +591,9 @@ mod tests {
             |choice| Plan::chosen(&open(), &[Mechanism::PosixMq], 1, 0, choice).expect("possible").hooks;
         let hooks = only(Choice::Object(u32::MAX));
         assert!(hooks.contains(&Hook::MqSendEntry) && !hooks.contains(&Hook::MsgsndEntry));
-        assert!(!hooks.iter().any(|hook| hook.is_on_calls() || uring::is_for_rings(*hook)), "{hooks:?}");
+        // Not at their begin; at their end for those whose program the kernel skipped.
+        assert!(hooks.contains(&Hook::SysExit), "{hooks:?}");
+        assert!(!hooks.iter().any(|hook| *hook == Hook::SysEnter || uring::is_for_rings(*hook)), "{hooks:?}");
         let hooks = only(Choice::Syscall);
         assert!(hooks.contains(&Hook::SysEnter) && !hooks.iter().any(|hook| hook.is_on_object()));
     }
@@ -641,27 +630,24 @@ mod tests {
 
     #[test]
     fn where_all_that_can_be_read_is_told_of_at_its_functions_calls_end_at_once() {
-        use ipctrace_common::syscall::{AT_OBJECTS, Class, Special};
+        use ipctrace_common::syscall::{Class, Special};
 
-        let entry = |facts: &Facts, wanted: &[Mechanism], choice, number: libc::c_long| {
-            let plan = Plan::chosen(facts, wanted, 1, 0, choice).expect("possible");
-            syscalls::table(&plan.calls())[number as usize]
+        let entry = |wanted: &[Mechanism], choice, number: libc::c_long| {
+            let plan = Plan::chosen(&open(), wanted, 1, 0, choice).expect("possible");
+            let tables = syscalls::tables(&plan.calls());
+            (tables.begins[number as usize], tables.ends[number as usize])
         };
-        let told = |class: Class| class as u8 | AT_OBJECTS;
+        let both = |class: u8| (class, class);
         let (every, objects) = (Mechanism::ALL, Choice::Objects);
-        assert_eq!(entry(&open(), every, objects, libc::SYS_read), told(Class::Read));
-        assert_eq!(entry(&open(), every, objects, libc::SYS_sendmmsg), told(Class::Sendmmsg));
+        assert_eq!(entry(every, objects, libc::SYS_read), (0, Class::Read as u8));
+        assert_eq!(entry(every, objects, libc::SYS_sendmmsg), (0, Class::Sendmmsg as u8));
         // What goes from file to file, what was not chosen, and what one of many is traced at calls for.
-        assert_eq!(entry(&open(), every, objects, libc::SYS_sendfile), Class::Sendfile as u8);
-        assert_eq!(entry(&open(), every, objects, libc::SYS_munmap), Special::Munmap as u8);
-        assert_eq!(entry(&open(), &[Mechanism::Pipe], objects, libc::SYS_sendto), 0);
-        assert_eq!(entry(&open(), every, Choice::Auto, libc::SYS_read), Class::Read as u8);
-        let mut preempted = open();
-        preempted.preemptible = None;
-        assert_eq!(entry(&preempted, every, objects, libc::SYS_read), Class::Read as u8);
-        let queue = Special::Msgsnd as u8;
-        assert_eq!(entry(&open(), every, Choice::Auto, libc::SYS_msgsnd), queue | AT_OBJECTS);
-        assert_eq!(entry(&open(), every, Choice::Syscall, libc::SYS_msgsnd), queue);
+        assert_eq!(entry(every, objects, libc::SYS_sendfile), both(Class::Sendfile as u8));
+        assert_eq!(entry(every, objects, libc::SYS_munmap), both(Special::Munmap as u8));
+        assert_eq!(entry(&[Mechanism::Pipe], objects, libc::SYS_sendto), (0, 0));
+        assert_eq!(entry(every, Choice::Auto, libc::SYS_read), both(Class::Read as u8));
+        assert_eq!(entry(every, Choice::Auto, libc::SYS_msgsnd), (0, Special::Msgsnd as u8));
+        assert_eq!(entry(every, Choice::Syscall, libc::SYS_msgsnd), both(Special::Msgsnd as u8));
     }
 
     #[test]

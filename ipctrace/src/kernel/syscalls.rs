@@ -1,6 +1,6 @@
 //! System call numbers, registers and memory: all that differs between architectures.
 
-use ipctrace_common::syscall::{AT_OBJECTS, Class, Form, Special, TABLE};
+use ipctrace_common::syscall::{Class, Form, Special, TABLE};
 use ipctrace_common::{Mechanism, Shape};
 use libc::c_long;
 
@@ -125,28 +125,39 @@ const SOCKETS: u32 = Mechanism::SOCKETS;
 const BYTES: u32 = PIPES | SOCKETS;
 const FILES: u32 = BYTES | EVENTFD | PTY;
 
-/// The programs' table for mechanisms (sets of [`Mechanism::bit`]): what is of no use to those that are traced is no IPC.
-pub fn table(of: &Traced) -> [u8; TABLE] {
-    let mut table = [0; TABLE];
+/// The programs' tables for mechanisms (sets of [`Mechanism::bit`]): what is of no use to those that are traced is no IPC.
+pub fn tables(of: &Traced) -> Tables {
+    let mut tables = Tables { begins: [0; TABLE], ends: [0; TABLE] };
     let classes = CALLS.iter().map(|(number, class, used_by)| {
         // What moves from file to file does not come to the functions.
-        let told = used_by & of.by_calls == 0 && !Form::of(*class as u8).moves();
-        let needless = if told && !of.skipped { AT_OBJECTS } else { 0 };
-        (*number, *class as u8 | needless, *used_by)
+        (*number, *class as u8, *used_by, Form::of(*class as u8).moves())
     });
     let specials = SPECIALS.iter().map(|(number, special, used_by)| {
-        // At their ends it is seen whether the functions have told of them.
-        let told = used_by & of.by_calls == 0 && used_by & !Mechanism::of_shape(Shape::Queue) == 0;
-        (*number, *special as u8 | if told { AT_OBJECTS } else { 0 }, *used_by)
+        // Nor does what else is done with memory and the like.
+        let begins = used_by & !Mechanism::of_shape(Shape::Queue) != 0;
+        (*number, *special as u8, *used_by, begins)
     });
-    for (number, entry, used_by) in classes.chain(specials) {
-        if used_by & (of.by_calls | of.late) != 0
-            && let Some(place) = usize::try_from(number).ok().and_then(|number| table.get_mut(number))
-        {
-            *place = entry;
+    for (number, class, used_by, begins) in classes.chain(specials) {
+        let Ok(number) = usize::try_from(number) else { continue };
+        if number >= TABLE || used_by & (of.by_calls | of.late) == 0 {
+            continue;
+        }
+        tables.ends[number] = class;
+        // Where all that it may be on is told of at its functions there is nothing to do.
+        if begins || used_by & of.by_calls != 0 {
+            tables.begins[number] = class;
         }
     }
-    table
+    tables
+}
+
+/// What system calls are, by number.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// At their begin.
+    pub begins: [u8; TABLE],
+    /// At their end, where it is seen whether somebody has told of them.
+    pub ends: [u8; TABLE],
 }
 
 /// For what system calls are looked at.
@@ -156,8 +167,6 @@ pub struct Traced {
     pub by_calls: u32,
     /// Those at objects of which some calls are told by programs on system calls all the same.
     pub late: u32,
-    /// Whether programs on functions can be skipped.
-    pub skipped: bool,
 }
 
 /// What a thread in system call `number` with these arguments waits at, if it waits for another task to wake it.

@@ -577,6 +577,33 @@ fn of_a_run_with_numbers_what_was_lost_is_told_by_itself() {
     assert_eq!(shorts(&out), expected);
 }
 
+#[test]
+fn what_is_found_of_a_run_with_numbers_is_told_once() {
+    // The queue was forgotten and is seen anew, while a run of its sender was not told of yet.
+    let found = || (100..104).map(|number| numbered(found(MSG, 10, 1, 0), number));
+    let sent = || numbered_run(send(MSG, 10, 1..9, 1, 0), 100, 4);
+    let taken = || numbered_run(receive(MSG, 20, 20..30, 1, 0), 100, 4);
+    let opened = || channel(MSG, 1, 4, b"");
+    for records in [
+        [opened()].into_iter().chain(found()).chain([sent(), taken()]).collect::<Vec<_>>(),
+        [opened(), sent()].into_iter().chain(found()).chain([taken()]).collect(),
+    ] {
+        assert_eq!(shorts(&correlate(records)), [(Ok(10), Ok(20), 20)]);
+    }
+}
+
+#[test]
+fn all_that_wait_for_a_run_with_numbers_are_served_at_once() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(MSG, 1, 0, b""), &mut out);
+    for (pid, first) in [(21, 106), (20, 100), (22, 103)] {
+        let end = u64::from(pid) + 10;
+        correlator.push(numbered_run(receive(MSG, pid, 3..end, 1, 0), first, 2), &mut out);
+    }
+    correlator.push(numbered_run(send(MSG, 10, 1..9, 1, 0), 100, 8), &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 10), (Ok(10), Ok(21), 10), (Ok(10), Ok(22), 10)]);
+}
+
 /// Messages of three processes, by number, in runs as they were told of.
 #[derive(Clone, Debug)]
 struct Told {

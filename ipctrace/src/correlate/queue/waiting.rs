@@ -40,7 +40,7 @@ pub(super) struct Taken {
     pub(super) messages: u64,
     /// What was in them was not looked at: one process sends, one receives, and all messages have this priority or type.
     pub(super) alike: bool,
-    /// Between the end of the first and that of the last.
+    /// From the begin of the first to the end of the last.
     pub(super) span: Span,
     /// Another process was receiving at the same time, and has not been given its message yet.
     pub(super) rivalled: bool,
