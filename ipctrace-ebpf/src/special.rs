@@ -5,10 +5,11 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use ipctrace_common::Cause;
 use ipctrace_common::syscall::Special;
+use ipctrace_common::{Cause, Mechanism};
 
 use crate::kernel::{LOADS, Result};
+use crate::object::is_at_object;
 use crate::syscall::argument;
 use crate::{eventfd, futex, handoff, memory, process_vm, pty, queue, sysv_sem};
 
@@ -158,6 +159,7 @@ pub extern "C" fn special_exited(tid: u32, special: u32, returned: i64) -> i32 {
         Some(Special::FutexWaitv | Special::FutexWake | Special::FutexWait | Special::FutexRequeue) => {
             futex::futex_exited(tid, special, returned);
         }
+        Some(Special::Eventfd) if is_at_object(Mechanism::Eventfd as u8) => {}
         Some(Special::Eventfd) => {
             eventfd::eventfd_made(returned);
         }
