@@ -368,10 +368,12 @@ impl Hook {
 
     /// The mechanisms that have a use for this tracepoint when they are traced at their objects, too, by [`Mechanism::bit`].
     pub const fn at_objects_too(self) -> u32 {
-        if self.is_on_calls() {
+        if matches!(self, Hook::SysExit) {
             // Calls whose program at the end of a function does not run: those from before, and those that were in it when somebody attached
             // another program (`bpf_tramp_image_put`, kernel/bpf/trampoline.c).
-            let mut set = if matches!(self, Hook::SysExit) { Self::objects_alone() } else { 0 };
+            Self::objects()
+        } else if matches!(self, Hook::SysEnter) {
+            let mut set = 0;
             let mut index = 0;
             while index < CALLS_ALONE.len() {
                 set |= CALLS_ALONE[index].0;

@@ -156,8 +156,7 @@ pub extern "C" fn queue_entered(tid: u32, special: u32) -> i32 {
 fn open(tid: u32, special: u32, taken_before: u64) -> bool {
     let first = channel::announce(tid, 0, taken_before) == 1;
     if first {
-        queue_found(tid);
-        found_all(tid);
+        find_all(tid);
     }
     if let Some(call) = inflight::get(tid) {
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
@@ -167,9 +166,10 @@ fn open(tid: u32, special: u32, taken_before: u64) -> bool {
     first
 }
 
-/// All that was in the queue of the call in flight has been told of.
+/// Tells of all that is in the queue of the call in flight, whose books were opened just now.
 #[inline(always)]
-pub(crate) fn found_all(tid: u32) {
+pub(crate) fn find_all(tid: u32) {
+    queue_found(tid);
     if let Some(call) = inflight::get(tid)
         // SAFETY: a valid pointer into the map; the entry is the current thread's.
         && let Some(books) = channel::books(unsafe { &(*call).sides[0].key })

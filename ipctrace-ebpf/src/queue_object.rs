@@ -238,8 +238,7 @@ fn start(given: &Call, tid: u32, enter: u64) {
         run::end_before(tid, unsafe { &mut *call });
     }
     if channel::opened_in_place(tid, u64::from(late && is_receive(given.special as u32))) == 1 {
-        queue::queue_found(tid);
-        queue::found_all(tid);
+        queue::find_all(tid);
         if late && !is_receive(given.special as u32) {
             // What it has sent is among what was found.
             inflight::end(tid);

@@ -171,7 +171,7 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
-    let calls = syscalls::tables(&plan.calls());
+    let calls = syscalls::tables(plan.config.mechanisms, plan.config.objects);
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
     loader.btf(None);

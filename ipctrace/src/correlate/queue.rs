@@ -493,23 +493,28 @@ impl Queue {
         }
         // Those that waited for it have taken it. Where they wait for what others send meanwhile, all have their turn together.
         let together = (self.senders.crowd() && sent.number == 0) || !self.opening.is_over(false, context);
-        let (among, enter, numbered) = (sent.among(), sent.enter, sent.number != 0);
+        let (among, enter) = (sent.among(), sent.enter);
         let place = self.sent.add(sent);
+        if together || self.serve(place, among, enter, context) {
+            self.settle_in_time(context);
+        }
+    }
+
+    /// Gives what has come to that place to those that wait for it, which are among these and took it after `enter`. False: one of them still
+    /// waits.
+    fn serve(&mut self, place: Place, among: Among, enter: u64, context: &mut Context<'_>) -> bool {
         loop {
             // What is left of several may stand elsewhere.
-            let takes = |taken: &Taken| match self.sent.get(place) {
-                _ if together => false,
-                _ if numbered => taken.number != 0 && self.find(taken).is_some(),
-                Some(sent) => sent.fits(taken),
-                None => false,
+            let takes = |taken: &Taken| match taken.number {
+                0 => self.sent.get(place).is_some_and(|sent| sent.fits(taken)),
+                _ => self.find(taken).is_some(),
             };
             let mut waiting = self.waiting.among(among, enter);
-            let Some((waiting, _)) = waiting.find(|(_, taken)| takes(taken)) else { break };
+            let Some((waiting, _)) = waiting.find(|(_, taken)| takes(taken)) else { return true };
             if !self.retry(waiting, false, context) {
-                return;
+                return false;
             }
         }
-        self.settle_in_time(context);
     }
 
     /// Joins what has waited for [`LINGER`]; the more there is, the less often.

@@ -330,16 +330,6 @@ impl Plan {
         self.config.objects & mechanism.bit() != 0
     }
 
-    /// For what system calls are looked at.
-    pub fn calls(&self) -> syscalls::Traced {
-        // Of calls on these that began before there was a program on their functions nobody else tells, nor of what is done without them.
-        let late = Hook::SysExit.at_objects_too();
-        syscalls::Traced {
-            by_calls: self.config.mechanisms & !self.config.objects,
-            late: self.config.objects & late,
-        }
-    }
-
     /// Why a mechanism whose objects can have hooks is traced at system calls, unless that is said of the kernel as a whole.
     pub fn why_calls(&self, facts: &Facts, mechanism: Mechanism) -> Option<String> {
         let has_none = Hook::objects() & mechanism.bit() == 0 || facts.objects.refused.is_some();
@@ -634,7 +624,7 @@ mod tests {
 
         let entry = |wanted: &[Mechanism], choice, number: libc::c_long| {
             let plan = Plan::chosen(&open(), wanted, 1, 0, choice).expect("possible");
-            let tables = syscalls::tables(&plan.calls());
+            let tables = syscalls::tables(plan.config.mechanisms, plan.config.objects);
             (tables.begins[number as usize], tables.ends[number as usize])
         };
         let both = |class: u8| (class, class);

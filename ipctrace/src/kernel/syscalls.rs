@@ -125,8 +125,9 @@ const SOCKETS: u32 = Mechanism::SOCKETS;
 const BYTES: u32 = PIPES | SOCKETS;
 const FILES: u32 = BYTES | EVENTFD | PTY;
 
-/// The programs' tables for mechanisms (sets of [`Mechanism::bit`]): what is of no use to those that are traced is no IPC.
-pub fn tables(of: &Traced) -> Tables {
+/// The programs' tables for these mechanisms, of which those in `objects` are traced at their objects (sets of [`Mechanism::bit`]): what none
+/// of them has a use for is no IPC.
+pub fn tables(mechanisms: u32, objects: u32) -> Tables {
     let mut tables = Tables { begins: [0; TABLE], ends: [0; TABLE] };
     let classes = CALLS.iter().map(|(number, class, used_by)| {
         // What moves from file to file does not come to the functions.
@@ -139,12 +140,12 @@ pub fn tables(of: &Traced) -> Tables {
     });
     for (number, class, used_by, begins) in classes.chain(specials) {
         let Ok(number) = usize::try_from(number) else { continue };
-        if number >= TABLE || used_by & (of.by_calls | of.late) == 0 {
+        if number >= TABLE || used_by & mechanisms == 0 {
             continue;
         }
         tables.ends[number] = class;
         // Where all that it may be on is told of at its functions there is nothing to do.
-        if begins || used_by & of.by_calls != 0 {
+        if begins || used_by & mechanisms & !objects != 0 {
             tables.begins[number] = class;
         }
     }
@@ -158,15 +159,6 @@ pub struct Tables {
     pub begins: [u8; TABLE],
     /// At their end, where it is seen whether somebody has told of them.
     pub ends: [u8; TABLE],
-}
-
-/// For what system calls are looked at.
-#[derive(Clone, Copy, Debug)]
-pub struct Traced {
-    /// Mechanisms that are traced at system calls.
-    pub by_calls: u32,
-    /// Those at objects of which some calls are told by programs on system calls all the same.
-    pub late: u32,
 }
 
 /// What a thread in system call `number` with these arguments waits at, if it waits for another task to wake it.

@@ -439,11 +439,13 @@ fn what_is_cut_too_short_to_be_known_is_what_others_leave() {
 }
 
 /// So many messages that one record tells of.
+fn several(record: Record, count: u32) -> Record {
+    changed(record, |op| (op.bytes, op.messages, op.digest) = (op.bytes * u64::from(count), count, 0))
+}
+
+/// The same of a queue whose messages are alike.
 fn run(record: Record, count: u32) -> Record {
-    changed(record, |op| {
-        op.header.flags |= op_flag::ALIKE;
-        (op.bytes, op.messages, op.digest) = (op.bytes * u64::from(count), count, 0);
-    })
+    changed(several(record, count), |op| op.header.flags |= op_flag::ALIKE)
 }
 
 #[test]
@@ -525,13 +527,9 @@ fn what_is_found_in_a_queue_after_it_was_removed_is_told_already() {
     assert_eq!(shorts(&out), [(Ok(10), Err(Why::Unread), 5)]);
 }
 
-/// So many messages that one record tells of, with numbers from this one on.
+/// The same with numbers from this one on.
 fn numbered_run(record: Record, first: u64, count: u32) -> Record {
-    changed(record, |op| {
-        op.header.flags |= op_flag::FROM;
-        (op.bytes, op.messages, op.digest) = (op.bytes * u64::from(count), count, 0);
-        op.sender_sock = first;
-    })
+    numbered(several(record, count), first)
 }
 
 #[test]
