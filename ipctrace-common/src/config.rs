@@ -147,8 +147,14 @@ offsets! {
     sock_socket = "sock.sk_socket";
     /// Its flags, the first of which is that it is closed.
     sock_flags = "sock.__sk_common.skc_flags";
+    /// Which of its directions are shut.
+    sock_shutdown = "sock.sk_shutdown";
+    /// How much there must be for a receive to return.
+    sock_rcvlowat = "sock.sk_rcvlowat";
     /// Receive queue.
     sock_receive_queue = "sock.sk_receive_queue";
+    /// How many buffers are in such a queue.
+    queue_len = "sk_buff_head.qlen";
     /// Peer of a unix socket.
     unix_peer = "unix_sock.peer";
     /// Bound name of a unix socket.

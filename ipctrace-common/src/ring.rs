@@ -38,6 +38,11 @@ pub struct Shape {
     pub room: u32,
     /// 1 if processors do not put a store before another.
     pub stores_in_order: u32,
+    /// How much is written, a power of two, between two times that the collector is woken: it looks at short intervals by itself, so that a
+    /// record does not cost a wake-up.
+    pub wake: u32,
+    #[doc(hidden)]
+    pub reserved: u32,
     /// A number that nobody who is traced knows: see [`header`].
     pub secret: u64,
 }
@@ -54,11 +59,16 @@ pub const LARGEST: u32 = 1 << 28;
 /// What interrupts may add, at most: a few records each.
 const MARGIN: u32 = 64 << 10;
 
+/// [`Shape::wake`] of rings that are large enough.
+const WAKE: u32 = 256 << 10;
+
 impl Shape {
     /// That of so many rings, with so many bytes of data each, a power of two.
     pub const fn of(count: u32, data: u32, secret: u64, stores_in_order: u32) -> Shape {
-        let margin = if data / 4 < MARGIN { data / 4 } else { MARGIN };
-        Shape { count, mask: data - 1, room: data - margin, stores_in_order, secret }
+        let quarter = data / 4;
+        let margin = if quarter < MARGIN { quarter } else { MARGIN };
+        let wake = if quarter < WAKE { quarter } else { WAKE };
+        Shape { count, mask: data - 1, room: data - margin, stores_in_order, wake, reserved: 0, secret }
     }
 }
 

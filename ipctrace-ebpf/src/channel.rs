@@ -215,6 +215,16 @@ fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) -> bool {
     }
 }
 
+/// How many calls are sending to the channel now.
+///
+/// # Safety
+/// `books` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn senders(books: *mut Books) -> u64 {
+    // SAFETY: by contract; read in one access.
+    unsafe { under_way(core::ptr::read_volatile(&raw const (*account(books, SENDING)).present.calls)) }
+}
+
 /// How many calls are receiving from the channel now, and how many have taken something since it was first seen.
 #[inline(always)]
 pub(crate) fn receivers(side: &Side) -> (u64, u64) {

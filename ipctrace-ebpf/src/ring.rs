@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 use ipctrace_common::Cause;
 use ipctrace_common::loss::CAUSES;
+use ipctrace_common::ring::Shape;
 use ipctrace_common::wire::{Header, Kind};
 
 use crate::kernel::add;
@@ -34,9 +35,21 @@ static LOST: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 /// `BPF_F_MMAPABLE`.
 pub(crate) const MMAPABLE: u32 = 1 << 10;
 
-/// User space looks at the ring at short intervals by itself; it is woken early once this much waits for it, so that a
-/// record does not cost a wake-up.
-const WAKE_AT: u64 = 256 << 10;
+/// Written by the loader.
+#[unsafe(no_mangle)]
+static RINGS: Shape =
+    Shape { count: 0, mask: 0, room: 0, stores_in_order: 0, wake: 0, reserved: 0, secret: 0 };
+
+/// One field of it. The volatile read keeps the compiler from using the zeros it sees.
+macro_rules! shape {
+    ($field:ident) => {{
+        // SAFETY: a read of an initialised static that nothing writes while the programs run.
+        #[allow(unused_unsafe, reason = "also used where others are unsafe")]
+        let value = unsafe { core::ptr::read_volatile(&raw const $crate::ring::RINGS.$field) };
+        value
+    }};
+}
+use shape;
 
 /// Counts a loss.
 #[inline(always)]

@@ -15,7 +15,8 @@ use ipctrace_common::{Cause, Mechanism, straddling};
 use crate::emit::{self, has_messages};
 use crate::inflight::{self, InFlight, Moved, Side, Taken};
 use crate::kernel::Result;
-use crate::{channel, config, inet, own, ring, syscall};
+use crate::message::{self, MMSGHDR};
+use crate::{channel, config, inet, own, ring, syscall, unix};
 
 /// Threads in a call that began before tracing.
 #[map]
@@ -64,7 +65,25 @@ pub(crate) fn is(tid: u32) -> bool {
     may_be(tid) && STRADDLERS.get_ptr(tid).is_some()
 }
 
-/// The end of a call that is not in flight: perhaps one of them. The verifier looks at it by itself.
+/// In the class that [`straddled`] is given: the call waited for all that it had room for.
+const WAITS_FOR_ALL: u32 = 1 << 8;
+/// MSG_WAITALL.
+const MSG_WAITALL: u64 = 0x100;
+
+/// The end of a call that is not in flight: perhaps one of them. `flags`: of a receive from a socket.
+#[inline(always)]
+pub(crate) fn ended(tid: u32, class: u8, fd: u32, flags: u64, returned: i64, user: u64) {
+    let waits = if flags & MSG_WAITALL != 0 { WAITS_FOR_ALL } else { 0 };
+    // Not in one: calls may be nested eight deep.
+    if straddled(tid, u32::from(class) | waits, fd, returned, user) == SEVERAL {
+        several(tid, returned as u32);
+    }
+}
+
+/// What is left to do when [`straddled`] is done: it was a call of several messages, which is in flight now.
+const SEVERAL: i32 = 1;
+
+/// The same as far as there is one message, or none. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64, user: u64) -> i32 {
@@ -76,18 +95,29 @@ pub extern "C" fn straddled(tid: u32, class: u32, fd: u32, returned: i64, user: 
     if config::objects() != 0 && inflight::was_told(tid) {
         return 0;
     }
-    let (Some(class), true) = (Class::from_wire(class as u8), returned > 0) else {
+    let (waits, Some(class), true) =
+        (class & WAITS_FOR_ALL != 0, Class::from_wire(class as u8), returned >= 0)
+    else {
         return 0;
     };
-    if let Err(cause) = try_straddled(tid, class, fd, returned as u64, user) {
-        ring::count(cause);
+    match try_straddled(tid, class, fd, returned as u64, user, waits) {
+        Ok(left) if left == SEVERAL => return SEVERAL,
+        Ok(_) => {}
+        Err(cause) => ring::count(cause),
     }
     inflight::end(tid);
     0
 }
 
 #[inline(always)]
-fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> Result<()> {
+fn try_straddled(
+    tid: u32,
+    class: Class,
+    fd: u32,
+    returned: u64,
+    user: u64,
+    waits_for_all: bool,
+) -> Result<i32> {
     let desk = inflight::desk().ok_or(Cause::MapFull)?;
     // SAFETY: this CPU's valid, aligned place; sys_enter, which also uses it, does not interrupt sys_exit.
     let call = unsafe { &mut *desk };
@@ -95,14 +125,34 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> R
     syscall::side_of(fd, class, &mut call.sides[0])?;
     let side = &mut call.sides[0];
     if side.mechanism == 0 || side.key.id == 0 {
-        return Ok(());
+        return Ok(0);
+    }
+    if returned == 0 && !is_message(side)? {
+        return Ok(0);
     }
     call.class = class as u8;
     call.user = user;
     if own::is_looked_into(side.mechanism) {
-        return unbegun_looked_into(tid, call, returned);
+        return unbegun_looked_into(tid, call, returned).map(|()| 0);
     }
-    unbegun(tid, call, returned)
+    if matches!(class, Class::Sendmmsg | Class::Recvmmsg) {
+        return begin(tid, call, 0).map(|_| SEVERAL);
+    }
+    let bytes = if side.receive != 0
+        && side.mechanism == Mechanism::UnixStream as u8
+        && (waits_for_all || unix::waits_for_more_than_one(side.object))
+    {
+        taken_out(side, returned)
+    } else {
+        returned
+    };
+    unbegun(tid, call, bytes).map(|()| 0)
+}
+
+/// Whether a receive that gave nothing took a message in which there was nothing.
+#[inline(always)]
+fn is_message(side: &Side) -> Result<bool> {
+    Ok(side.receive != 0 && has_messages(side.mechanism) && !unix::is_shut(side.object)?)
 }
 
 /// As [`unbegun`], of a call on an eventfd or a terminal: more is looked for than how many bytes it moved.
@@ -111,20 +161,10 @@ fn try_straddled(tid: u32, class: Class, fd: u32, returned: u64, user: u64) -> R
 /// As for [`unbegun`].
 #[inline(always)]
 pub(crate) fn unbegun_looked_into(tid: u32, call: &mut InFlight, returned: u64) -> Result<()> {
-    let side = &mut call.sides[0];
-    side.flags = (side.flags | op_flag::STRADDLES_START) & !op_flag::POSITIONS;
-    let receive = side.receive != 0;
-    call.enter = 0;
-    call.index = 0;
-    call.taken = Taken::NOTHING;
-    call.moved = Moved::of(returned);
-    inflight::begin(tid, call)?;
-    // What is told is what stands in the map.
-    let Some(call) = inflight::get(tid) else {
+    let receive = call.sides[0].receive != 0;
+    let Some(call) = begin(tid, call, returned)? else {
         return Ok(());
     };
-    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-    let call = unsafe { &mut *call };
     let taken = own::look(tid, call);
     channel::open(tid, call, 0, if receive { taken } else { 0 });
     emit::emit_plain(tid, 0);
@@ -137,22 +177,11 @@ pub(crate) fn unbegun_looked_into(tid: u32, call: &mut InFlight, returned: u64) 
 /// If something could not be read, or too many calls are in flight.
 #[inline(always)]
 pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()> {
-    let side = &mut call.sides[0];
-    // Positions at its begin are not known.
-    side.flags = (side.flags | op_flag::STRADDLES_START) & !op_flag::POSITIONS;
-    let receive = side.receive != 0;
-    let messages = has_messages(side.mechanism);
-    call.enter = 0;
-    call.index = 0;
-    call.taken = Taken::NOTHING;
-    call.moved = Moved::of(returned);
-    inflight::begin(tid, call)?;
-    // What is told is what stands in the map.
-    let Some(call) = inflight::get(tid) else {
+    let side = &call.sides[0];
+    let (receive, messages) = (side.receive != 0, has_messages(side.mechanism));
+    let Some(call) = begin(tid, call, returned)? else {
         return Ok(());
     };
-    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
-    let call = unsafe { &mut *call };
     let known = channel::books(&call.sides[0].key).is_some();
     channel::open(
         tid,
@@ -172,13 +201,123 @@ pub(crate) fn unbegun(tid: u32, call: &mut InFlight, returned: u64) -> Result<()
             return Ok(());
         }
         if !messages {
-            call.moved = Moved::of(since_first_seen(&call.sides[0])?.min(returned));
+            call.moved.bytes = since_first_seen(&call.sides[0])?.min(returned);
         }
     }
-    if call.moved.bytes != 0 {
+    if messages || call.moved.bytes != 0 {
         emit::emit_plain(tid, 0);
     }
     Ok(())
+}
+
+/// A call whose begin was not seen, described in its first side, is in flight: what is told is what stands in the map, which is given.
+#[inline(always)]
+fn begin<'a>(tid: u32, call: &mut InFlight, bytes: u64) -> Result<Option<&'a mut InFlight>> {
+    let side = &mut call.sides[0];
+    // Positions at its begin are not known.
+    side.flags = (side.flags | op_flag::STRADDLES_START) & !op_flag::POSITIONS;
+    call.enter = 0;
+    call.index = 0;
+    call.taken = Taken::NOTHING;
+    call.moved = Moved::of(bytes);
+    inflight::begin(tid, call)?;
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    Ok(inflight::get(tid).map(|call| unsafe { &mut *call }))
+}
+
+/// Tells of a sendmmsg(2) or recvmmsg(2) whose begin was not seen, which is in flight and moved so many messages. The verifier looks at it by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn several(tid: u32, count: u32) -> i32 {
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: a valid pointer into the map; the entry is the current thread's.
+        if let Err(cause) = try_several(tid, unsafe { &mut *call }, count) {
+            ring::count(cause);
+        }
+        inflight::end(tid);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_several(tid: u32, call: &mut InFlight, count: u32) -> Result<()> {
+    let side = &call.sides[0];
+    let (receive, messages) = (side.receive != 0, has_messages(side.mechanism));
+    let sum = if messages { u64::from(count) } else { message::each::<message::AddUp>(tid, count)? };
+    let known = channel::books(&side.key).is_some();
+    channel::open(tid, call, 0, if receive { sum } else { 0 });
+    let since = match (receive, known) {
+        // Those before were there when it was first seen.
+        (false, true) if messages => messages_since_first_seen(&call.sides[0]).max(1).min(sum),
+        (false, true) => since_first_seen(&call.sides[0])?.min(sum),
+        (false, false) => 0,
+        (true, _) if call.sides[0].mechanism == Mechanism::UnixStream as u8 => taken_out(&call.sides[0], sum),
+        (true, _) => sum,
+    };
+    if !messages {
+        call.moved = Moved { messages: count, ..Moved::of(since) };
+        if since != 0 {
+            emit::emit_plain(tid, 0);
+        }
+        return Ok(());
+    }
+    // The first were put in before.
+    call.user += (sum - since) * MMSGHDR;
+    message::each::<Message>(tid, since as u32).map(|_| ())
+}
+
+/// One message of such a call.
+struct Message;
+
+impl message::Visit for Message {
+    #[inline(always)]
+    fn visit(tid: u32, call: &mut InFlight, _index: u32, bytes: u64) -> Result<()> {
+        call.moved = Moved::of(bytes);
+        emit::emit_plain(tid, 0);
+        Ok(())
+    }
+}
+
+/// How many messages have been put in since it was first seen that no other record explains, at most: each receive that is under way may have
+/// taken one. Whoever sends and has to wait does so for such a one.
+#[inline(always)]
+fn messages_since_first_seen(side: &Side) -> u64 {
+    let Some(books) = channel::books(&side.key) else {
+        return 0;
+    };
+    // In this order: what has been taken is among those that take it until it is among what they took.
+    let queued = own::queued(side);
+    let (taking, taken) = channel::receivers(side);
+    // SAFETY: a valid pointer into the map; each field is read in one load.
+    let (first, sent) = unsafe {
+        let sending = channel::account(books, channel::SENDING);
+        ((*sending).queued, (*sending).moved)
+    };
+    (queued + taking + taken).saturating_sub(first + sent)
+}
+
+/// How many of the bytes that a receive from a unix stream returned it took since that was first seen: it may have waited for more when it
+/// had some already. As long as a send is under way there may be bytes that no record explains yet: then it took all of them since, as most
+/// calls did.
+#[inline(always)]
+fn taken_out(side: &Side, returned: u64) -> u64 {
+    let Some(books) = channel::books(&side.key) else {
+        return returned;
+    };
+    let queued = own::queued(side);
+    // SAFETY: a valid pointer into the map; each field is read in one load.
+    let (first, sent, taken, sends) = unsafe {
+        let (sending, receiving) =
+            (channel::account(books, channel::SENDING), channel::account(books, channel::RECEIVING));
+        (
+            (*receiving).queued,
+            core::ptr::read_volatile(&raw const (*sending).moved),
+            (*receiving).moved,
+            channel::senders(books),
+        )
+    };
+    if sends == 0 { (first + sent).saturating_sub(taken + queued).min(returned) } else { returned }
 }
 
 /// How many of the bytes that a call has put into a stream, which was not seen to begin and returned so many, are not among what is

@@ -24,14 +24,24 @@ pub(crate) const TAKES_NOTHING: u64 = 0x2 | 0x2000;
 /// `FMODE_WRITE`, include/linux/fs.h.
 const FMODE_WRITE: u32 = 0x2;
 
-/// Whether a receive only looks ([`TAKES_NOTHING`]).
+/// The flags of a receive from a socket (`MSG_PEEK` and the like); 0 of other calls.
 ///
 /// # Safety
 /// `regs` must be the `struct pt_regs` of a tracepoint.
 #[inline(always)]
+unsafe fn receive_flags(regs: *const u8, form: Form) -> u64 {
+    // SAFETY: by contract.
+    form.receive_flags().map_or(0, |index| unsafe { argument(regs, index) })
+}
+
+/// Whether a receive only looks ([`TAKES_NOTHING`]).
+///
+/// # Safety
+/// As for [`receive_flags`].
+#[inline(always)]
 unsafe fn takes_nothing(regs: *const u8, form: Form) -> bool {
     // SAFETY: by contract.
-    form.receive_flags().is_some_and(|index| unsafe { argument(regs, index) } & TAKES_NOTHING != 0)
+    unsafe { receive_flags(regs, form) & TAKES_NOTHING != 0 }
 }
 
 /// Argument `index` (from 0) of the system call.
@@ -274,8 +284,9 @@ unsafe fn left(regs: *const u8, number: u64, returned: i64) {
             // SAFETY: by contract.
             let (fd, user) = unsafe { (argument(regs, 0), argument(regs, 1)) };
             // SAFETY: as above.
-            if unsafe { !takes_nothing(regs, Form::of(class)) } {
-                straddle::straddled(tid, u32::from(class), fd as u32, returned, user);
+            let flags = unsafe { receive_flags(regs, Form::of(class)) };
+            if flags & TAKES_NOTHING == 0 {
+                straddle::ended(tid, class, fd as u32, flags, returned, user);
             }
         }
         return;

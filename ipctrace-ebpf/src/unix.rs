@@ -83,6 +83,23 @@ pub(crate) fn keeps_messages(mechanism: u8) -> bool {
     SET >> (mechanism & 31) & 1 != 0
 }
 
+/// Whether nothing more can be received from a socket, of whatever kind, than is in it.
+///
+/// # Errors
+/// If it could not be read.
+#[inline(always)]
+pub(crate) fn is_shut(sock: u64) -> Result<bool> {
+    /// `RCV_SHUTDOWN`, include/net/sock.h.
+    const RECEIVING: u8 = 1;
+    Ok(read::<u8>(sock, offset!(sock_shutdown))? & RECEIVING != 0)
+}
+
+/// Whether receives wait until there is more than one byte (`SO_RCVLOWAT`, socket(7)).
+#[inline(always)]
+pub(crate) fn waits_for_more_than_one(sock: u64) -> bool {
+    read::<u32>(sock, offset!(sock_rcvlowat)).is_ok_and(|bytes| bytes > 1)
+}
+
 /// Whether a buffer belongs to a unix socket.
 #[inline(always)]
 pub(crate) fn is_unix(sock: u64) -> bool {
@@ -94,7 +111,6 @@ struct Count {
     /// The list's head, which closes the ring of buffers.
     queue: u64,
     buffer: u64,
-    messages: u64,
     bytes: u64,
 }
 
@@ -111,7 +127,6 @@ impl Repeat for Count {
         let len = read::<u32>(self.buffer, offset!(skb_len)).unwrap_or(0);
         let consumed = read::<u32>(self.buffer, offset!(skb_cb) + offset!(unix_cb_consumed)).unwrap_or(0);
         self.bytes += u64::from(len.saturating_sub(consumed));
-        self.messages += 1;
         match read(self.buffer, offset!(skb_next)) {
             Ok(next) => {
                 self.buffer = next;
@@ -127,16 +142,13 @@ impl Repeat for Count {
 #[inline(never)]
 pub(crate) fn queued(sock: u64, messages: bool) -> u64 {
     let queue = sock + offset!(sock_receive_queue) as u64;
+    if messages {
+        return read::<u32>(queue, offset!(queue_len)).map_or(u64::MAX, u64::from);
+    }
     let Ok(buffer) = read::<u64>(queue, offset!(skb_next)) else {
         return u64::MAX;
     };
-    let mut count = Count { queue, buffer, messages: opaque(0), bytes: opaque(0) };
+    let mut count = Count { queue, buffer, bytes: opaque(0) };
     repeat(&mut count);
-    if count.buffer != queue {
-        u64::MAX
-    } else if messages {
-        count.messages
-    } else {
-        count.bytes
-    }
+    if count.buffer != queue { u64::MAX } else { count.bytes }
 }

@@ -172,11 +172,13 @@ fn show_an_eventfd(ebpf: &Ebpf) -> Result<()> {
 /// The object with the plan's globals written into it. Nothing is attached yet.
 fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
     let calls = syscalls::tables(plan.config.mechanisms, plan.config.objects);
+    let shape = layout.shape();
     let mut loader = EbpfLoader::new();
     // No place is looked up by the loader: our own table does that.
     loader.btf(None);
     loader
         .override_global("CONFIG", plan.config.as_bytes(), true)
+        .override_global("RINGS", shape.as_bytes(), true)
         .override_global("BEGINS", calls.begins.as_slice(), true)
         .override_global("ENDS", calls.ends.as_slice(), true);
     if plan.config.objects & Mechanism::of_shape(Shape::Queue) != 0 {
@@ -188,12 +190,8 @@ fn load(plan: &Plan, layout: &Layout) -> Result<Ebpf> {
     if plan.config.objects & (Mechanism::Fifo.bit() | Mechanism::SOCKETS | Mechanism::Futex.bit()) != 0 {
         loader.map_max_entries("CHANNEL_DESK", 1 + CHANNEL_DESKS);
     }
-    let shape = layout.shape();
     let object = if let Some(function) = plan.cast {
-        loader
-            .override_global("RINGS", shape.as_bytes(), true)
-            .map_max_entries("EVENTS", layout.count())
-            .map_max_entries("BELL", page_size() as u32);
+        loader.map_max_entries("EVENTS", layout.count()).map_max_entries("BELL", page_size() as u32);
         object::adapted(LOADS, function, layout.size())?.into()
     } else {
         loader.map_max_entries("EVENTS", layout.places());

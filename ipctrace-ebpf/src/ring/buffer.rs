@@ -8,9 +8,11 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use ipctrace_common::Cause;
+#[cfg(doc)]
+use ipctrace_common::ring::Shape;
 use ipctrace_common::wire::Header;
 
-use super::{MMAPABLE, WAKE_AT, count};
+use super::{MMAPABLE, count, shape};
 
 /// What the loader makes [`EVENTS`] of; it sets the size of each.
 type Ring = RingBuf<Header, 4096>;
@@ -41,7 +43,7 @@ pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
         count(Cause::RingFull);
         return None;
     };
-    // By the address alone it can be seen whether another [`WAKE_AT`] bytes of the ring begin in this record, without asking the ring.
+    // By the address alone it can be seen whether another [`Shape::wake`] bytes of the ring begin in this record, without asking the ring.
     // The way through memory makes a number of it, with which programs may reckon.
     let place = entry.as_mut_ptr().cast::<u64>();
     // SAFETY: room for a record, each of which is longer than that.
@@ -50,7 +52,7 @@ pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
         core::ptr::read_volatile(place)
     };
     let len = size_of::<T>() as u64 + RECORD_HEADER;
-    let wakes = is_resting() || address.wrapping_add(len) & (WAKE_AT - 1) < len;
+    let wakes = is_resting() || address.wrapping_add(len) & wake().wrapping_sub(1) < len;
     // Kept where there is room: the stack is small.
     // SAFETY: room for a record, which begins with a header.
     unsafe { (*place.cast::<Header>()).wakes = u32::from(wakes) };
@@ -81,11 +83,17 @@ fn wake_up(ring: &Ring, len: u64) -> u64 {
     let map = core::ptr::from_ref(ring).cast_mut().cast();
     // SAFETY: a ring buffer.
     let waiting = unsafe { bpf_ringbuf_query(map, u64::from(BPF_RB_AVAIL_DATA)) };
-    if is_resting() || (waiting & (WAKE_AT - 1) < len && waiting >= WAKE_AT) {
+    if is_resting() || (waiting & wake().wrapping_sub(1) < len && waiting >= wake()) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)
     }
+}
+
+/// [`Shape::wake`].
+#[inline(always)]
+fn wake() -> u64 {
+    u64::from(shape!(wake))
 }
 
 /// Whether the collector waits for the very next record. If so, that is over.

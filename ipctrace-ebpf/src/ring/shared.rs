@@ -9,10 +9,10 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use ipctrace_common::Cause;
 use ipctrace_common::config::PAYLOAD_MAX;
-use ipctrace_common::ring::{self, Head, Shape};
+use ipctrace_common::ring::{self, Head};
 use ipctrace_common::wire::{self, ADDRESS_MAX};
 
-use super::{MMAPABLE, WAKE_AT, count};
+use super::{MMAPABLE, count, shape};
 use crate::kernel::{add, swap};
 
 /// As large as the loader makes it.
@@ -27,20 +27,6 @@ struct Ring {
 /// are and how large they are.
 #[map]
 static EVENTS: Array<Ring> = Array::with_max_entries(1, MMAPABLE);
-
-/// Written by the loader.
-#[unsafe(no_mangle)]
-static RINGS: Shape = Shape { count: 0, mask: 0, room: 0, stores_in_order: 0, secret: 0 };
-
-/// One field of it. The volatile read keeps the compiler from using the zeros it sees.
-macro_rules! shape {
-    ($field:ident) => {{
-        // SAFETY: a read of an initialised static that nothing writes while the programs run.
-        #[allow(unused_unsafe, reason = "also used where others are unsafe")]
-        let value = unsafe { core::ptr::read_volatile(&raw const RINGS.$field) };
-        value
-    }};
-}
 
 /// Wakes the collector, and nothing else: what is in it is thrown away. The loader makes it a page.
 #[map]
@@ -139,8 +125,9 @@ fn begin(length: u64) -> Option<(*mut u8, u32)> {
         // who has yet to look whether there is a record, and finds this one.
         let rests = core::ptr::read_volatile(resting);
         core::ptr::write_volatile(resting, 0);
-        // Or another of these begins in the record.
-        let wakes = rests | ((position & (WAKE_AT - 1)) + space) / WAKE_AT;
+        // Or another of these begins in the record, which is no longer than one.
+        let wake = u64::from(shape!(wake));
+        let wakes = rests | (((position & (wake - 1)) + space) & wake);
         Some((place.add(8), wakes as u32))
     }
 }

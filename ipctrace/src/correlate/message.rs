@@ -34,6 +34,8 @@ struct Sent {
     overlaps: bool,
     /// An equal one was taken, and which of them that was is in doubt.
     left_over: bool,
+    /// It may have been put in before tracing began, and be among what was in the queue then.
+    straddles: bool,
     /// How many were sent to the queue before, if the books have it.
     before: Option<u64>,
     /// Where it was sent to, if that is a name.
@@ -248,6 +250,7 @@ impl Messages {
             sender_inode: op.sender_inode,
             overlaps: has(op_flag::OVERLAPS),
             left_over: false,
+            straddles: has(op_flag::STRADDLES_START),
             before: has(op_flag::SEQUENCED).then_some(op.before),
             address: naming::unix_address(&record.address),
             payload: record.payload.clone(),
@@ -426,6 +429,10 @@ impl Messages {
         for sent in std::mem::take(&mut queue.sent) {
             self.count -= 1;
             // A queue is first in, first out: one sent before another that was received is received too.
+            if sent.straddles && sent.time < queue.latest {
+                // It was taken before the queue was first seen, or is among what was in it then.
+                continue;
+            }
             let overtaken = sent.time < queue.latest && context.loss.is_some();
             let why = if overtaken { Why::Lost } else { Why::Unread };
             context.out.push(left(sent, why, queue.naming.receiver(), name.clone()));
@@ -582,7 +589,7 @@ fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Eve
     let channel = Rc::new(Channel { id, name });
     let (sender, receiver) = (End::Known(sent.who), End::Unknown(why));
     Event::Transfer(Transfer {
-        exact: !sent.left_over,
+        exact: !sent.left_over && !sent.straddles,
         payload: (!sent.payload.is_empty()).then_some(sent.payload),
         ..Transfer::new(sent.mechanism, channel, sender, receiver, sent.bytes, sent.time)
     })

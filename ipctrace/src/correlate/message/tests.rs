@@ -322,3 +322,21 @@ fn what_is_left_may_be_what_was_taken_where_equal_ones_were_sent_at_once() {
         ]
     );
 }
+
+#[test]
+fn of_a_call_that_began_before_what_is_left_was_there_or_is_in_doubt() {
+    let sent = |time: u64, bytes: u64| {
+        changed(send(1, 10, 50, (0, time), bytes), |op| op.header.flags |= op_flag::STRADDLES_START)
+    };
+    let events = correlate([
+        channel(DGRAM, 1, 0, b""),
+        sent(2, 20),
+        sent(3, 30),
+        sent(4, 40),
+        receive(1, 20, 50, (1, 5), 30, 30),
+    ]);
+    // The first was taken before that one was, by nobody that was seen.
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 30), (Ok(10), Err(Why::Unread), 40)]);
+    let exact: Vec<bool> = transfers(&events).iter().map(|transfer| transfer.exact).collect();
+    assert_eq!(exact, [true, false]);
+}
