@@ -18,6 +18,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use comfy_table::presets;
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::flows::MOST as MOST_FLOWS;
@@ -80,6 +81,14 @@ pub struct Hello {
     pub mechanisms: Vec<(Mechanism, Coverage)>,
     /// By which hooks each that is traced is: `object` or `syscall`.
     pub hooks: Vec<(Mechanism, &'static str)>,
+}
+
+/// The style of a table of a report (of comfy-table): ruled, in what can be shown.
+pub fn ruled(charset: Charset) -> &'static str {
+    match charset {
+        Charset::Utf8 => presets::UTF8_HORIZONTAL_ONLY,
+        Charset::Ascii => presets::ASCII_HORIZONTAL_ONLY,
+    }
 }
 
 /// Whether a mechanism is traced.

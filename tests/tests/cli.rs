@@ -451,6 +451,20 @@ fn every_demo_agrees_with_its_trace() -> Result<()> {
 }
 
 #[test]
+fn a_demo_is_shown_in_what_the_locale_has() -> Result<()> {
+    for (locale, ascii) in [("C", true), ("C.UTF-8", false)] {
+        let output = Command::new(binary()?)
+            .args(["demo", "pipe"])
+            .env("LC_ALL", locale)
+            .stdin(Stdio::null())
+            .output()?;
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(output.stdout.is_ascii(), ascii, "{locale}: {}", said_out(&output));
+    }
+    Ok(())
+}
+
+#[test]
 fn doctor_tells_each_mechanism_and_each_hook() -> Result<()> {
     let output = run(&["doctor"])?;
     let text = said_out(&output);
