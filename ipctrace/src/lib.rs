@@ -34,3 +34,4 @@ pub mod straddlers;
 pub mod terminal;
 pub mod top;
 pub mod tracer;
+pub mod time_zone;

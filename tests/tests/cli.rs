@@ -97,6 +97,28 @@ fn the_command_has_the_priority_that_it_would_have() -> Result<()> {
 }
 
 #[test]
+fn a_time_zone_that_has_no_end_is_none() -> Result<()> {
+    let fifo = Scratch::new(".zone");
+    nix::unistd::mkfifo(fifo.path(), nix::sys::stat::Mode::S_IRWXU)?;
+    for zone in ["/dev/zero".into(), fifo.path().display().to_string()] {
+        let mut child = Command::new(binary()?)
+            .args(["trace", "-d", "0.1"])
+            .env("TZ", format!(":{zone}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let ended = pause_until("it ends", || Ok(child.try_wait()?.is_some()));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        ended.context(zone)?;
+        assert!(status.success());
+    }
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_is_one_line_with_the_remedy_and_status_2() -> Result<()> {
     let unknown = run(&["trace", "-m", "pipes"])?;
     assert_eq!(unknown.status.code(), Some(2));
