@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use ipctrace_common::Cause;
 
 use crate::attach::{self, Attached, ObjectHookFailed};
 use crate::cgroup::{Cgroups, Hierarchy};
@@ -156,8 +155,7 @@ pub fn begin<T>(wish: Wish, prepare: impl FnOnce() -> Result<T>) -> Result<(Sess
 
 /// The status of a trace that has come to its end: whether all of it could be written.
 fn status(totals: &Totals) -> ExitCode {
-    let failed = totals.lost.iter().any(|(cause, _)| *cause == Cause::WriteFailed);
-    if failed { ExitCode::from(EXIT_IMPOSSIBLE) } else { ExitCode::SUCCESS }
+    if totals.incomplete { ExitCode::from(EXIT_IMPOSSIBLE) } else { ExitCode::SUCCESS }
 }
 
 /// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms, or for all for which they can be had.

@@ -24,6 +24,7 @@ pub mod occupancy;
 pub mod options;
 pub mod output;
 pub mod render;
+pub mod patience;
 pub mod ring;
 pub mod runs;
 pub mod screen;

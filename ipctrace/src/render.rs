@@ -124,6 +124,8 @@ pub struct Totals {
     pub duration: Duration,
     /// Mechanisms that were traced by hooks on objects; the others by those on system calls.
     pub at_objects: Vec<Mechanism>,
+    /// Something of what was to be shown, be it an event or not, could not be written. Not rendered.
+    pub incomplete: bool,
 }
 
 impl fmt::Display for Totals {
@@ -179,6 +181,7 @@ mod tests {
             left_out: 0,
             duration: Duration::from_millis(5_040),
             at_objects: vec![],
+            incomplete: false,
         };
         assert_eq!(totals.to_string(), "1 event in 5.0 s, nothing lost");
         totals.events = 12;

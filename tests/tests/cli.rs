@@ -188,6 +188,20 @@ fn a_full_disk_is_said_and_its_losses_are_counted() -> Result<()> {
 }
 
 #[test]
+fn of_a_full_disk_only_events_are_counted() -> Result<()> {
+    // Losses become known again and again, each of them a line that cannot be written either.
+    let script = "for i in 1 2 3 4 5; do seq 1 100 | cat > /dev/null; sleep 0.2; done";
+    let output = run(&["run", "-f", "json", "-m", "pipe", "-o", "/dev/full", "--", "sh", "-c", script])?;
+    let message = said(&output);
+    let counts = message.lines().last().context("the totals")?;
+    let events = counts.strip_prefix("ipctrace: ").and_then(|rest| rest.split(' ').next());
+    let events: u64 = events.context("how many events")?.parse()?;
+    ensure!(events > 0, "{message}");
+    assert!(counts.ends_with(&format!("{events} lost (write-failed: {events})")), "{message}");
+    Ok(())
+}
+
+#[test]
 fn a_fifo_that_nobody_reads_can_be_given_up() -> Result<()> {
     let fifo = Scratch::new(".fifo");
     nix::unistd::mkfifo(fifo.path(), nix::sys::stat::Mode::S_IRWXU)?;

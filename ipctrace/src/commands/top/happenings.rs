@@ -3,24 +3,22 @@
 use std::pin::Pin;
 
 use anyhow::Result;
-use crossterm::event::Event;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
 use crate::commands::signals::{Awaited, Ending};
+use crate::screen::Input;
 
 /// One thing that happened.
 #[derive(Debug)]
 pub(super) enum Happening {
     /// An interval has passed.
     Tick,
-    /// A key, or another size.
-    Terminal(Event),
+    /// Something came from the terminal.
+    Terminal(Input),
     /// It is time to end, or we were told to.
     Over,
-    /// The terminal has gone.
-    Gone,
     /// We were told to stop for a while.
     Suspended,
     /// We were told to go on.
@@ -54,7 +52,7 @@ impl Signals {
 /// Waits for what happens next. Nothing is lost if the wait is given up.
 pub(super) async fn next(
     ticks: &mut Interval,
-    keys: &mut Option<mpsc::UnboundedReceiver<Event>>,
+    keys: &mut Option<mpsc::UnboundedReceiver<Input>>,
     signals: &mut Signals,
     over: Pin<&mut impl Future<Output = ()>>,
 ) -> Happening {
@@ -65,15 +63,15 @@ pub(super) async fn next(
         () = quit.come() => Happening::Over,
         () = stop.come() => Happening::Suspended,
         () = resume.come() => Happening::Resumed,
-        event = pressed(keys) => event.map_or(Happening::Gone, Happening::Terminal),
+        input = from(keys) => Happening::Terminal(input),
         _ = ticks.tick() => Happening::Tick,
         () = over => Happening::Over,
     }
 }
 
-async fn pressed(keys: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
+async fn from(keys: &mut Option<mpsc::UnboundedReceiver<Input>>) -> Input {
     match keys {
-        Some(keys) => keys.recv().await,
+        Some(keys) => keys.recv().await.unwrap_or(Input::Gone),
         None => std::future::pending().await,
     }
 }
