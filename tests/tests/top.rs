@@ -237,7 +237,8 @@ fn on_a_terminal_it_obeys_keys_and_leaves_no_trace() -> Result<()> {
 
 #[test]
 fn ctrl_c_and_signals_give_the_terminal_back() -> Result<()> {
-    for end in [None, Some(Signal::SIGTERM), Some(Signal::SIGINT), Some(Signal::SIGHUP)] {
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+    for end in [None].into_iter().chain(signals.map(Some)) {
         let mut session = Session::start(&["-i", "0.3"])?;
         session.after("", "events/s")?;
         match end {

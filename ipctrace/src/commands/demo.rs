@@ -10,7 +10,7 @@ use comfy_table::Table;
 use ipctrace_common::{Mechanism, Shape};
 use tokio::process::Command;
 
-use super::signals::Ending;
+use super::signals::{self, Ending};
 use super::{EXIT_DIFFERENT, EXIT_IMPOSSIBLE, View, Wish, begin, run};
 use crate::args::{self, Format, Hooks, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
@@ -38,7 +38,7 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     let hooks = arguments.hooks;
     let charset = Terminal::of(&io::stdout()).charset;
     let mut outcomes = Vec::new();
-    let mut signals = Ending::of_a_command()?;
+    let mut signals = Ending::new()?;
     let mut interrupted = None;
     for demo in demos {
         stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
@@ -133,7 +133,7 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut Ending) -> Result<Played>
         view: View::Events,
     };
     let (mut session, ()) = begin(wish, || Ok(()))?;
-    if let Some(signal) = signals.pending().await {
+    if let Some(signal) = signals::came() {
         session.end(false, false)?;
         return Ok(Played::Interrupted(run::by_signal(signal)));
     }
@@ -153,12 +153,10 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut Ending) -> Result<Played>
 
 fn start(demo: &Demo, report: &Path) -> Result<tokio::process::Child> {
     let program = std::env::current_exe().context("finding this program")?;
-    Command::new(program)
-        .args(["__demo-workload", demo.name])
-        .arg(report)
-        .stdin(Stdio::null())
-        .spawn()
-        .with_context(|| format!("starting the demo {}", demo.name))
+    let mut command = Command::new(program);
+    command.args(["__demo-workload", demo.name]).arg(report).stdin(Stdio::null());
+    signals::hand_on(&mut command);
+    command.spawn().with_context(|| format!("starting the demo {}", demo.name))
 }
 
 fn table(outcomes: &[(&Demo, compare::Report)], charset: Charset) -> Table {

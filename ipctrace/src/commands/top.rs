@@ -32,6 +32,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// # Errors
 /// Wrong usage, or what makes tracing impossible.
 pub async fn top(arguments: args::Top) -> Result<ExitCode> {
+    super::signals::heed_interrupts();
     let (reporting, interval) = options::refreshing(&arguments)?;
     let selection = options::selection(arguments.show)?;
     let on_screen = reporting.format == Format::Text && reporting.output.is_none() && Screen::is_possible();

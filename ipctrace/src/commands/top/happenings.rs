@@ -28,7 +28,6 @@ pub(super) enum Happening {
 /// The signals that would end us or stop us.
 pub(super) struct Signals {
     ending: Ending,
-    quit: Awaited,
     stop: Awaited,
     resume: Awaited,
 }
@@ -41,8 +40,7 @@ impl Signals {
     pub(super) fn new(on_screen: bool) -> Result<Signals> {
         let job = |kind| if on_screen { Awaited::always(kind) } else { Ok(Awaited::never()) };
         Ok(Signals {
-            ending: Ending::of_a_trace()?,
-            quit: job(SignalKind::quit())?,
+            ending: Ending::new()?,
             stop: job(SignalKind::from_raw(libc::SIGTSTP))?,
             resume: job(SignalKind::from_raw(libc::SIGCONT))?,
         })
@@ -56,11 +54,10 @@ pub(super) async fn next(
     signals: &mut Signals,
     over: Pin<&mut impl Future<Output = ()>>,
 ) -> Happening {
-    let Signals { ending, quit, stop, resume } = signals;
+    let Signals { ending, stop, resume } = signals;
     tokio::select! {
         biased;
         _ = ending.next() => Happening::Over,
-        () = quit.come() => Happening::Over,
         () = stop.come() => Happening::Suspended,
         () = resume.come() => Happening::Resumed,
         input = from(keys) => Happening::Terminal(input),
