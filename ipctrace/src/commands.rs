@@ -12,8 +12,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use ipctrace_common::Cause;
-use jiff::tz::TimeZone;
 
 use crate::attach::{self, Attached, ObjectHookFailed};
 use crate::cgroup::{Cgroups, Hierarchy};
@@ -27,7 +25,7 @@ use crate::render::{self, Blocks, Clock, Coverage, Hello, Json, Renderer, Text, 
 use crate::session::{Parts, Session};
 use crate::terminal::Terminal;
 use crate::tracer::Tracer;
-use crate::{args, boot, cgroup, screen};
+use crate::{args, boot, cgroup, screen, time_zone};
 
 /// A comparison failed.
 pub const EXIT_DIFFERENT: u8 = 1;
@@ -120,8 +118,8 @@ pub fn begin<T>(wish: Wish, prepare: impl FnOnce() -> Result<T>) -> Result<(Sess
     let terminal = Terminal::of(output.descriptor());
     let renderer: Box<dyn Renderer> = match (reporting.format, view) {
         (args::Format::Json, _) => Box::new(Json::new(clock, Rc::clone(&cgroups), terminal.charset)),
-        (args::Format::Text, View::Events) => Box::new(Text::new(clock, TimeZone::system(), terminal)),
-        (args::Format::Text, View::Flows) => Box::new(Blocks::new(clock, TimeZone::system(), terminal)),
+        (args::Format::Text, View::Events) => Box::new(Text::new(clock, time_zone::of_the_user(), terminal)),
+        (args::Format::Text, View::Flows) => Box::new(Blocks::new(clock, time_zone::of_the_user(), terminal)),
         (args::Format::Text, View::Screen) => Box::new(render::Screen::new(terminal, screen::Screen::size)),
     };
     let (plan, attached) = attach(&mut facts, decide, reporting.buffer)?;
@@ -157,8 +155,7 @@ pub fn begin<T>(wish: Wish, prepare: impl FnOnce() -> Result<T>) -> Result<(Sess
 
 /// The status of a trace that has come to its end: whether all of it could be written.
 fn status(totals: &Totals) -> ExitCode {
-    let failed = totals.lost.iter().any(|(cause, _)| *cause == Cause::WriteFailed);
-    if failed { ExitCode::from(EXIT_IMPOSSIBLE) } else { ExitCode::SUCCESS }
+    if totals.incomplete { ExitCode::from(EXIT_IMPOSSIBLE) } else { ExitCode::SUCCESS }
 }
 
 /// What the user's choice of hooks means: with [`args::Hooks::Object`] for these mechanisms, or for all for which they can be had.

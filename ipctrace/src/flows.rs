@@ -227,8 +227,7 @@ impl Flows {
                 channel: &transfer.channel,
                 sender: &transfer.sender,
                 receiver: &transfer.receiver,
-                // The rest of a message that was cut short is no message of its own.
-                messages: if transfer.truncated { 0 } else { transfer.messages },
+                messages: transfer.messages,
                 bytes: transfer.bytes,
                 latency: transfer.latency,
             }),
@@ -371,6 +370,18 @@ mod tests {
         assert_eq!(sorted.iter().map(|flow| flow.bytes).collect::<Vec<_>>(), [20, 11, 3, 1]);
         assert_eq!((sorted[1].messages, sorted[1].first, sorted[1].last), (2, 1, 2));
         assert_eq!(sorted[1].latency.map(|latency| (latency.count, latency.max)), Some((2, 2)));
+    }
+
+    #[test]
+    fn messages_are_those_of_the_transfers_the_rest_of_one_cut_short_included() {
+        let mut flows = Flows::new(10);
+        let Event::Transfer(received) = transfer("udp", process(10, 10, "sh"), 5, 1) else { unreachable!() };
+        let rest =
+            Transfer { truncated: true, receiver: End::Unknown(Why::Unread), bytes: 95, ..received.clone() };
+        flows.add(&Event::Transfer(received));
+        flows.add(&Event::Transfer(rest));
+        let told: Vec<_> = flows.sorted().iter().map(|flow| (flow.bytes, flow.messages)).collect();
+        assert_eq!(told, [(95, 1), (5, 1)]);
     }
 
     #[test]

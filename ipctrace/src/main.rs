@@ -7,11 +7,12 @@ use ipctrace::args::{Cli, Command};
 use ipctrace::commands::{self, EXIT_IMPOSSIBLE};
 use ipctrace::demo;
 use ipctrace::options::{EXIT_USAGE, Usage};
-use ipctrace::{message, stderr, stdout};
+use ipctrace::{dispositions, message, stderr, stdout};
 
 fn main() -> ExitCode {
     let command = Cli::parse().into_command();
     stderr::init(command.verbose());
+    dispositions::survive_limits();
     if let Command::Workload { name, report } = &command {
         // Its processes are forked, for which there must be one thread only: before there is a runtime.
         return match demo::workload(name, report) {

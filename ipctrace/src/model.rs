@@ -374,7 +374,7 @@ pub struct Flow {
     pub sender: End,
     /// To whom.
     pub receiver: End,
-    /// How many messages (signals, wake-ups); 0 for shared memory.
+    /// How many messages (signals, wake-ups), whole or in part: the sum of those of its events; 0 for shared memory.
     pub messages: u64,
     /// How many bytes; for shared memory the size of the segment.
     pub bytes: u64,

@@ -1,8 +1,8 @@
 //! Where events go: standard output or a file, in whole records.
 //!
-//! A reader that has gone (`| head`) is told from a place that takes no more (a full disk). The first ends the trace; the
-//! second loses records, which are counted, and is tried again with each record to come. A record stands in the output
-//! in whole or not at all: what was half written is taken back, or completed first.
+//! A reader that has gone (`| head`, a terminal that was closed) is told from a place that takes no more (a full disk). The first ends
+//! the trace; the second loses records, of which those that are events are counted, and is tried again with each record to come. A record
+//! stands in the output in whole or not at all: what was half written is taken back, or completed first.
 
 mod sink;
 
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::patience;
 use sink::{Failure, Sink};
 
 /// Bytes gathered before a block is written.
@@ -36,7 +37,7 @@ pub fn is_reader_gone(error: &io::Error) -> bool {
 
 /// Records could not be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("writing to {target}: {}; events are being lost, counted as write-failed", errno.desc())]
+#[error("writing to {target}: {}; events are being lost, counted as write-failed", self.reason())]
 pub struct WriteFailed {
     /// Where to: a path, or `standard output`.
     pub target: String,
@@ -44,17 +45,31 @@ pub struct WriteFailed {
     pub errno: Errno,
 }
 
+impl WriteFailed {
+    /// What happened, and what to do about it where the kernel's words do not tell.
+    fn reason(&self) -> String {
+        let desc = self.errno.desc();
+        if self.errno == patience::GIVEN_UP {
+            return patience::WHY.to_owned();
+        }
+        if self.errno == Errno::EFBIG {
+            return format!("{desc} (larger ones can be allowed with `ulimit -f`)");
+        }
+        desc.to_owned()
+    }
+}
+
 /// What was lost since it was last asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Losses {
-    /// How many records.
+    /// How many events. Other records are not counted: what they say of all events is said on stderr as well.
     pub count: u64,
     /// What to tell the user, if it has not been told yet.
     pub report: Option<WriteFailed>,
 }
 
 /// The output. Each `write` through [`Write`] is one record, taken in whole; the only error that comes back is
-/// [`ReaderGone`].
+/// [`ReaderGone`]. They are none of events; for these there is [`Output::of_events`].
 #[derive(Debug)]
 pub struct Output {
     sink: Sink,
@@ -65,9 +80,14 @@ pub struct Output {
     buffer: Vec<u8>,
     /// Where in it each record ends.
     ends: Vec<usize>,
+    /// Whether each is an event.
+    events: Vec<bool>,
+    /// Whether the record that stands there in part is one.
+    owes_event: bool,
     lost: u64,
     report: Option<WriteFailed>,
-    reported: bool,
+    /// Something was lost.
+    failed: bool,
 }
 
 impl Output {
@@ -104,9 +124,11 @@ impl Output {
             target,
             buffer: Vec::new(),
             ends: Vec::new(),
+            events: Vec::new(),
+            owes_event: false,
             lost: 0,
             report: None,
-            reported: false,
+            failed: false,
         }
     }
 
@@ -115,14 +137,20 @@ impl Output {
         self.sink.descriptor()
     }
 
-    /// Adds a record: whole lines.
+    /// Adds a record: whole lines. `event`: it tells of one, and is counted if it is lost.
     ///
     /// # Errors
     /// [`ReaderGone`].
-    pub fn record(&mut self, record: &[u8]) -> Result<(), ReaderGone> {
+    pub fn record(&mut self, record: &[u8], event: bool) -> Result<(), ReaderGone> {
         self.buffer.extend_from_slice(record);
         self.ends.push(self.buffer.len());
+        self.events.push(event);
         if self.interactive || self.buffer.len() >= BLOCK { self.send() } else { Ok(()) }
+    }
+
+    /// The same output for records that tell of an event.
+    pub fn of_events(&mut self) -> Events<'_> {
+        Events(self)
     }
 
     /// Writes what waits. To be called when no event has come for a moment, and at the end.
@@ -134,10 +162,13 @@ impl Output {
         let result = match result {
             Ok(()) => Ok(()),
             Err(Failure { errno: Errno::EPIPE, .. }) => Err(ReaderGone),
-            Err(Failure { errno, lost }) => {
-                self.lost += lost as u64;
-                if !self.reported {
-                    self.reported = true;
+            Err(Failure { errno, lost, owed }) => {
+                if owed {
+                    self.owes_event = self.events[lost.start - 1];
+                }
+                self.lost += self.events[lost].iter().filter(|event| **event).count() as u64;
+                if !self.failed {
+                    self.failed = true;
                     self.report = Some(WriteFailed { target: self.target.clone(), errno });
                 }
                 Ok(())
@@ -145,24 +176,55 @@ impl Output {
         };
         self.buffer.clear();
         self.ends.clear();
+        self.events.clear();
         result
+    }
+
+    /// The same, if nothing comes after it: a record that could not be completed is lost.
+    ///
+    /// # Errors
+    /// [`ReaderGone`].
+    pub fn finish(&mut self) -> Result<(), ReaderGone> {
+        self.send()?;
+        self.lost += u64::from(self.sink.owes() && std::mem::take(&mut self.owes_event));
+        Ok(())
+    }
+
+    /// Whether anything was lost, of whatever kind.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// What was lost since the last call; `None` if nothing was.
     pub fn take_losses(&mut self) -> Option<Losses> {
-        let count = std::mem::take(&mut self.lost);
-        (count > 0).then(|| Losses { count, report: self.report.take() })
+        let losses = Losses { count: std::mem::take(&mut self.lost), report: self.report.take() };
+        (losses.count > 0 || losses.report.is_some()).then_some(losses)
     }
 }
 
 impl Write for Output {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        self.record(record)?;
+        self.record(record, false)?;
         Ok(record.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(self.send()?)
+    }
+}
+
+/// An [`Output`] whose records tell of events.
+#[derive(Debug)]
+pub struct Events<'a>(&'a mut Output);
+
+impl Write for Events<'_> {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        self.0.record(record, true)?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(self.0.send()?)
     }
 }
 

@@ -18,6 +18,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use comfy_table::presets;
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::flows::MOST as MOST_FLOWS;
@@ -82,6 +83,14 @@ pub struct Hello {
     pub hooks: Vec<(Mechanism, &'static str)>,
 }
 
+/// The style of a table of a report (of comfy-table): ruled, in what can be shown.
+pub fn ruled(charset: Charset) -> &'static str {
+    match charset {
+        Charset::Utf8 => presets::UTF8_HORIZONTAL_ONLY,
+        Charset::Ascii => presets::ASCII_HORIZONTAL_ONLY,
+    }
+}
+
 /// Whether a mechanism is traced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Coverage {
@@ -115,6 +124,8 @@ pub struct Totals {
     pub duration: Duration,
     /// Mechanisms that were traced by hooks on objects; the others by those on system calls.
     pub at_objects: Vec<Mechanism>,
+    /// Something of what was to be shown, be it an event or not, could not be written. Not rendered.
+    pub incomplete: bool,
 }
 
 impl fmt::Display for Totals {
@@ -170,6 +181,7 @@ mod tests {
             left_out: 0,
             duration: Duration::from_millis(5_040),
             at_objects: vec![],
+            incomplete: false,
         };
         assert_eq!(totals.to_string(), "1 event in 5.0 s, nothing lost");
         totals.events = 12;

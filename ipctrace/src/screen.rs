@@ -5,6 +5,7 @@
 //! nothing the second time. Only a signal that cannot be handled leaves the terminal as it is (`reset` helps then).
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +13,8 @@ use crossterm::event::{self, Event};
 use crossterm::terminal::{disable_raw_mode, enable_raw_mode};
 use tokio::sync::mpsc;
 
-use crate::stderr;
+use crate::patience::Patient;
+use crate::{stderr, terminal};
 
 /// Alternate screen, no cursor, lines that are too long end at the border; and all of it back.
 const TAKE: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
@@ -80,21 +82,41 @@ pub fn give_back() {
 }
 
 fn write(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    Patient(io::stdout()).write_all(text.as_bytes())
 }
 
-/// Keys and changes of size, as they come. The channel closes when the terminal is gone.
+/// What comes from the terminal.
+#[derive(Debug)]
+pub enum Input {
+    /// A key, or another size.
+    Event(Event),
+    /// The terminal is gone. Nothing comes after that.
+    Gone,
+}
+
+/// Keys and changes of size, as they come.
 ///
-/// They are read by a thread of their own, for the terminal is read by blocking; it ends with the process.
-pub fn events() -> mpsc::UnboundedReceiver<Event> {
+/// They are read by a thread of their own, for the terminal is read by blocking; it ends with the process. Another one waits for the
+/// terminal to hang up: what reads the keys takes that for a moment without any, and would be at it again for ever.
+pub fn input() -> mpsc::UnboundedReceiver<Input> {
     let (sender, receiver) = mpsc::unbounded_channel();
+    let gone = sender.clone();
     std::thread::spawn(move || {
         while let Ok(event) = event::read() {
-            if sender.send(event).is_err() {
-                break;
+            if sender.send(Input::Event(event)).is_err() {
+                return;
             }
+        }
+        let _ = sender.send(Input::Gone);
+    });
+    std::thread::spawn(move || {
+        let (keys, screen) = (io::stdin(), io::stdout());
+        let terminals = [screen.as_fd(), keys.as_fd()];
+        // Keys need not come from there: a pipe is none of our concern.
+        let count = if keys.is_terminal() { 2 } else { 1 };
+        if terminal::wait_for_hang_up(&terminals[..count]).is_ok() {
+            // If nobody listens any more, we are ending.
+            let _ = gone.send(Input::Gone);
         }
     });
     receiver

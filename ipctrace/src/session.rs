@@ -157,7 +157,8 @@ impl Session {
             }
             self.parts.filter.forked(fork.parent, fork.child);
         }
-        if let Some(count) = unwritten(&mut self.parts.output) {
+        let count = unwritten(&mut self.parts.output);
+        if count > 0 {
             self.events.push(Event::Lost(Lost { time: boot::now(), cause: Cause::WriteFailed, count }));
         }
         let mut state = if more { Pump::More } else { Pump::Idle };
@@ -176,8 +177,14 @@ impl Session {
             }
             self.flows.add(event);
             self.shown += u64::from(!matches!(event, Event::Lost(_)));
-            let told = !*live || matches!(event, Event::Lost(_));
-            let written = if told { renderer.event(event, output) } else { Ok(()) };
+            let written = if matches!(event, Event::Lost(_)) {
+                // It counts what is lost, and is none of it.
+                renderer.event(event, output)
+            } else if *live {
+                Ok(())
+            } else {
+                renderer.event(event, &mut output.of_events())
+            };
             if *keep {
                 self.kept.push(event.clone());
             }
@@ -263,28 +270,31 @@ impl Session {
             left_out: if summary { self.flows.left_out() } else { 0 },
             duration: self.started.elapsed(),
             at_objects: self.at_objects,
+            incomplete: output.has_failed(),
         };
         renderer.end(&totals, output).or_else(ignore_gone)?;
-        io::Write::flush(output).or_else(ignore_gone)?;
+        output.finish().map_err(Into::into).or_else(ignore_gone)?;
         // Of what it says of itself the end cannot tell.
         count_unwritten(output, &mut self.lost);
         totals.lost = self.lost.into_iter().collect();
+        totals.incomplete = output.has_failed();
         Ok((totals, self.kept))
     }
 }
 
-/// How many records could not be written since it was last asked for; says so if that is new.
-fn unwritten(output: &mut Output) -> Option<u64> {
-    let losses = output.take_losses()?;
-    if let Some(report) = &losses.report {
+/// How many events could not be written since it was last asked for; says so if that is new.
+fn unwritten(output: &mut Output) -> u64 {
+    let losses = output.take_losses();
+    if let Some(report) = losses.as_ref().and_then(|losses| losses.report.as_ref()) {
         log::error!("{report}");
     }
-    Some(losses.count)
+    losses.map_or(0, |losses| losses.count)
 }
 
 /// Counts them.
 fn count_unwritten(output: &mut Output, lost: &mut BTreeMap<Cause, u64>) {
-    if let Some(count) = unwritten(output) {
+    let count = unwritten(output);
+    if count > 0 {
         *lost.entry(Cause::WriteFailed).or_default() += count;
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::message::Messages;
+use crate::patience::Patient;
 use crate::terminal::Terminal;
 
 /// Writes what is logged to stderr, one line each.
@@ -33,7 +34,7 @@ impl Log for Stderr {
 
 fn say(text: &str) {
     let charset = Terminal::of(&io::stderr()).charset;
-    Messages::new(io::stderr(), charset).note(text);
+    Messages::new(Patient(io::stderr()), charset).note(text);
 }
 
 /// Messages that wait, at most: those that come first tell most.

@@ -3,6 +3,9 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use crate::patience::Patient;
+use crate::terminal;
+
 /// Why a report could not be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
@@ -19,8 +22,9 @@ pub enum Failed {
 /// # Errors
 /// If standard output takes no more.
 pub fn line(text: impl Display) -> Result<(), Failed> {
-    let mut output = io::stdout().lock();
-    writeln!(output, "{text}").and_then(|()| output.flush()).map_err(|error| {
-        if error.kind() == io::ErrorKind::BrokenPipe { Failed::ReaderGone } else { Failed::Write(error) }
+    let text = format!("{text}\n");
+    Patient(io::stdout()).write_all(text.as_bytes()).map_err(|error| {
+        let gone = error.kind() == io::ErrorKind::BrokenPipe || terminal::has_hung_up(io::stdout());
+        if gone { Failed::ReaderGone } else { Failed::Write(error) }
     })
 }

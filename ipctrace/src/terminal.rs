@@ -3,7 +3,10 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::render::Charset;
 
@@ -55,6 +58,33 @@ impl Terminal {
     }
 }
 
+/// Whether nobody has the other end any more: a window that was closed, a line that was dropped. Then tty(4) reads as an end of file, and
+/// writing is EIO, an error that a descriptor can have for other reasons as well. SIGHUP need not come of it, or be heeded.
+pub fn has_hung_up(descriptor: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(descriptor.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO) == Ok(1) && hung_up(&fds[0])
+}
+
+/// Waits until one of them has hung up.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn wait_for_hang_up(descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let mut fds: Vec<_> =
+        descriptors.iter().map(|descriptor| PollFd::new(*descriptor, PollFlags::empty())).collect();
+    while !fds.iter().any(hung_up) {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn hung_up(fd: &PollFd<'_>) -> bool {
+    fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 /// Whether a locale's name, `de_DE.UTF-8@euro`, says UTF-8.
 fn is_utf8(locale: &OsStr) -> bool {
     let locale = locale.to_string_lossy().to_ascii_lowercase();
@@ -91,6 +121,20 @@ mod tests {
         assert_eq!(decide(true, &[("LC_ALL", ""), ("LANG", "C.UTF-8")]).charset, Charset::Utf8);
         assert_eq!(decide(true, &[("LANG", "de_DE.ISO-8859-1")]).charset, Charset::Ascii);
         assert_eq!(decide(true, &[]).charset, Charset::Ascii);
+    }
+
+    #[test]
+    fn a_terminal_without_its_other_end_has_hung_up() {
+        let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(None, None).unwrap();
+        assert!(!has_hung_up(&slave));
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            drop(master);
+        });
+        assert_eq!(wait_for_hang_up(&[slave.as_fd()]), Ok(()));
+        other.join().unwrap();
+        assert!(has_hung_up(&slave));
+        assert!(!has_hung_up(std::fs::File::open("/dev/null").unwrap()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ipctrace_tests::trace::{Scratch, Trace, lines, run, said};
-use ipctrace_tests::{binary, pause_until, skip};
+use ipctrace_tests::{binary, pause_until, skip, slowed};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
@@ -79,8 +79,10 @@ fn jobserver_tokens_move_between_make_and_its_children() -> Result<()> {
 fn the_status_of_run_is_the_commands() -> Result<()> {
     assert_eq!(run(&["run", "--", "sh", "-c", "exit 7"])?.status.code(), Some(7));
     assert_eq!(run(&["run", "--", "sh", "-c", "kill -TERM $$"])?.status.code(), Some(128 + 15));
-    let missing = run(&["run", "--", "/no/such/program"])?;
+    let missing = run(&["run", "-f", "json", "--", "/no/such/program"])?;
     assert_eq!(missing.status.code(), Some(127));
+    // What we do to start it is none of its events.
+    assert_eq!(lines(&String::from_utf8_lossy(&missing.stdout))?.len(), 2);
     assert!(said(&missing).contains("/no/such/program"), "{}", said(&missing));
     Ok(())
 }
@@ -93,6 +95,90 @@ fn the_command_has_the_priority_that_it_would_have() -> Result<()> {
     let output = run(&["run", "-o", &path, "--", "nice"])?;
     ensure!(output.status.success(), "{}", said(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&usual));
+    Ok(())
+}
+
+#[test]
+fn the_command_has_the_signals_that_it_would_have() -> Result<()> {
+    // Of the first 28; those behind them that the C library uses for itself come and go.
+    let show = r"sed -n 's/^\(Sig[BIC]..\):.*\(.......\)$/\1 \2/p' /proc/self/status";
+    let tracer = format!("{} run -o /dev/null --", binary()?.display());
+    for change in ["", "trap '' PIPE;", "trap '' PIPE CHLD ALRM XFSZ USR1 QUIT;"] {
+        let shown = |through: &str| -> Result<String> {
+            let script = format!("{change} exec {through} {show}");
+            // SIGPIPE is as it is in shells, not as the runtime of these tests has it.
+            let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
+            ensure!(output.status.success(), "{}", said(&output));
+            Ok(said_out(&output))
+        };
+        assert_eq!(shown(&tracer)?, shown("env")?, "{change}");
+    }
+    Ok(())
+}
+
+#[test]
+fn interrupts_are_heeded_from_the_beginning() -> Result<()> {
+    // As a shell has it for what it runs in the background.
+    let script = format!("trap '' INT; exec {} trace -o /dev/null", binary()?.display());
+    let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn()?;
+    let pid = Pid::from_raw(child.id() as i32);
+    // Before that it is the shell that would be told.
+    let (place, tracer) = (format!("/proc/{pid}/exe"), binary()?.canonicalize()?);
+    pause_until("the shell is the tracer", || Ok(fs::read_link(&place)? == tracer))?;
+    pause_until("it ends", || {
+        kill(pid, Signal::SIGINT)?;
+        Ok(child.try_wait()?.is_some())
+    })?;
+    // Before it had anything to undo.
+    assert_eq!(child.wait()?.signal(), Some(libc::SIGINT));
+    Ok(())
+}
+
+#[test]
+fn a_signal_at_any_moment_of_the_start_ends_it() -> Result<()> {
+    for milliseconds in [0, 20, 100, 200, 300, 400, 600, 1000] {
+        for (arguments, signal) in [
+            (&["trace", "-o", "/dev/null"][..], Signal::SIGTERM),
+            (&["run", "-o", "/dev/null", "--", "sleep", "20"], Signal::SIGINT),
+        ] {
+            let mut child = Command::new(binary()?)
+                .args(arguments)
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            // As from a terminal, to the whole group.
+            kill(Pid::from_raw(-(child.id() as i32)), signal)?;
+            let start = std::time::Instant::now();
+            let status = child.wait()?;
+            ensure!(start.elapsed() < slowed(Duration::from_secs(15)), "{arguments:?} went on");
+            let number = status.signal().or_else(|| status.code().map(|code| code & 0x7f));
+            assert!(number == Some(signal as i32) || status.success(), "{arguments:?}: {status}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_time_zone_that_has_no_end_is_none() -> Result<()> {
+    let fifo = Scratch::new(".zone");
+    nix::unistd::mkfifo(fifo.path(), nix::sys::stat::Mode::S_IRWXU)?;
+    for zone in ["/dev/zero".into(), fifo.path().display().to_string()] {
+        let mut child = Command::new(binary()?)
+            .args(["trace", "-d", "0.1"])
+            .env("TZ", format!(":{zone}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let ended = pause_until("it ends", || Ok(child.try_wait()?.is_some()));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        ended.context(zone)?;
+        assert!(status.success());
+    }
     Ok(())
 }
 
@@ -162,6 +248,119 @@ fn a_full_disk_is_said_and_its_losses_are_counted() -> Result<()> {
         let output = run(&[command, "-f", "json", "-o", "/dev/full", "-d", "0.3"])?;
         assert_eq!(output.status.code(), Some(3), "{command}: {}", said(&output));
     }
+    Ok(())
+}
+
+#[test]
+fn of_a_full_disk_only_events_are_counted() -> Result<()> {
+    // Losses become known again and again, each of them a line that cannot be written either.
+    let script = "for i in 1 2 3 4 5; do seq 1 100 | cat > /dev/null; sleep 0.2; done";
+    let output = run(&["run", "-f", "json", "-m", "pipe", "-o", "/dev/full", "--", "sh", "-c", script])?;
+    let message = said(&output);
+    let counts = message.lines().last().context("the totals")?;
+    let events = counts.strip_prefix("ipctrace: ").and_then(|rest| rest.split(' ').next());
+    let events: u64 = events.context("how many events")?.parse()?;
+    ensure!(events > 0, "{message}");
+    assert!(counts.ends_with(&format!("{events} lost (write-failed: {events})")), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_a_full_disk() -> Result<()> {
+    let file = Scratch::new(".json");
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do seq 1 1000 | cat > /dev/null; done";
+    let (tracer, path) = (binary()?, file.path().display());
+    // In blocks of 512 bytes.
+    let limited =
+        format!("ulimit -f 10; exec {} run --every -f json -o {path} -- sh -c '{script}'", tracer.display());
+    let output = Command::new("sh").args(["-c", &limited]).stdin(Stdio::null()).output()?;
+    let message = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("File too large") && message.contains("ulimit -f"), "{message}");
+    assert!(message.contains("write-failed: "), "{message}");
+    let text = fs::read_to_string(file.path())?;
+    ensure!(text.ends_with('\n') && text.lines().count() > 1, "{text}");
+    for line in text.lines() {
+        serde_json::from_str::<Value>(line).with_context(|| line.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Waits until a process sleeps in write(2), and has for a while.
+fn until_it_cannot_write(pid: Pid) -> Result<()> {
+    let mut times = 0;
+    pause_until("it sleeps in a write", || {
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall"))?;
+        times = if call.starts_with(&format!("{} ", libc::SYS_write)) { times + 1 } else { 0 };
+        Ok(times > 20)
+    })
+}
+
+/// Makes events, far more than a pipe and the tracer's buffer hold.
+const FLOOD: &str = "n=0; while [ $n -lt 20000 ]; do n=$((n+1)); echo 0123456789; done | cat > /dev/null";
+
+#[test]
+fn it_ends_when_told_although_its_output_is_stuck() -> Result<()> {
+    let flood = ["run", "-f", "json", "--every", "--", "sh", "-c", FLOOD];
+    for (arguments, code) in [(&["trace", "-f", "json", "--every"][..], 3), (&flood, 0)] {
+        let (mut reader, writer) = std::io::pipe()?;
+        let mut child = Command::new(binary()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        ensure!(reader.read(&mut [0; 1])? == 1, "it does not begin");
+        if arguments[0] == "trace" {
+            Command::new("sh").args(["-c", FLOOD]).status()?;
+        }
+        let pid = Pid::from_raw(child.id() as i32);
+        until_it_cannot_write(pid)?;
+        // Of run it is passed on to the command, which has ended by then.
+        kill(pid, Signal::SIGTERM)?;
+        let ended = pause_until("it ends", || Ok(child.try_wait()?.is_some()));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let output = child.wait_with_output()?;
+        ended?;
+        let message = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(
+            message.contains("nothing more was taken") && message.contains("write-failed: "),
+            "{message}"
+        );
+        drop(reader);
+    }
+    Ok(())
+}
+
+#[test]
+fn it_ends_when_told_although_its_terminal_is_stopped() -> Result<()> {
+    // Both of its outputs are stuck.
+    let pty = nix::pty::openpty(None, None)?;
+    let mut command = Command::new(binary()?);
+    command.args(["trace", "--every"]).stdin(Stdio::null());
+    let mut child = command.stdout(pty.slave.try_clone()?).stderr(pty.slave).spawn()?;
+    drop(command);
+    let pid = Pid::from_raw(child.id() as i32);
+    let mut floods = Vec::new();
+    let stuck = pause_until("it sleeps in a write", || {
+        floods.push(Command::new("sh").args(["-c", FLOOD]).spawn()?);
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(fs::read_to_string(format!("/proc/{pid}/syscall"))?.starts_with(&format!("{} ", libc::SYS_write)))
+    });
+    kill(pid, Signal::SIGTERM)?;
+    let ended = stuck.and_then(|()| pause_until("it ends", || Ok(child.try_wait()?.is_some())));
+    if ended.is_err() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    for mut flood in floods {
+        flood.wait()?;
+    }
+    ended?;
+    assert_eq!(status.code(), Some(3));
     Ok(())
 }
 
@@ -394,14 +593,16 @@ fn said_out(output: &std::process::Output) -> String {
 }
 
 #[test]
-fn sigterm_ends_it_like_ctrl_c() -> Result<()> {
-    let trace = Trace::start(&["-s"])?;
-    kill(trace.pid(), Signal::SIGTERM)?;
-    // The second signal finds it ending, or gone.
-    let lines = trace
-        .stop()
-        .or_else(|error| if error.to_string().contains("ESRCH") { Ok(Vec::new()) } else { Err(error) })?;
-    assert!(lines.is_empty() || lines.last().is_some_and(|line| line["type"] == "end"));
+fn other_signals_end_it_like_ctrl_c() -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGQUIT] {
+        let trace = Trace::start(&["-s"])?;
+        kill(trace.pid(), signal)?;
+        // The second signal finds it ending, or gone.
+        let lines = trace
+            .stop()
+            .or_else(|error| if error.to_string().contains("ESRCH") { Ok(Vec::new()) } else { Err(error) })?;
+        assert!(lines.is_empty() || lines.last().is_some_and(|line| line["type"] == "end"));
+    }
     Ok(())
 }
 
@@ -447,6 +648,20 @@ fn every_demo_agrees_with_its_trace() -> Result<()> {
     let text = said_out(&output);
     assert!(output.status.success(), "{text}\n{}", said(&output));
     assert!(text.contains("signals") && !text.contains(" NO "), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_demo_is_shown_in_what_the_locale_has() -> Result<()> {
+    for (locale, ascii) in [("C", true), ("C.UTF-8", false)] {
+        let output = Command::new(binary()?)
+            .args(["demo", "pipe"])
+            .env("LC_ALL", locale)
+            .stdin(Stdio::null())
+            .output()?;
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(output.stdout.is_ascii(), ascii, "{locale}: {}", said_out(&output));
+    }
     Ok(())
 }
 
@@ -504,23 +719,27 @@ fn a_signal_that_ends_the_trace_is_delivered() -> Result<()> {
 }
 
 #[test]
-fn ctrl_c_leaves_the_command_its_say() -> Result<()> {
+fn ctrl_c_and_ctrl_backslash_leave_the_command_its_say() -> Result<()> {
     // As a terminal does: the signal goes to the whole group. The command handles it and ends with 5.
-    let mut child = Command::new(binary()?)
-        .args(["run", "--", "sh", "-c", "trap 'exit 5' INT; echo ready >&2; while :; do sleep 0.05; done"])
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stderr = BufReader::new(child.stderr.take().context("a pipe")?);
-    let mut line = String::new();
-    stderr.read_line(&mut line)?;
-    assert_eq!(line, "ready\n");
-    kill(Pid::from_raw(-(child.id() as i32)), Signal::SIGINT)?;
-    let mut rest = String::new();
-    stderr.read_to_string(&mut rest)?;
-    assert_eq!(child.wait()?.code(), Some(5), "{rest}");
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let script = "trap 'exit 5' INT QUIT; echo ready >&2; while :; do sleep 0.05; done";
+        let mut child = Command::new(binary()?)
+            .args(["run", "--", "sh", "-c", script])
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stderr = BufReader::new(child.stderr.take().context("a pipe")?);
+        let mut line = String::new();
+        stderr.read_line(&mut line)?;
+        assert_eq!(line, "ready\n");
+        kill(Pid::from_raw(-(child.id() as i32)), signal)?;
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest)?;
+        assert_eq!(child.wait()?.code(), Some(5), "{signal}: {rest}");
+        assert!(rest.contains("lost"), "it reports: {rest}");
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use ipctrace_tests::trace::{Scratch, lines, run, said};
 use ipctrace_tests::{binary, pause_until};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
@@ -236,7 +237,8 @@ fn on_a_terminal_it_obeys_keys_and_leaves_no_trace() -> Result<()> {
 
 #[test]
 fn ctrl_c_and_signals_give_the_terminal_back() -> Result<()> {
-    for end in [None, Some(Signal::SIGTERM), Some(Signal::SIGINT), Some(Signal::SIGHUP)] {
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+    for end in [None].into_iter().chain(signals.map(Some)) {
         let mut session = Session::start(&["-i", "0.3"])?;
         session.after("", "events/s")?;
         match end {
@@ -271,5 +273,36 @@ fn stopped_it_gives_the_terminal_back_and_takes_it_again() -> Result<()> {
     })?;
     session.keys.write_all(b"q")?;
     session.ended()?;
+    Ok(())
+}
+
+#[test]
+fn a_terminal_that_is_closed_is_a_quiet_end_even_if_hangups_are_ignored() -> Result<()> {
+    let _workload = Workload::start()?;
+    for command in ["top", "trace"] {
+        let OpenptyResult { master, slave } = openpty(None, None)?;
+        // Else the tracer has that end as well.
+        fcntl(&master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        let script = format!("trap '' HUP; exec {} {command}", binary()?.display());
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &script]).env("TERM", "xterm-256color");
+        sh.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        let mut child = sh.spawn()?;
+        drop(sh);
+        let mut screen = File::from(master);
+        // Of either there is something to be seen by then.
+        let mut seen = 0;
+        while seen < 500 {
+            seen += screen.read(&mut [0; 65536])?;
+        }
+        drop(screen);
+        let ended = pause_until("it ends", || Ok(child.try_wait()?.is_some()));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        ended?;
+        assert_eq!(status.code(), Some(0), "{command}");
+    }
     Ok(())
 }

@@ -1,21 +1,24 @@
 //! `ipctrace demo`.
 
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use ipctrace_common::{Mechanism, Shape};
 use tokio::process::Command;
 
-use super::signals::Ending;
+use super::signals::{self, Ending};
 use super::{EXIT_DIFFERENT, EXIT_IMPOSSIBLE, View, Wish, begin, run};
 use crate::args::{self, Format, Hooks, Report, Show};
 use crate::demo::{self, Demo, compare, truth};
 use crate::kernel::{Facts, Plan};
 use crate::options::{self, Usage};
+use crate::render::{Charset, ruled};
 use crate::stdout;
+use crate::terminal::Terminal;
 
 /// Signals by which users end programs.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
@@ -33,8 +36,9 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     let demos = chosen(&arguments.names)?;
     let plan = Plan::new(&Facts::gather(), Mechanism::ALL, std::process::id(), 0)?;
     let hooks = arguments.hooks;
+    let charset = Terminal::of(&io::stdout()).charset;
     let mut outcomes = Vec::new();
-    let mut signals = Ending::of_a_command()?;
+    let mut signals = Ending::new()?;
     let mut interrupted = None;
     for demo in demos {
         stdout::line(format_args!("{}: {}", demo.name, demo.summary))?;
@@ -52,7 +56,7 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
             }
         };
         stdout::line("")?;
-        stdout::line(report.table())?;
+        stdout::line(report.table(charset))?;
         stdout::line("")?;
         for difference in report.differences() {
             log::error!("{}: {difference}", demo.name);
@@ -62,7 +66,7 @@ pub async fn demo(arguments: args::Demo) -> Result<ExitCode> {
     if outcomes.is_empty() {
         return Ok(interrupted.unwrap_or(ExitCode::from(EXIT_IMPOSSIBLE)));
     }
-    stdout::line(table(&outcomes))?;
+    stdout::line(table(&outcomes, charset))?;
     if let Some(code) = interrupted {
         return Ok(code);
     }
@@ -129,7 +133,7 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut Ending) -> Result<Played>
         view: View::Events,
     };
     let (mut session, ()) = begin(wish, || Ok(()))?;
-    if let Some(signal) = signals.pending().await {
+    if let Some(signal) = signals::came() {
         session.end(false, false)?;
         return Ok(Played::Interrupted(run::by_signal(signal)));
     }
@@ -149,17 +153,15 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut Ending) -> Result<Played>
 
 fn start(demo: &Demo, report: &Path) -> Result<tokio::process::Child> {
     let program = std::env::current_exe().context("finding this program")?;
-    Command::new(program)
-        .args(["__demo-workload", demo.name])
-        .arg(report)
-        .stdin(Stdio::null())
-        .spawn()
-        .with_context(|| format!("starting the demo {}", demo.name))
+    let mut command = Command::new(program);
+    command.args(["__demo-workload", demo.name]).arg(report).stdin(Stdio::null());
+    signals::hand_on(&mut command);
+    command.spawn().with_context(|| format!("starting the demo {}", demo.name))
 }
 
-fn table(outcomes: &[(&Demo, compare::Report)]) -> Table {
+fn table(outcomes: &[(&Demo, compare::Report)], charset: Charset) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(ruled(charset));
     table.set_header(["demo", "mechanisms", "done", "traced", "rows equal", "lost", "equal"]);
     for (demo, report) in outcomes {
         let mechanisms: Vec<_> = demo.mechanisms.iter().map(|mechanism| mechanism.name()).collect();

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-use super::signals::Ending;
+use super::signals::{self, Ending};
 use super::trace::elapsed;
 use super::{View, Wish, begin};
 use crate::session::{Ended, Session};
@@ -34,8 +34,8 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
     let aside = reporting.output.is_none();
     let wish =
         Wish { selection, reporting, children_only: true, keep: false, at_objects: None, view: View::Events };
-    let (mut session, mut signals) = begin(wish, Ending::of_a_command)?;
-    if let Some(signal) = signals.pending().await {
+    let (mut session, mut signals) = begin(wish, Ending::beside_a_command)?;
+    if let Some(signal) = signals::came() {
         session.end(false, false)?;
         return Ok(by_signal(signal));
     }
@@ -44,7 +44,8 @@ pub async fn run(arguments: args::Run) -> Result<ExitCode> {
         Err(error) => {
             let status =
                 if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE };
-            session.end(false, false)?;
+            // What was traced meanwhile is how we got to know that.
+            session.end(true, false)?;
             log::error!("starting {}: {error}", arguments.command[0].to_string_lossy());
             return Ok(ExitCode::from(status));
         }
@@ -65,6 +66,7 @@ fn start(command: &[OsString], aside: bool) -> io::Result<Child> {
     if aside {
         process.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
     }
+    signals::hand_on(&mut process);
     process.spawn()
 }
 
@@ -108,7 +110,7 @@ pub(super) async fn status(
 
 /// Waits for the end of the command.
 ///
-/// Ctrl-C reaches it from the terminal, as it would without us; what else would end us is passed on to it.
+/// What Ctrl-C and Ctrl-\ send reaches it from the terminal, as it would without us; what else would end us is passed on to it.
 ///
 /// # Errors
 /// If it cannot be waited for.
@@ -118,7 +120,7 @@ async fn wait(child: &mut Child, signals: &mut Ending) -> Result<ExitStatus> {
         tokio::select! {
             status = child.wait() => return status.context("waiting for the command"),
             signal = signals.next() => {
-                if let Some(pid) = pid.filter(|_| signal != Signal::SIGINT) {
+                if let Some(pid) = pid.filter(|_| !matches!(signal, Signal::SIGINT | Signal::SIGQUIT)) {
                     // It may have ended just now.
                     let _ = kill(Pid::from_raw(pid as i32), signal);
                 }

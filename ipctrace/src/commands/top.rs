@@ -1,5 +1,6 @@
 //! `ipctrace top`.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use super::trace::elapsed;
 use super::{View, Wish, begin, status};
 use crate::args::{self, Format};
 use crate::options::Reporting;
-use crate::screen::{self, Screen};
+use crate::screen::{self, Input, Screen};
 use crate::session::{Ended, Session};
 use crate::top::{Then, Top};
-use crate::{boot, options, render, stderr};
+use crate::{boot, options, render, stderr, terminal};
 
 mod happenings;
 
@@ -31,6 +32,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// # Errors
 /// Wrong usage, or what makes tracing impossible.
 pub async fn top(arguments: args::Top) -> Result<ExitCode> {
+    super::signals::heed_interrupts();
     let (reporting, interval) = options::refreshing(&arguments)?;
     let selection = options::selection(arguments.show)?;
     let on_screen = reporting.format == Format::Text && reporting.output.is_none() && Screen::is_possible();
@@ -40,14 +42,13 @@ pub async fn top(arguments: args::Top) -> Result<ExitCode> {
     let (session, signals) = begin(wish, || Signals::new(on_screen))?;
     let host = nix::unistd::gethostname().unwrap_or_default();
     let table = Top::new(host.into_encoded_bytes(), boot::now(), interval);
-    let screen = on_screen.then(Screen::take).transpose().context("taking the terminal over")?;
     let first = if on_screen { interval.min(FIRST) } else { interval };
     // It comes early, and is none of those that were asked for.
     let left = count.map(|count| count.saturating_add(u64::from(first < interval)));
     let mut ticks = tokio::time::interval_at(Instant::now() + first, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let keys = screen.is_some().then(screen::events);
-    Live { session, table, screen, ticks, keys, signals, resuming: false, left }.run(duration).await
+    let keys = on_screen.then(screen::input);
+    Live { session, table, screen: None, ticks, keys, signals, resuming: false, left }.run(duration).await
 }
 
 /// A table that is being shown.
@@ -57,7 +58,7 @@ struct Live {
     /// Held for as long as the terminal is ours.
     screen: Option<Screen>,
     ticks: Interval,
-    keys: Option<mpsc::UnboundedReceiver<Event>>,
+    keys: Option<mpsc::UnboundedReceiver<Input>>,
     signals: Signals,
     /// We stopped ourselves, and have taken the screen again: the signal by which we go on tells nothing new.
     resuming: bool,
@@ -81,7 +82,7 @@ impl Live {
     async fn run(mut self, duration: Option<Duration>) -> Result<ExitCode> {
         let over = elapsed(duration);
         tokio::pin!(over);
-        let mut state = if self.screen.is_some() { self.draw()? } else { State::On };
+        let mut state = if self.keys.is_some() { self.take_screen()? } else { State::On };
         while state == State::On {
             let ended = {
                 let happening =
@@ -101,18 +102,17 @@ impl Live {
         match happening {
             Happening::Tick => self.tick(),
             Happening::Over => Ok(State::Over),
-            Happening::Gone => Ok(State::ReaderGone),
             Happening::Resumed => {
                 if std::mem::take(&mut self.resuming) {
                     return Ok(State::On);
                 }
                 // Whoever stopped us may have left the terminal otherwise.
                 self.screen = None;
-                self.take_screen()?;
-                self.draw()
+                self.take_screen()
             }
             Happening::Suspended => self.suspend(),
-            Happening::Terminal(Event::Key(key)) => match self.table.press(key) {
+            Happening::Terminal(Input::Gone) => Ok(State::ReaderGone),
+            Happening::Terminal(Input::Event(Event::Key(key))) => match self.table.press(key) {
                 Then::Draw => self.draw(),
                 Then::Quit => Ok(State::Over),
                 // To the whole group, as the terminal would: a shell, or sudo, wants to know. It reaches us, too.
@@ -121,9 +121,9 @@ impl Live {
                     Ok(State::On)
                 }
             },
-            Happening::Terminal(
+            Happening::Terminal(Input::Event(
                 Event::Resize(..) | Event::FocusGained | Event::FocusLost | Event::Mouse(_),
-            ) => self.draw(),
+            )) => self.draw(),
         }
     }
 
@@ -149,15 +149,20 @@ impl Live {
         self.resuming = true;
         // Returns when we are told to go on.
         signal::raise(Signal::SIGSTOP).context("stopping")?;
-        self.take_screen()?;
-        self.draw()
+        self.take_screen()
     }
 
-    fn take_screen(&mut self) -> Result<()> {
-        if self.keys.is_some() {
-            self.screen = Some(Screen::take().context("taking the terminal over")?);
+    fn take_screen(&mut self) -> Result<State> {
+        if self.keys.is_none() {
+            return self.draw();
         }
-        Ok(())
+        match Screen::take() {
+            Ok(screen) => self.screen = Some(screen),
+            // SIGCONT comes with SIGHUP, which may be ignored.
+            Err(_) if terminal::has_hung_up(io::stdout()) => return Ok(State::ReaderGone),
+            Err(error) => return Err(error).context("taking the terminal over"),
+        }
+        self.draw()
     }
 
     /// Shows what came since the last refresh (on a screen nobody would see it), and says goodbye.

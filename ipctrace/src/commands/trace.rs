@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use super::signals::Ending;
+use super::signals::{self, Ending};
 use super::{View, Wish, begin, status};
 use crate::args;
 use crate::options;
@@ -18,6 +18,7 @@ use crate::session::Ended;
 /// # Errors
 /// Wrong usage, or what makes tracing impossible.
 pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
+    signals::heed_interrupts();
     let selection = options::selection(arguments.show)?;
     let reporting = options::reporting(arguments.report)?;
     let (duration, asked) = (reporting.duration, reporting.summary);
@@ -29,7 +30,7 @@ pub async fn trace(arguments: args::Trace) -> Result<ExitCode> {
         at_objects: None,
         view: View::Events,
     };
-    let (mut session, mut signals) = begin(wish, Ending::of_a_trace)?;
+    let (mut session, mut signals) = begin(wish, Ending::new)?;
     let ended = session
         .follow(async {
             tokio::select! {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::AddAssign;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use ipctrace_common::Mechanism;
 
 use super::balance::imbalances;
@@ -12,7 +12,7 @@ use super::members::{Members, Who};
 use super::stage::{queued_with_priority, queued_with_type};
 use super::truth::Truth;
 use crate::model::{Channel, End, Event, Proc, Share, ShareAction, Transfer};
-use crate::render::signal_name;
+use crate::render::{Charset, ruled, signal_name};
 
 /// What is compared: one kind of thing between two ends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -351,10 +351,10 @@ impl Report {
         (sum(|row| row.0), sum(|row| row.1))
     }
 
-    /// For people.
-    pub fn table(&self) -> Table {
+    /// For people who can be shown these characters.
+    pub fn table(&self, charset: Charset) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(ruled(charset));
         table.set_header(["mechanism", "channel", "sender", "receiver", "done", "traced", "equal"]);
         for (row, (done, traced)) in &self.rows {
             table.add_row([

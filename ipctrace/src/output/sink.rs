@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{patience, terminal};
 
 /// A descriptor, and what is owed to it.
 #[derive(Debug)]
@@ -17,11 +19,13 @@ pub(super) struct Sink {
 }
 
 /// Not everything was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) errno: Errno,
-    /// How many records stand nowhere, and never will.
-    pub(super) lost: usize,
+    /// Which of the records stand nowhere, and never will.
+    pub(super) lost: Range<usize>,
+    /// One more is owed: the last of those before.
+    pub(super) owed: bool,
 }
 
 impl Sink {
@@ -45,18 +49,22 @@ impl Sink {
         let owed = std::mem::take(&mut self.owed);
         if let Err((written, errno)) = self.write_all(&owed) {
             self.owed = owed[written..].to_vec();
-            return Err(Failure { errno, lost: ends.len() });
+            return Err(Failure { errno, lost: 0..ends.len(), owed: false });
         }
         let Err((written, errno)) = self.write_all(bytes) else { return Ok(()) };
         let whole = ends.partition_point(|end| *end <= written);
         let start = if whole == 0 { 0 } else { ends[whole - 1] };
-        let mut lost = ends.len() - whole;
         if written > start && !self.take_back((written - start) as u64) {
             // It will be completed before anything else is written, and so is not lost.
             self.owed = bytes[written..ends[whole]].to_vec();
-            lost -= 1;
+            return Err(Failure { errno, lost: whole + 1..ends.len(), owed: true });
         }
-        Err(Failure { errno, lost })
+        Err(Failure { errno, lost: whole..ends.len(), owed: false })
+    }
+
+    /// Whether a record stands there in part.
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.is_empty()
     }
 
     /// Cuts the last `count` bytes off a regular file, if they are its end: others may have written to it as well.
@@ -79,25 +87,15 @@ impl Sink {
     fn write_all(&self, bytes: &[u8]) -> Result<(), (usize, Errno)> {
         let mut written = 0;
         while written < bytes.len() {
-            match nix::unistd::write(&self.file, &bytes[written..]) {
+            match patience::write(&self.file, &bytes[written..]) {
                 // No error, and no progress: what regular files do when they cannot grow.
                 Ok(0) => return Err((written, Errno::ENOSPC)),
                 Ok(count) => written += count,
-                Err(Errno::EINTR) => {}
-                // Someone who shares the descriptor made it non-blocking.
-                Err(Errno::EAGAIN) => self.wait().map_err(|errno| (written, errno))?,
+                // As with a pipe that nobody reads from any more.
+                Err(Errno::EIO) if terminal::has_hung_up(&self.file) => return Err((written, Errno::EPIPE)),
                 Err(errno) => return Err((written, errno)),
             }
         }
         Ok(())
-    }
-
-    /// Waits until there is room, or an error to be had.
-    fn wait(&self) -> Result<(), Errno> {
-        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
     }
 }

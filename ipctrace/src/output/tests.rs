@@ -31,12 +31,12 @@ fn records_to_a_file_wait_for_a_block_or_for_send() {
     let scratch = Scratch::new("block");
     let path = scratch.0.join("out");
     let mut output = Output::create(&path).unwrap();
-    output.record(b"one\n").unwrap();
+    output.record(b"one\n", true).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"");
     output.send().unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"one\n");
     let long = vec![b'x'; BLOCK];
-    output.record(&long).unwrap();
+    output.record(&long, true).unwrap();
     assert_eq!(fs::read(&path).unwrap().len(), 4 + BLOCK);
     assert_eq!(output.take_losses(), None);
 }
@@ -45,7 +45,7 @@ fn records_to_a_file_wait_for_a_block_or_for_send() {
 fn records_to_a_terminal_go_out_at_once() {
     let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(None, None).unwrap();
     let mut output = Output::new(slave, "terminal".to_owned());
-    output.record(b"one\n").unwrap();
+    output.record(b"one\n", true).unwrap();
     let mut read = [0; 16];
     let count = File::from(master).read(&mut read).unwrap();
     assert_eq!(&read[..count], b"one\r\n");
@@ -55,7 +55,7 @@ fn records_to_a_terminal_go_out_at_once() {
 fn a_reader_that_has_gone_is_no_loss() {
     let (read, mut output) = pipe();
     drop(read);
-    output.record(b"one\n").unwrap();
+    output.record(b"one\n", true).unwrap();
     assert_eq!(output.send(), Err(ReaderGone));
     let error = output.write_all(b"two\n").and_then(|()| output.flush()).unwrap_err();
     assert!(is_reader_gone(&error));
@@ -66,8 +66,8 @@ fn a_reader_that_has_gone_is_no_loss() {
 #[test]
 fn a_full_device_loses_records_counts_them_and_is_reported_once() {
     let mut output = Output::create(Path::new("/dev/full")).unwrap();
-    output.record(b"one\n").unwrap();
-    output.record(b"two\n").unwrap();
+    output.record(b"one\n", true).unwrap();
+    output.record(b"two\n", true).unwrap();
     output.send().unwrap();
     let losses = output.take_losses().unwrap();
     assert_eq!(losses.count, 2);
@@ -75,10 +75,34 @@ fn a_full_device_loses_records_counts_them_and_is_reported_once() {
         losses.report.unwrap().to_string(),
         "writing to /dev/full: No space left on device; events are being lost, counted as write-failed"
     );
-    output.record(b"three\n").unwrap();
+    output.record(b"three\n", true).unwrap();
     output.send().unwrap();
     assert_eq!(output.take_losses(), Some(Losses { count: 1, report: None }));
     assert_eq!(output.take_losses(), None);
+}
+
+#[test]
+fn only_events_are_counted_but_every_failure_is_known() {
+    let mut output = Output::create(Path::new("/dev/full")).unwrap();
+    assert!(!output.has_failed());
+    output.write_all(b"hello\n").unwrap();
+    output.send().unwrap();
+    let losses = output.take_losses().unwrap();
+    assert_eq!((losses.count, losses.report.is_some(), output.has_failed()), (0, true, true));
+    output.write_all(b"lost\n").unwrap();
+    output.of_events().write_all(b"an event\n").unwrap();
+    output.write_all(b"lost\n").unwrap();
+    output.send().unwrap();
+    assert_eq!(output.take_losses(), Some(Losses { count: 1, report: None }));
+    assert_eq!(output.take_losses(), None);
+}
+
+#[test]
+fn a_terminal_that_has_hung_up_is_a_reader_that_has_gone() {
+    let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(None, None).unwrap();
+    let mut output = Output::new(slave, "terminal".to_owned());
+    drop(master);
+    assert_eq!(output.record(b"one\n", true), Err(ReaderGone));
 }
 
 #[test]
@@ -92,7 +116,7 @@ fn a_pipe_that_does_not_block_is_waited_for() {
         read.read_to_end(&mut all).map(|_| all)
     });
     for _ in 0..1000 {
-        output.record(&line).unwrap();
+        output.record(&line, true).unwrap();
     }
     output.send().unwrap();
     assert_eq!(output.take_losses(), None);
@@ -130,7 +154,7 @@ fn on_a_full_disk_every_line_is_whole_and_writing_resumes() {
         let path = disk.join("out");
         let mut output = Output::create(&path).unwrap();
         for number in 0..200 {
-            output.record(&numbered(number)).unwrap();
+            output.record(&numbered(number), true).unwrap();
         }
         output.send().unwrap();
         let losses = output.take_losses().expect("40,000 bytes do not fit 32 KiB");
@@ -141,7 +165,7 @@ fn on_a_full_disk_every_line_is_whole_and_writing_resumes() {
         assert!(losses.count < 200);
 
         fs::remove_file(&ballast).unwrap();
-        output.record(&numbered(777)).unwrap();
+        output.record(&numbered(777), true).unwrap();
         output.send().unwrap();
         assert_eq!(output.take_losses(), None);
         let all = fs::read(&path).unwrap();
@@ -159,7 +183,7 @@ fn what_another_wrote_behind_ours_is_not_cut_off() {
         let other = fs::OpenOptions::new().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&other, b"other", 1 << 20).unwrap();
         for number in 0..300 {
-            output.record(&numbered(number)).unwrap();
+            output.record(&numbered(number), true).unwrap();
         }
         output.send().unwrap();
         assert!(output.take_losses().is_some());
@@ -169,7 +193,7 @@ fn what_another_wrote_behind_ours_is_not_cut_off() {
 
         // The record that was half written is completed once there is room.
         fs::remove_file(disk.join("ballast")).unwrap();
-        output.record(&numbered(777)).unwrap();
+        output.record(&numbered(777), true).unwrap();
         output.send().unwrap();
         assert_eq!(output.take_losses(), None);
         let all = fs::read(&path).unwrap();

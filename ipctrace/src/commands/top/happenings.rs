@@ -3,24 +3,22 @@
 use std::pin::Pin;
 
 use anyhow::Result;
-use crossterm::event::Event;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
 use crate::commands::signals::{Awaited, Ending};
+use crate::screen::Input;
 
 /// One thing that happened.
 #[derive(Debug)]
 pub(super) enum Happening {
     /// An interval has passed.
     Tick,
-    /// A key, or another size.
-    Terminal(Event),
+    /// Something came from the terminal.
+    Terminal(Input),
     /// It is time to end, or we were told to.
     Over,
-    /// The terminal has gone.
-    Gone,
     /// We were told to stop for a while.
     Suspended,
     /// We were told to go on.
@@ -30,7 +28,6 @@ pub(super) enum Happening {
 /// The signals that would end us or stop us.
 pub(super) struct Signals {
     ending: Ending,
-    quit: Awaited,
     stop: Awaited,
     resume: Awaited,
 }
@@ -43,8 +40,7 @@ impl Signals {
     pub(super) fn new(on_screen: bool) -> Result<Signals> {
         let job = |kind| if on_screen { Awaited::always(kind) } else { Ok(Awaited::never()) };
         Ok(Signals {
-            ending: Ending::of_a_trace()?,
-            quit: job(SignalKind::quit())?,
+            ending: Ending::new()?,
             stop: job(SignalKind::from_raw(libc::SIGTSTP))?,
             resume: job(SignalKind::from_raw(libc::SIGCONT))?,
         })
@@ -54,26 +50,25 @@ impl Signals {
 /// Waits for what happens next. Nothing is lost if the wait is given up.
 pub(super) async fn next(
     ticks: &mut Interval,
-    keys: &mut Option<mpsc::UnboundedReceiver<Event>>,
+    keys: &mut Option<mpsc::UnboundedReceiver<Input>>,
     signals: &mut Signals,
     over: Pin<&mut impl Future<Output = ()>>,
 ) -> Happening {
-    let Signals { ending, quit, stop, resume } = signals;
+    let Signals { ending, stop, resume } = signals;
     tokio::select! {
         biased;
         _ = ending.next() => Happening::Over,
-        () = quit.come() => Happening::Over,
         () = stop.come() => Happening::Suspended,
         () = resume.come() => Happening::Resumed,
-        event = pressed(keys) => event.map_or(Happening::Gone, Happening::Terminal),
+        input = from(keys) => Happening::Terminal(input),
         _ = ticks.tick() => Happening::Tick,
         () = over => Happening::Over,
     }
 }
 
-async fn pressed(keys: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
+async fn from(keys: &mut Option<mpsc::UnboundedReceiver<Input>>) -> Input {
     match keys {
-        Some(keys) => keys.recv().await,
+        Some(keys) => keys.recv().await.unwrap_or(Input::Gone),
         None => std::future::pending().await,
     }
 }

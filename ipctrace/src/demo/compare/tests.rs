@@ -280,14 +280,16 @@ fn nothing_is_not_equal_to_nothing() {
 
 #[test]
 fn the_table_marks_what_differs() {
-    let right = compare(&truth(), &Trace::right().events()).table().to_string();
+    let right = compare(&truth(), &Trace::right().events()).table(Charset::Utf8).to_string();
     assert!(right.contains("writer-b[11]") && right.contains(" yes ") && !right.contains(" NO "), "{right}");
     let mut trace = Trace::right();
     trace.from_b.bytes = 199;
-    let wrong = compare(&truth(), &trace.events()).table().to_string();
+    let report = compare(&truth(), &trace.events());
+    let wrong = report.table(Charset::Utf8).to_string();
     let line = wrong.lines().find(|line| line.contains("writer-b[11]")).expect("a row of writer-b");
     assert!(line.contains("200 B") && line.contains("199 B") && line.contains(" NO "), "{wrong}");
     assert_eq!(wrong.matches(" NO ").count(), 1, "{wrong}");
+    assert!(!wrong.is_ascii() && report.table(Charset::Ascii).to_string().is_ascii());
 }
 
 #[test]

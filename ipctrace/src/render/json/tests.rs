@@ -72,6 +72,7 @@ fn flows_and_end_close_it() {
         lost: vec![(Cause::RingFull, 3), (Cause::MapFull, 0)],
         duration: std::time::Duration::from_millis(1500),
         at_objects: vec![],
+        incomplete: false,
     };
     json.end(&totals, &mut out).unwrap();
     let process = |pid: u32, comm: &str| {

@@ -161,6 +161,28 @@ impl Columns {
     }
 }
 
+/// Pieces of a line, some at a column of their own.
+#[derive(Default)]
+struct Fields {
+    pieces: Vec<Piece>,
+    column: usize,
+}
+
+impl Fields {
+    fn extend(&mut self, pieces: impl IntoIterator<Item = Piece>) {
+        for piece in pieces {
+            self.column += piece.width;
+            self.pieces.push(piece);
+        }
+    }
+
+    /// Moves to that column, or one space on if that is behind.
+    fn to(&mut self, column: usize) {
+        let spaces = column.saturating_sub(self.column).max(1);
+        self.extend([Piece::own(Tint::Plain, " ".repeat(spaces))]);
+    }
+}
+
 /// Makes lines of a width.
 struct Brush<'a> {
     terminal: &'a Terminal,
@@ -248,33 +270,30 @@ impl Brush<'_> {
             Charset::Utf8 => "→",
             Charset::Ascii => ">",
         };
-        let mut line = Line::new(self.terminal.colour);
         // What stands still stands back.
-        let piece = |line: &mut Line, piece: &Piece| {
-            let tint = if moved { piece.tint } else { Tint::Dim };
-            line.with(tint, piece.width, |text| text.push_str(&piece.text));
-        };
+        let shown = |piece: Piece| Piece { tint: if moved { piece.tint } else { Tint::Dim }, ..piece };
+        let mut fields = Fields::default();
         let mut stop = columns.mechanism + 1;
-        piece(&mut line, &cells::cut(&cells.mechanism, columns.mechanism, charset));
-        line.to(stop);
-        cells::fit(cells.sender, columns.end, charset).iter().for_each(|part| piece(&mut line, part));
+        fields.extend([shown(cells::cut(&cells.mechanism, columns.mechanism, charset))]);
+        fields.to(stop);
+        fields.extend(cells::fit(cells.sender, columns.end, charset).into_iter().map(shown));
         stop += columns.end + 1;
-        line.to(stop);
-        piece(&mut line, &Piece::own(Tint::Dim, arrow));
+        fields.to(stop);
+        fields.extend([shown(Piece::own(Tint::Dim, arrow))]);
         stop += 2;
-        line.to(stop);
-        cells::fit(cells.receiver, columns.end, charset).iter().for_each(|part| piece(&mut line, part));
+        fields.to(stop);
+        fields.extend(cells::fit(cells.receiver, columns.end, charset).into_iter().map(shown));
         stop += columns.end + 1;
-        line.to(stop);
-        piece(&mut line, &cells.channel.fit(columns.channel, charset));
+        fields.to(stop);
+        fields.extend([shown(cells.channel.fit(columns.channel, charset))]);
         stop += columns.channel;
         for (index, number) in columns.numbers() {
-            let cell = &cells.numbers[index];
+            let cell = cells.numbers[index].clone();
             stop += 1 + number.width;
-            line.to(stop.saturating_sub(cell.width));
-            piece(&mut line, cell);
+            fields.to(stop.saturating_sub(cell.width));
+            fields.extend([shown(cell)]);
         }
-        line
+        self.line(fields.pieces)
     }
 
     fn bottom(&self, top: &Top) -> Line {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ipctrace_common::{Cause, Mechanism};
 use jiff::tz::TimeZone;
+use unicode_width::UnicodeWidthStr;
 
 use super::screen::frame;
 use super::*;
@@ -65,9 +66,14 @@ fn a_screen_has_all_that_was_asked_for() {
 #[test]
 fn no_line_is_wider_than_the_screen_and_none_can_act_on_it() {
     for charset in [Charset::Utf8, Charset::Ascii] {
-        for width in [80, 81, 100, 119, 120, 200, 400] {
+        for width in (1..=130).chain([200, 400]) {
             let lines = frame(&top(), &Terminal { charset, ..PLAIN }, 10, width);
-            assert!(lines.iter().all(|line| line.column() <= width), "{width}");
+            for line in &lines {
+                assert!(
+                    line.column() <= width && line.as_str().width() == line.column(),
+                    "{width}: {line:?}"
+                );
+            }
             let text: String = lines.iter().map(|line| line.as_str()).collect();
             assert!(!text.chars().any(char::is_control), "{text:?}");
             assert!(charset == Charset::Utf8 || text.is_ascii(), "{text}");
