@@ -22,6 +22,11 @@ use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, run, speci
 const MSG_NOERROR: u64 = 0o10_000;
 pub(crate) const MSG_COPY: u64 = 0o40_000;
 
+/// What a call returns that was given memory which is not there.
+const EFAULT: i64 = -14;
+/// In place of what a receive returned: [`is_gone`].
+const GONE: u64 = u64::MAX;
+
 /// Whether the call is one of a POSIX queue.
 #[inline(always)]
 pub(crate) fn is_posix(special: u32) -> bool {
@@ -260,11 +265,11 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
         }
         return 0;
     }
-    if returned >= 0
-        && queue_joined(tid, special, returned as u64) == 0
+    let gone = returned == EFAULT && is_gone(special);
+    if (gone || (returned >= 0 && queue_joined(tid, special, returned as u64) == 0))
         && (inflight::get(tid).is_some() || straddled(tid, special))
     {
-        queue_completed(tid, special, returned as u64);
+        queue_completed(tid, special, if gone { GONE } else { returned as u64 });
         if let Some(call) = inflight::get(tid) {
             // SAFETY: a valid pointer into the map; the entry is the current thread's.
             emit::op(tid, unsafe { &mut *call }, 0);
@@ -272,6 +277,17 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
     }
     inflight::end(tid);
     0
+}
+
+/// Whether a call that failed with [`EFAULT`] is a receive that has taken its message and then found no memory to copy it to: it is gone.
+#[inline(always)]
+fn is_gone(special: u32) -> bool {
+    let Ok([_, _, _, _, timeout, _]) = special::arguments() else {
+        return false;
+    };
+    // Without the time by which it is to end, mq_timedreceive(2) does not begin.
+    is_receive(special)
+        && (special == Special::Msgrcv as u32 || timeout == 0 || read_user::<[u64; 2]>(timeout, 0).is_ok())
 }
 
 /// Tells of a call whose message need not be told from others, as part of a run; 0 if it does. As [`queue_detail`] for the verifier.
@@ -333,6 +349,15 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let InFlight { moved, user, count: size, .. } = unsafe { &mut *call };
     moved.user = *user;
+    if returned == GONE {
+        // Nothing of it has been received, and it may be any.
+        moved.bytes = 0;
+        moved.len = 0;
+        moved.flags = op_flag::CUT;
+        moved.user = 0;
+        moved.detail = detail_of_gone(special);
+        return 0;
+    }
     if is_receive(special) {
         moved.bytes = returned;
         moved.len = returned;
@@ -348,6 +373,21 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
         ring::count(Cause::PageAbsent);
     }
     0
+}
+
+/// Priority or type of a message that could not be copied to its receiver's memory, as far as that or the call has it; -1 if it is not known.
+#[inline(always)]
+fn detail_of_gone(special: u32) -> i64 {
+    let Ok([_, message, _, argument, ..]) = special::arguments() else {
+        return -1;
+    };
+    if is_posix(special) {
+        priority(special, argument)
+    } else if argument.cast_signed() > 0 {
+        argument.cast_signed()
+    } else {
+        read_user(message, 0).unwrap_or(-1)
+    }
 }
 
 /// The end of msgctl. The verifier looks at it by itself.

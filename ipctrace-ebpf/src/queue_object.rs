@@ -270,11 +270,17 @@ fn end(given: &Call, returned: i64) -> i32 {
 /// Tells of a call that returned that, seen to begin or not.
 #[inline(always)]
 fn ended(given: &Call, tid: u32, returned: i64) {
-    if returned >= 0 {
-        if inflight::get(tid).is_none() {
+    let (mut moved, call) = (returned, inflight::get(tid));
+    // SAFETY: a valid pointer into the map; the entry is this thread's, which is here.
+    if returned < 0 && call.is_some_and(|call| unsafe { (*call).taken.len } != 0) {
+        // A message that was taken is gone, although it could not be copied to where it was to go.
+        moved = 0;
+    }
+    if moved >= 0 {
+        if call.is_none() {
             start(given, tid, 0);
         }
-        told(tid, returned as u64);
+        told(tid, moved as u64);
     }
     inflight::end(tid);
 }

@@ -105,6 +105,7 @@ cases! {
     posix_mq_by_priority
     posix_mq_fast
     sysv_msg_fast
+    a_message_that_cannot_be_copied_is_gone
     posix_mq_two_receivers
     posix_mq_full_and_empty
     posix_mq_notifies

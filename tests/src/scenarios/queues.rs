@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ipctrace::demo::Stage;
-use ipctrace::demo::stage::{PosixQueue, SysvQueue};
+use ipctrace::demo::stage::{self, PosixQueue, SysvQueue};
 use ipctrace::demo::truth::{Party, Truth};
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::Scenario;
 
-pub(super) const SCENARIOS: &[Scenario] =
-    &[Scenario { name: "posix_mq_fast", play: posix }, Scenario { name: "sysv_msg_fast", play: sysv }];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "posix_mq_fast", play: posix },
+    Scenario { name: "sysv_msg_fast", play: sysv },
+    Scenario { name: "a_message_that_cannot_be_copied_is_gone", play: gone },
+];
 
 /// Messages of a sender: so many that it goes on for longer than a queue must have been known before its messages are told of
 /// together.
@@ -116,4 +120,37 @@ fn play(stage: &Stage, ends: &Ends<'_>) -> Result<()> {
     stage.reap(&both)?;
     let kinds = [send("kinds", FEWER, 3)?, receive("receives-kinds", FEWER, true)?];
     stage.reap(&kinds)
+}
+
+/// A receiver's memory is not there: it has taken the message all the same, of which nothing arrives, and the next receive gets the next.
+fn gone(stage: &Stage) -> Result<()> {
+    let posix = PosixQueue::new("gone", 4, 64, 0)?;
+    let sysv = SysvQueue::new()?;
+    let mut senders = Vec::new();
+    for (index, name) in ["sender-a", "sender-b"].into_iter().enumerate() {
+        let sender = stage.child(name, |stage| {
+            posix.send(&stage.marked(10), 3)?;
+            sysv.send(7, &stage.marked(10 + index), 0).map_err(Into::into)
+        })?;
+        stage.reap(&[sender])?;
+        senders.push(sender);
+    }
+    let receiver = stage.child("receiver", |stage| {
+        let told = |mechanism: &str, channel: String, from: Pid, to: Party, bytes: u64| {
+            let (mechanism, channel, from) = (mechanism.to_owned(), Some(channel), stage::party(from));
+            stage.tell(&Truth::Transfer { mechanism, channel, from, to, bytes, messages: Some(1) })
+        };
+        let unread = || Party::None("unread".to_owned());
+        ensure!(posix.receive_in_vain() == Err(Errno::EFAULT));
+        told("posix_mq", posix.with(3), senders[0], stage.me(), 0)?;
+        told("posix_mq", posix.with(3), senders[0], unread(), 10)?;
+        ensure!(posix.receive()?.0.len() == 10);
+        told("posix_mq", posix.with(3), senders[1], stage.me(), 10)?;
+        ensure!(sysv.receive_in_vain(0) == Err(Errno::EFAULT));
+        told("sysv_msg", sysv.with(7), senders[0], stage.me(), 0)?;
+        told("sysv_msg", sysv.with(7), senders[0], unread(), 10)?;
+        ensure!(sysv.receive(0, 64, 0)?.1.len() == 11);
+        told("sysv_msg", sysv.with(7), senders[1], stage.me(), 11)
+    })?;
+    stage.reap(&[receiver])
 }

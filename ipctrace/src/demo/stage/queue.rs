@@ -1,12 +1,16 @@
 //! Message queues that are no sockets, for the processes of workloads.
 
 use std::ffi::CString;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::PAGE;
 
 /// A POSIX queue with messages of that priority, in a report.
 pub fn queued_with_priority(channel: &str, priority: u32) -> String {
@@ -130,6 +134,17 @@ impl PosixQueue {
         self.take(ptr::null_mut())
     }
 
+    /// Takes a message that cannot be copied to where it is to go, and is gone.
+    ///
+    /// # Errors
+    /// `EFAULT`, or others of mq_receive(3).
+    pub fn receive_in_vain(&self) -> Result<(), Errno> {
+        // SAFETY: nothing is written, for there is no memory at that address.
+        let count =
+            unsafe { libc::mq_receive(self.descriptor.as_raw_fd(), ptr::null_mut(), 8192, ptr::null_mut()) };
+        Errno::result(count).map(drop)
+    }
+
     fn take(&self, priority: *mut u32) -> Result<Vec<u8>, Errno> {
         // More than any queue of a workload has for a message.
         let mut buffer = vec![0; 8192];
@@ -250,6 +265,24 @@ impl SysvQueue {
         let kind = message.first_chunk().map_or(0, |bytes| i64::from_ne_bytes(*bytes));
         message.truncate(TYPE + count as usize);
         Ok((kind, message.split_off(TYPE)))
+    }
+
+    /// Takes a message of which only the type can be copied to where it is to go, and which is gone.
+    ///
+    /// # Errors
+    /// `EFAULT`, or others of msgrcv(2) and mmap(2).
+    pub fn receive_in_vain(&self, kind: i64) -> Result<(), Errno> {
+        let len = NonZeroUsize::MIN.saturating_add(2 * PAGE - 1);
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, of which nobody else knows; its second page is taken away again, and it is given back in the end.
+        unsafe {
+            let place = mmap_anonymous(None, len, access, MapFlags::MAP_PRIVATE)?;
+            munmap(place.byte_add(PAGE), PAGE)?;
+            let message = place.byte_add(PAGE - size_of::<i64>());
+            let status = Errno::result(libc::msgrcv(self.id, message.as_ptr(), 8192, kind, 0));
+            munmap(place, PAGE)?;
+            status.map(drop)
+        }
     }
 
     /// Removes it.
