@@ -182,6 +182,15 @@ pub extern "C" fn udp_received(tid: u32) -> i32 {
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
     let call = unsafe { &mut *call };
+    let moved = &call.moved;
+    if moved.bytes == 0
+        && call.class == Class::Readv as u8
+        && moved.count <= SEGMENTS
+        && received_room(moved.user, moved.count) == 0
+    {
+        // Without room nothing is taken (`vfs_readv`, fs/read_write.c).
+        return 0;
+    }
     complete(call);
     i32::from(syscall::prepare(call, 0))
 }

@@ -1,5 +1,6 @@
 //! UDP on this host: each datagram from the process that sent it to the one that took it.
 
+use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -127,6 +128,10 @@ fn by_read_and_write(stage: &Stage) -> Result<()> {
             }
             let mut buffer = [0; 200];
             for size in [1, 10, 100] {
+                // Without room nothing is taken.
+                ensure!(nix::unistd::read(socket, &mut [])? == 0);
+                let mut parts = [&mut [][..], &mut []].map(IoSliceMut::new);
+                ensure!(nix::sys::uio::readv(socket, &mut parts)? == 0);
                 ensure!(nix::unistd::read(socket, &mut buffer)? == size);
                 stage.heard_message("udp", &buffer[..size])?;
             }
