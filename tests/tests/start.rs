@@ -86,6 +86,9 @@ fn a_look_that_began_before_tracing_takes_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A transfer: how many bytes, who sent and who received them: us, another, or why that is not known.
+type Short = (u64, String, String);
+
 /// What a call that was under way when tracing began is checked by.
 struct UnderWay<T> {
     calls: thread::JoinHandle<Result<T>>,
@@ -112,9 +115,8 @@ fn begin_in<T: Send + 'static>(
 }
 
 impl<T> UnderWay<T> {
-    /// Ends the trace when the call is over; gives what it gave, and transfers through `id`: how many bytes, whether the sender is known, and,
-    /// if not, why, and whether the receiver is.
-    fn end(self, id: &str) -> Result<(T, Vec<(u64, String, String)>)> {
+    /// Ends the trace when the call is over; gives what it gave, and the transfers through `id`.
+    fn end(self, id: &str) -> Result<(T, Vec<Short>)> {
         let value = self.calls.join().ok().context("no panic")??;
         let lines = self.trace.stop()?;
         let own = u64::from(std::process::id());
@@ -133,7 +135,7 @@ impl<T> UnderWay<T> {
 }
 
 /// Transfers as they should be.
-fn told(transfers: &[(u64, &str, &str)]) -> Vec<(u64, String, String)> {
+fn told(transfers: &[(u64, &str, &str)]) -> Vec<Short> {
     transfers.iter().map(|(bytes, from, to)| (*bytes, (*from).to_owned(), (*to).to_owned())).collect()
 }
 
