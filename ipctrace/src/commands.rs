@@ -127,6 +127,9 @@ pub fn begin<T>(wish: Wish, prepare: impl FnOnce() -> Result<T>) -> Result<(Sess
     for (hook, error) in tracer.failed_hooks() {
         log::warn!("without {}: {error}", hook.purpose());
     }
+    if let Some(lack) = plan::without_ptrace(&facts) {
+        log::warn!("{lack}");
+    }
     if plan.is_preempted {
         let remedy = to_have_perf_events(&facts);
         log::warn!("where tasks are preempted in a program, this kernel loses calls: {remedy}");

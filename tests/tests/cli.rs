@@ -824,6 +824,17 @@ fn capabilities_do_in_place_of_root() -> Result<()> {
     let output = nobody_with("+bpf").arg(binary()?).args(arguments).output()?;
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(said(&output).contains("CAP_PERFMON"), "{}", said(&output));
+    // With less than all of them it says what it does without.
+    for (less, lack) in [
+        ("+bpf,+perfmon,+dac_read_search", "CAP_SYS_PTRACE"),
+        ("+bpf,+perfmon,+sys_ptrace", "CAP_DAC_READ_SEARCH"),
+    ] {
+        let output = nobody_with(less).arg(binary()?).args(arguments).output()?;
+        assert!(output.status.success() && said(&output).contains(lack), "{less}: {}", said(&output));
+        let doctor = nobody_with(less).arg(binary()?).arg("doctor").output()?;
+        assert!(said_out(&doctor).contains(lack), "{less}: {}", said_out(&doctor));
+    }
+    assert!(!said(&nobody_with(enough).arg(binary()?).args(arguments).output()?).contains("without"));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use ipctrace_common::{Hook, Mechanism, hook::Point};
 
 use super::{EXIT_IMPOSSIBLE, choice, hooks as hooks_of};
 use crate::kernel::objects::Choice;
-use crate::kernel::{Facts, Plan, recorded, uring};
+use crate::kernel::{Facts, Plan, plan, recorded, uring};
 use crate::{args, attach, occupancy, stdout};
 
 /// What is said where no mode can be read: securityfs may not be mounted, and the kernel locked down nevertheless.
@@ -60,6 +60,9 @@ pub fn doctor(arguments: &args::Doctor) -> Result<ExitCode> {
         stdout::line(format_args!("object hooks  this kernel refuses fentry: {reason}"))?;
     }
     stdout::line(format_args!("preemption    {}", preemption(&facts, &plan)))?;
+    for lack in [plan::without_ptrace(&facts), plan::without_search(&facts)].into_iter().flatten() {
+        stdout::line(format_args!("capabilities  {lack}"))?;
+    }
     let failed = |hook: &Hook| {
         attached.iter().find(|(found, _)| found == hook).and_then(|(_, state)| state.clone().err())
     };

@@ -8,10 +8,26 @@ use ipctrace_common::{Hook, Mechanism, Shape};
 use super::objects::{self, Choice};
 use super::{Facts, syscalls, uring};
 
-/// CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, include/uapi/linux/capability.h.
+/// Capabilities, include/uapi/linux/capability.h.
 const CAP_BPF: u64 = 1 << 39;
 const CAP_PERFMON: u64 = 1 << 38;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+
+/// What a trace does without for want of a capability that it can be made without. The control groups say so themselves when they are
+/// looked for.
+pub fn without_ptrace(facts: &Facts) -> Option<&'static str> {
+    (facts.capabilities & CAP_SYS_PTRACE == 0).then_some(
+        "without CAP_SYS_PTRACE it is not known which calls of other users' processes are under way as tracing begins, nor which network namespaces they have",
+    )
+}
+
+/// The same of control groups.
+pub fn without_search(facts: &Facts) -> Option<&'static str> {
+    (facts.capabilities & CAP_DAC_READ_SEARCH == 0)
+        .then_some("without CAP_DAC_READ_SEARCH control groups have no names")
+}
 
 /// How long small calls on a pipe are told of together, ns. It bounds what is not known of their times: half of what a
 /// latency may be wrong by.
