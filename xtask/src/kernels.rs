@@ -54,8 +54,8 @@ const PART: [&str; 3] = ["5.10", "6.12", "newest"];
 /// Time for all that is run in a guest.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// What can be run in a kernel; the last two are all scenarios, demos and seeds with one of the sets of hooks.
-const STEPS: [&str; 6] = ["doctor", "facts", "programs", "demos", "syscall", "object"];
+/// What can be run in a kernel; two are all scenarios, demos and seeds with one of the sets of hooks. After the last nothing can be.
+const STEPS: [&str; 7] = ["doctor", "facts", "programs", "demos", "syscall", "object", "lockdown"];
 
 /// Runs the kernels of these names (all of the matrix, or of the part, if none is named) and prints a table. `only`: of what is run in
 /// each only these steps, if any is named; `doctor` in any case, for the table.

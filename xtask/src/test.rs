@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "VERSION", num_args = 0.., conflicts_with = "filter")]
     kernels: Option<Vec<String>>,
     /// In these kernels only that: doctor, facts, programs, demos, syscall, object (all scenarios, demos and seeds with hooks of
-    /// that kind)
+    /// that kind), lockdown
     #[arg(long, value_name = "STEP", num_args = 1.., requires = "kernels")]
     steps: Vec<String>,
 }

@@ -13,6 +13,19 @@ step() {
   status=$?
   echo "@@ end $status"
 }
+# Locked down, kernel_lockdown(7), for which there is no way back, nothing can be traced, and one line says so.
+locked='
+  grep -q securityfs /proc/mounts || mount -t securityfs none /sys/kernel/security || exit
+  echo confidentiality > /sys/kernel/security/lockdown || exit
+  for what in "trace -d 1" doctor; do
+    "$IPCTRACE" $what > /tmp/said 2>&1
+    status=$?
+    cat /tmp/said
+    [ $status = 3 ] && [ "$(grep -c "boot with lockdown=" /tmp/said)" = 1 ] || exit 1
+  done
+  # Of doctor it is one of several.
+  [ "$("$IPCTRACE" trace -d 1 2>&1 | wc -l)" = 1 ]
+'
 for one in $STEPS; do
   case $one in
     doctor) step doctor 300 "$IPCTRACE" doctor ;;
@@ -34,5 +47,6 @@ for one in $STEPS; do
       step "calls $one" 900 "$TESTS/batch" seeds_call_by_call --exact --ignored --test-threads=1 --nocapture
       unset IPCTRACE_HOOKS
       ;;
+    lockdown) step lockdown 120 sh -c "$locked" ;;
   esac
 done
