@@ -20,6 +20,7 @@ use crate::{alike, emit, messages, own, posix_mq, queue_object, ring, run, speci
 
 /// Flags of msgrcv, include/uapi/linux/ipc.h, msg.h.
 const MSG_NOERROR: u64 = 0o10_000;
+const MSG_EXCEPT: u64 = 0o20_000;
 pub(crate) const MSG_COPY: u64 = 0o40_000;
 
 /// What a call returns that was given memory which is not there.
@@ -378,12 +379,12 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
 /// Priority or type of a message that could not be copied to its receiver's memory, as far as that or the call has it; -1 if it is not known.
 #[inline(always)]
 fn detail_of_gone(special: u32) -> i64 {
-    let Ok([_, message, _, argument, ..]) = special::arguments() else {
+    let Ok([_, message, _, argument, flags, _]) = special::arguments() else {
         return -1;
     };
     if is_posix(special) {
         priority(special, argument)
-    } else if argument.cast_signed() > 0 {
+    } else if argument.cast_signed() > 0 && flags & MSG_EXCEPT == 0 {
         argument.cast_signed()
     } else {
         read_user(message, 0).unwrap_or(-1)

@@ -252,7 +252,8 @@ fn try_several(tid: u32, call: &mut InFlight, count: u32) -> Result<()> {
         (false, true) if messages => messages_since_first_seen(&call.sides[0]).max(1).min(sum),
         (false, true) => since_first_seen(&call.sides[0])?.min(sum),
         (false, false) => 0,
-        (true, _) if call.sides[0].mechanism == Mechanism::UnixStream as u8 => taken_out(&call.sides[0], sum),
+        // Who is connected receives from its peer alone, whose sends are in the books.
+        (true, _) if unix::is_connected(&call.sides[0]) => taken_out(&call.sides[0], sum),
         (true, _) => sum,
     };
     if !messages {
@@ -262,7 +263,7 @@ fn try_several(tid: u32, call: &mut InFlight, count: u32) -> Result<()> {
         }
         return Ok(());
     }
-    // The first were put in before.
+    // The first were put in, or taken out, before.
     call.user += (sum - since) * MMSGHDR;
     message::each::<Message>(tid, since as u32).map(|_| ())
 }
@@ -297,27 +298,31 @@ fn messages_since_first_seen(side: &Side) -> u64 {
     (queued + taking + taken).saturating_sub(first + sent)
 }
 
-/// How many of the bytes that a receive from a unix stream returned it took since that was first seen: it may have waited for more when it
-/// had some already. As long as a send is under way there may be bytes that no record explains yet: then it took all of them since, as most
-/// calls did.
+/// How many of the bytes, or messages, that a receive from a connected unix socket returned it took since that was first seen: it may have
+/// waited for more when it had some already. What a send that is under way has put in no record explains yet: of messages, that is one each,
+/// most likely the one that it waited for; of bytes it is not known, and it took all of them since, as most calls did.
 #[inline(always)]
 fn taken_out(side: &Side, returned: u64) -> u64 {
     let Some(books) = channel::books(&side.key) else {
         return returned;
     };
+    // In this order: what has been put in is of those that are about to until it is among what they did.
     let queued = own::queued(side);
     // SAFETY: a valid pointer into the map; each field is read in one load.
-    let (first, sent, taken, sends) = unsafe {
+    let (sends, sent, first, taken) = unsafe {
         let (sending, receiving) =
             (channel::account(books, channel::SENDING), channel::account(books, channel::RECEIVING));
         (
-            (*receiving).queued,
-            core::ptr::read_volatile(&raw const (*sending).moved),
-            (*receiving).moved,
             channel::senders(books),
+            core::ptr::read_volatile(&raw const (*sending).moved),
+            (*receiving).queued,
+            (*receiving).moved,
         )
     };
-    if sends == 0 { (first + sent).saturating_sub(taken + queued).min(returned) } else { returned }
+    if sends != 0 && !has_messages(side.mechanism) {
+        return returned;
+    }
+    (first + sent + sends).saturating_sub(taken + queued).min(returned)
 }
 
 /// How many of the bytes that a call has put into a stream, which was not seen to begin and returned so many, are not among what is

@@ -76,6 +76,12 @@ pub(crate) fn is_connection(mechanism: u8) -> bool {
     Mechanism::UNIX_CONNECTIONS >> (mechanism & 31) & 1 != 0
 }
 
+/// Whether that side of a call receives from a unix socket to which its peer alone can send.
+#[inline(always)]
+pub(crate) fn is_connected(side: &Side) -> bool {
+    is_connection(side.mechanism) || (side.mechanism == Mechanism::UnixDgram as u8 && side.peer != 0)
+}
+
 /// Whether it is a unix socket that keeps messages apart.
 #[inline(always)]
 pub(crate) fn keeps_messages(mechanism: u8) -> bool {

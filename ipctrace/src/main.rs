@@ -13,6 +13,8 @@ fn main() -> ExitCode {
     let command = Cli::parse().into_command();
     stderr::init(command.verbose());
     dispositions::survive_limits();
+    // What we start is waited for, which is in vain where it is ignored (wait(2)).
+    dispositions::heed(libc::SIGCHLD);
     if let Command::Workload { name, report } = &command {
         // Its processes are forked, for which there must be one thread only: before there is a runtime.
         return match demo::workload(name, report) {

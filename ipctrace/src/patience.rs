@@ -1,18 +1,18 @@
 //! Writing to a place that may take nothing more: a pipe whose reader sleeps, a terminal that was stopped by Ctrl-S.
 //!
 //! A write waits for as long as it takes, as that of every other program does, until we are told to end. From then on it waits for no
-//! more than a second in which nothing is taken, and only for a moment once that has happened or we were told again: what
-//! is left then is given up. Descriptors stay as they are: to make them non-blocking would make those of the shell so, too.
+//! more than a second in which nothing is taken. Once that has happened, until something is taken again, or once we were told twice, what is not
+//! taken in a moment is given up. Descriptors stay as they are: to make them non-blocking would make those of the shell so, too.
 //!
 //! What ends the wait is a timer's signal, which is handled without `SA_RESTART` (signal(7)), so that write(2) gives EINTR. It is armed
 //! while a write is under way only: by the handler of the signal that tells us to end, or by the write, if that was before. It comes
-//! again and again, for the first may come just before the call.
+//! again and again, for the first may come just before the call. It is one of the real-time signals: SIGALRM may be somebody else's.
 
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -28,13 +28,19 @@ pub const GIVEN_UP: Errno = Errno::ETIMEDOUT;
 /// What is to be said of it.
 pub const WHY: &str = "nothing more was taken there when it was time to end";
 
+/// The timer; null before [`begin`].
+static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
+/// There is one: it may have a name of zeros.
+static READY: AtomicBool = AtomicBool::new(false);
 /// We have been told to end.
 static TOLD: AtomicBool = AtomicBool::new(false);
+/// Twice.
+static TWICE: AtomicBool = AtomicBool::new(false);
 /// A write is under way.
 static WRITING: AtomicBool = AtomicBool::new(false);
 /// The timer has come since then.
 static RUNG: AtomicBool = AtomicBool::new(false);
-/// A write waited in vain.
+/// A write waited in vain, and nothing has been taken since.
 static OVER: AtomicBool = AtomicBool::new(false);
 
 /// Makes ready for [`told_to_end`].
@@ -45,42 +51,78 @@ pub fn begin() -> io::Result<()> {
     extern "C" fn ring(_: libc::c_int) {
         RUNG.store(true, Ordering::SeqCst);
     }
-    let handler: extern "C" fn(libc::c_int) = ring;
-    // SAFETY: all fields of the structure may be 0; the handler stores to an atomic and does nothing else.
+    if READY.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let (handler, signal): (extern "C" fn(libc::c_int), _) = (ring, libc::SIGRTMIN());
+    // SAFETY: all fields of the structures may be 0; the handler stores to an atomic and does nothing else.
     unsafe {
         let mut action: libc::sigaction = mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
-        let mut alarm: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&raw mut alarm);
-        libc::sigaddset(&raw mut alarm, libc::SIGALRM);
-        if libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) != 0
-            || libc::sigprocmask(libc::SIG_UNBLOCK, &raw const alarm, ptr::null_mut()) != 0
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        let mut event: libc::sigevent = mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = signal;
+        let mut timer: libc::timer_t = ptr::null_mut();
+        if libc::sigaction(signal, &raw const action, ptr::null_mut()) != 0
+            || libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) != 0
+            || libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) != 0
         {
             return Err(io::Error::last_os_error());
         }
+        TIMER.store(timer, Ordering::SeqCst);
     }
+    READY.store(true, Ordering::SeqCst);
     Ok(())
 }
 
 /// We have been told to end. May be called by handlers of signals.
 pub fn told_to_end() {
-    let again = TOLD.swap(true, Ordering::SeqCst);
+    if TOLD.swap(true, Ordering::SeqCst) {
+        TWICE.store(true, Ordering::SeqCst);
+    }
     // Else the next write sees that it was so.
     if WRITING.load(Ordering::SeqCst) {
-        arm(if again { MOMENT } else { PATIENCE });
+        arm(left());
     }
+}
+
+/// We are not to end: who was told was the command beside us, and it goes on.
+pub fn told_in_vain() {
+    TOLD.store(false, Ordering::SeqCst);
+    TWICE.store(false, Ordering::SeqCst);
+}
+
+/// Whether nothing is waited for any more.
+fn is_over() -> bool {
+    OVER.load(Ordering::SeqCst) || TWICE.load(Ordering::SeqCst)
+}
+
+/// Whether a write waits only so long.
+fn is_limited() -> bool {
+    TOLD.load(Ordering::SeqCst) || is_over()
+}
+
+/// How long a write waits then.
+fn left() -> Duration {
+    if is_over() { MOMENT } else { PATIENCE }
 }
 
 /// Lets the timer come after that time, and then again and again; never, if it is none.
 fn arm(first: Duration) {
-    let time = |time: Duration| libc::timeval {
+    if !READY.load(Ordering::SeqCst) {
+        return;
+    }
+    let time = |time: Duration| libc::timespec {
         tv_sec: time.as_secs() as libc::time_t,
-        tv_usec: time.subsec_micros() as libc::suseconds_t,
+        tv_nsec: time.subsec_nanos().into(),
     };
     let interval = if first.is_zero() { first } else { MOMENT };
-    let timer = libc::itimerval { it_interval: time(interval), it_value: time(first) };
-    // SAFETY: reads a structure that lives until it returns.
-    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) };
+    let setting = libc::itimerspec { it_interval: time(interval), it_value: time(first) };
+    // SAFETY: a timer that there is, and a structure that lives until it returns.
+    unsafe { libc::timer_settime(TIMER.load(Ordering::SeqCst), 0, &raw const setting, ptr::null_mut()) };
 }
 
 /// A call that may wait; [`GIVEN_UP`] if it waited in vain.
@@ -88,21 +130,25 @@ fn wait<T>(call: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         RUNG.store(false, Ordering::SeqCst);
         WRITING.store(true, Ordering::SeqCst);
-        if TOLD.load(Ordering::SeqCst) {
-            arm(if OVER.load(Ordering::SeqCst) { MOMENT } else { PATIENCE });
+        if is_limited() {
+            arm(left());
         }
         let result = call();
         WRITING.store(false, Ordering::SeqCst);
-        if TOLD.load(Ordering::SeqCst) {
+        if is_limited() {
             arm(Duration::ZERO);
         }
         match result {
-            Err(Errno::EINTR) if RUNG.load(Ordering::SeqCst) => {
+            Err(Errno::EINTR) if RUNG.load(Ordering::SeqCst) && is_limited() => {
                 OVER.store(true, Ordering::SeqCst);
                 return Err(GIVEN_UP);
             }
             Err(Errno::EINTR) => {}
-            result => return result,
+            Ok(taken) => {
+                OVER.store(false, Ordering::SeqCst);
+                return Ok(taken);
+            }
+            Err(errno) => return Err(errno),
         }
     }
 }
@@ -120,7 +166,7 @@ fn is_ready(to: BorrowedFd) -> bool {
 pub fn write(to: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
     let to = to.as_fd();
     loop {
-        if OVER.load(Ordering::SeqCst) && !is_ready(to) {
+        if is_over() && !is_ready(to) {
             return Err(GIVEN_UP);
         }
         match wait(|| nix::unistd::write(to, bytes)) {

@@ -247,6 +247,29 @@ fn room_for_datagrams() -> Result<usize> {
 }
 
 #[test]
+fn a_recvmmsg_of_datagrams_that_had_some_takes_the_others() -> Result<()> {
+    let (sender, receiver, id) = pair(SockType::Datagram)?;
+    let send = |len: usize| nix::unistd::write(&sender, &vec![0; len]);
+    for len in [11, 12] {
+        send(len)?;
+    }
+    let taking = receiver.try_clone()?;
+    let call = begin_in(libc::SYS_recvmmsg, "unix_dgram", move || {
+        several(&taking, &[100; 4], true, MsgFlags::empty())
+    })?;
+    for len in [13, 14] {
+        send(len)?;
+    }
+    pause_until("all have been received", || Ok(call.calls.is_finished()))?;
+    send(16)?;
+    assert_eq!(nix::unistd::read(&receiver, &mut [0; 100])?, 16);
+    let (lengths, transfers) = call.end(&id)?;
+    assert_eq!(lengths, [11, 12, 13, 14]);
+    assert_eq!(transfers, told(&[(13, "us", "us"), (14, "us", "us"), (16, "us", "us")]));
+    Ok(())
+}
+
+#[test]
 fn a_sendmmsg_of_datagrams_that_began_before_puts_in_those_there_was_no_room_for() -> Result<()> {
     let (sender, receiver, id) = pair(SockType::Datagram)?;
     // Room for two is left.

@@ -16,7 +16,7 @@ use super::signals::{self, Ending};
 use super::trace::elapsed;
 use super::{View, Wish, begin};
 use crate::session::{Ended, Session};
-use crate::{args, options};
+use crate::{args, options, patience};
 
 /// The status of a shell for a command that does not exist, and for one that is no program.
 const EXIT_NOT_FOUND: u8 = 127;
@@ -124,6 +124,8 @@ async fn wait(child: &mut Child, signals: &mut Ending) -> Result<ExitStatus> {
                     // It may have ended just now.
                     let _ = kill(Pid::from_raw(pid as i32), signal);
                 }
+                // It is for the command to end, if it does.
+                patience::told_in_vain();
             }
         }
     }

@@ -429,11 +429,12 @@ impl Messages {
         for sent in std::mem::take(&mut queue.sent) {
             self.count -= 1;
             // A queue is first in, first out: one sent before another that was received is received too.
-            if sent.straddles && sent.time < queue.latest {
+            let overtaken = sent.time < queue.latest;
+            if sent.straddles && overtaken && context.loss.is_none() {
                 // It was taken before the queue was first seen, or is among what was in it then.
                 continue;
             }
-            let overtaken = sent.time < queue.latest && context.loss.is_some();
+            let overtaken = overtaken && context.loss.is_some();
             let why = if overtaken { Why::Lost } else { Why::Unread };
             context.out.push(left(sent, why, queue.naming.receiver(), name.clone()));
         }
