@@ -336,6 +336,44 @@ fn it_ends_when_told_although_its_output_is_stuck() -> Result<()> {
 }
 
 #[test]
+fn a_signal_that_the_command_survives_changes_nothing() -> Result<()> {
+    let (up, go) = (Scratch::new(".up"), Scratch::new(".go"));
+    let script = format!(
+        "trap : HUP; : > {}; while [ ! -e {} ]; do sleep 0.05; done; {FLOOD}",
+        up.path().display(),
+        go.path().display()
+    );
+    let (mut reader, writer) = std::io::pipe()?;
+    let mut child = Command::new(binary()?)
+        .args(["run", "-f", "json", "--every", "--", "sh", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .spawn()?;
+    let pid = Pid::from_raw(child.id() as i32);
+    pause_until("the command is there", || Ok(up.path().exists()))?;
+    kill(pid, Signal::SIGHUP)?;
+    std::thread::sleep(Duration::from_millis(300));
+    fs::write(go.path(), [])?;
+    until_it_cannot_write(pid)?;
+    // Longer than it waits when it is to end: of a write that has begun, and of the next.
+    std::thread::sleep(Duration::from_millis(2500));
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    assert_eq!(child.wait()?.code(), Some(0));
+    let end = lines(&text)?.pop().context("no line")?;
+    assert_eq!((&end["type"], &end["lost"]), (&Value::from("end"), &serde_json::json!({})), "{end}");
+    Ok(())
+}
+
+#[test]
+fn the_status_is_the_commands_though_children_are_ignored() -> Result<()> {
+    let script = format!("trap '' CHLD; exec {} run -o /dev/null -- sh -c 'exit 7'", binary()?.display());
+    let output = Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).output()?;
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    Ok(())
+}
+
+#[test]
 fn it_ends_when_told_although_its_terminal_is_stopped() -> Result<()> {
     // Both of its outputs are stuck.
     let pty = nix::pty::openpty(None, None)?;
