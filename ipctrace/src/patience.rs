@@ -42,6 +42,10 @@ static WRITING: AtomicBool = AtomicBool::new(false);
 static RUNG: AtomicBool = AtomicBool::new(false);
 /// A write waited in vain, and nothing has been taken since.
 static OVER: AtomicBool = AtomicBool::new(false);
+/// A write was interrupted, whether it had been taken in part or not, and none has been taken whole since.
+static STALLED: AtomicBool = AtomicBool::new(false);
+/// We are not to end after all ([`told_in_vain`]), once that is over.
+static PARDONED: AtomicBool = AtomicBool::new(false);
 
 /// Makes ready for [`told_to_end`].
 ///
@@ -89,8 +93,16 @@ pub fn told_to_end() {
     }
 }
 
-/// We are not to end: who was told was the command beside us, and it goes on.
+/// We are not to end: who was told was the command beside us, and it goes on. Where the output is stuck just now it still is given up.
 pub fn told_in_vain() {
+    if STALLED.load(Ordering::SeqCst) {
+        PARDONED.store(true, Ordering::SeqCst);
+    } else {
+        forget();
+    }
+}
+
+fn forget() {
     TOLD.store(false, Ordering::SeqCst);
     TWICE.store(false, Ordering::SeqCst);
 }
@@ -140,12 +152,21 @@ fn wait<T>(call: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         }
         match result {
             Err(Errno::EINTR) if RUNG.load(Ordering::SeqCst) && is_limited() => {
+                STALLED.store(true, Ordering::SeqCst);
                 OVER.store(true, Ordering::SeqCst);
                 return Err(GIVEN_UP);
+            }
+            Ok(taken) if RUNG.load(Ordering::SeqCst) && is_limited() => {
+                STALLED.store(true, Ordering::SeqCst);
+                return Ok(taken);
             }
             Err(Errno::EINTR) => {}
             Ok(taken) => {
                 OVER.store(false, Ordering::SeqCst);
+                STALLED.store(false, Ordering::SeqCst);
+                if PARDONED.swap(false, Ordering::SeqCst) {
+                    forget();
+                }
                 return Ok(taken);
             }
             Err(errno) => return Err(errno),

@@ -118,6 +118,8 @@ async fn wait(child: &mut Child, signals: &mut Ending) -> Result<ExitStatus> {
     let pid = child.id();
     loop {
         tokio::select! {
+            // What came as it ended is for us.
+            biased;
             status = child.wait() => return status.context("waiting for the command"),
             signal = signals.next() => {
                 if let Some(pid) = pid.filter(|_| !matches!(signal, Signal::SIGINT | Signal::SIGQUIT)) {
