@@ -215,14 +215,14 @@ fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) -> bool {
     }
 }
 
-/// How many calls are sending to the channel now.
+/// How many calls are under way on one side of the channel now.
 ///
 /// # Safety
 /// `books` must be valid.
 #[inline(always)]
-pub(crate) unsafe fn senders(books: *mut Books) -> u64 {
+pub(crate) unsafe fn calls(books: *mut Books, receive: u8) -> u64 {
     // SAFETY: by contract; read in one access.
-    unsafe { under_way(core::ptr::read_volatile(&raw const (*account(books, SENDING)).present.calls)) }
+    unsafe { under_way(core::ptr::read_volatile(&raw const (*account(books, receive)).present.calls)) }
 }
 
 /// How many calls are receiving from the channel now, and how many have taken something since it was first seen.
@@ -231,10 +231,7 @@ pub(crate) fn receivers(side: &Side) -> (u64, u64) {
     match books(&side.key) {
         // SAFETY: a valid pointer into the map; each field is read in one access.
         Some(books) => unsafe {
-            (
-                under_way(core::ptr::read_volatile(&raw const (*account(books, RECEIVING)).present.calls)),
-                core::ptr::read_volatile(&raw const (*account(books, RECEIVING)).moved),
-            )
+            (calls(books, RECEIVING), core::ptr::read_volatile(&raw const (*account(books, RECEIVING)).moved))
         },
         None => (0, 0),
     }

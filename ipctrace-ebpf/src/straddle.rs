@@ -248,8 +248,12 @@ fn try_several(tid: u32, call: &mut InFlight, count: u32) -> Result<()> {
     let known = channel::books(&side.key).is_some();
     channel::open(tid, call, 0, if receive { sum } else { 0 });
     let since = match (receive, known) {
-        // Those before were there when it was first seen.
-        (false, true) if messages => messages_since_first_seen(&call.sides[0]).max(1).min(sum),
+        // Those before were there when it was first seen. The last one had to wait, for a receive that has taken a message and may be under way
+        // still.
+        (false, true) if messages => {
+            let tally = Tally::of(&call.sides[0])?;
+            tally.put_in(tally.taking).max(1).min(sum)
+        }
         (false, true) => since_first_seen(&call.sides[0])?.min(sum),
         (false, false) => 0,
         // Who is connected receives from its peer alone, whose sends are in the books.
@@ -280,22 +284,53 @@ impl message::Visit for Message {
     }
 }
 
-/// How many messages have been put in since it was first seen that no other record explains, at most: each receive that is under way may have
-/// taken one. Whoever sends and has to wait does so for such a one.
-#[inline(always)]
-fn messages_since_first_seen(side: &Side) -> u64 {
-    let Some(books) = channel::books(&side.key) else {
-        return 0;
-    };
-    // In this order: what has been taken is among those that take it until it is among what they took.
-    let queued = own::queued(side);
-    let (taking, taken) = channel::receivers(side);
-    // SAFETY: a valid pointer into the map; each field is read in one load.
-    let (first, sent) = unsafe {
-        let sending = channel::account(books, channel::SENDING);
-        ((*sending).queued, (*sending).moved)
-    };
-    (queued + taking + taken).saturating_sub(first + sent)
+/// What a channel has and its books say: bytes of a stream, or messages.
+struct Tally {
+    /// What is in it now.
+    queued: u64,
+    /// Receives that are under way.
+    taking: u64,
+    taken: u64,
+    /// Sends that are under way.
+    sending: u64,
+    sent: u64,
+    /// What was in it when it was first seen.
+    first: u64,
+}
+
+impl Tally {
+    /// In the order of the fields: what is not in it any more is of those that take it until it is among what they took, and what is in
+    /// it is of those that send it until it is among what they sent.
+    #[inline(always)]
+    fn of(side: &Side) -> Result<Tally> {
+        let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
+        let queued = own::queued(side);
+        // SAFETY: a valid pointer into the map; each field is read in one access.
+        unsafe {
+            let (sending, receiving) =
+                (channel::account(books, channel::SENDING), channel::account(books, channel::RECEIVING));
+            Ok(Tally {
+                queued,
+                taking: channel::calls(books, channel::RECEIVING),
+                taken: core::ptr::read_volatile(&raw const (*receiving).moved),
+                sending: channel::calls(books, channel::SENDING),
+                sent: core::ptr::read_volatile(&raw const (*sending).moved),
+                first: (*sending).queued,
+            })
+        }
+    }
+
+    /// What has been put in since that no record explains, if those that receive have taken so much.
+    #[inline(always)]
+    fn put_in(&self, taking: u64) -> u64 {
+        (self.queued + taking + self.taken).saturating_sub(self.first + self.sent)
+    }
+
+    /// What has been taken out since that no record explains, if those that send have put in so much.
+    #[inline(always)]
+    fn taken_out(&self, sending: u64) -> u64 {
+        (self.first + self.sent + sending).saturating_sub(self.taken + self.queued)
+    }
 }
 
 /// How many of the bytes, or messages, that a receive from a connected unix socket returned it took since that was first seen: it may have
@@ -303,26 +338,12 @@ fn messages_since_first_seen(side: &Side) -> u64 {
 /// most likely the one that it waited for; of bytes it is not known, and it took all of them since, as most calls did.
 #[inline(always)]
 fn taken_out(side: &Side, returned: u64) -> u64 {
-    let Some(books) = channel::books(&side.key) else {
-        return returned;
-    };
-    // In this order: what has been put in is of those that are about to until it is among what they did.
-    let queued = own::queued(side);
-    // SAFETY: a valid pointer into the map; each field is read in one load.
-    let (sends, sent, first, taken) = unsafe {
-        let (sending, receiving) =
-            (channel::account(books, channel::SENDING), channel::account(books, channel::RECEIVING));
-        (
-            channel::senders(books),
-            core::ptr::read_volatile(&raw const (*sending).moved),
-            (*receiving).queued,
-            (*receiving).moved,
-        )
-    };
-    if sends != 0 && !has_messages(side.mechanism) {
-        return returned;
+    match Tally::of(side) {
+        Ok(tally) if tally.sending == 0 || has_messages(side.mechanism) => {
+            tally.taken_out(tally.sending).min(returned)
+        }
+        _ => returned,
     }
-    (first + sent + sends).saturating_sub(taken + queued).min(returned)
 }
 
 /// How many of the bytes that a call has put into a stream, which was not seen to begin and returned so many, are not among what is
@@ -339,9 +360,9 @@ pub(crate) fn put_in(side: &Side, returned: u64, known: bool) -> u64 {
 /// Bytes put into a stream since it was first seen that no other record explains.
 #[inline(always)]
 pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
-    let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
     if side.mechanism == Mechanism::Tcp as u8 {
-        // SAFETY: as below.
+        let books = channel::books(&side.key).ok_or(Cause::MapFull)?;
+        // SAFETY: a valid pointer into the map; each field is read in one load.
         let (sent, sequence) = unsafe {
             let sending = channel::account(books, channel::SENDING);
             ((*sending).moved, (*sending).origin)
@@ -349,11 +370,5 @@ pub(crate) fn since_first_seen(side: &Side) -> Result<u64> {
         let moved = inet::sequence(side.object, false)?.wrapping_sub(sequence as u32);
         return Ok(u64::from(moved).saturating_sub(sent));
     }
-    // SAFETY: a valid pointer into the map; each field is read in one load.
-    let (sent, taken, queued) = unsafe {
-        let (sending, receiving) =
-            (channel::account(books, channel::SENDING), channel::account(books, channel::RECEIVING));
-        ((*sending).moved, (*receiving).moved, (*sending).queued)
-    };
-    Ok((taken + own::queued(side)).saturating_sub(queued + sent))
+    Ok(Tally::of(side)?.put_in(0))
 }

@@ -12,7 +12,8 @@ use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -28,14 +29,10 @@ pub const GIVEN_UP: Errno = Errno::ETIMEDOUT;
 /// What is to be said of it.
 pub const WHY: &str = "nothing more was taken there when it was time to end";
 
-/// The timer; null before [`begin`].
-static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
-/// There is one: it may have a name of zeros.
-static READY: AtomicBool = AtomicBool::new(false);
-/// We have been told to end.
-static TOLD: AtomicBool = AtomicBool::new(false);
-/// Twice.
-static TWICE: AtomicBool = AtomicBool::new(false);
+/// The timer, once there is one: a `timer_t`, which is a pointer that may be null.
+static TIMER: OnceLock<usize> = OnceLock::new();
+/// How often we have been told to end.
+static TOLD: AtomicU32 = AtomicU32::new(0);
 /// A write is under way.
 static WRITING: AtomicBool = AtomicBool::new(false);
 /// The timer has come since then.
@@ -55,12 +52,12 @@ pub fn begin() -> io::Result<()> {
     extern "C" fn ring(_: libc::c_int) {
         RUNG.store(true, Ordering::SeqCst);
     }
-    if READY.load(Ordering::SeqCst) {
+    if TIMER.get().is_some() {
         return Ok(());
     }
     let (handler, signal): (extern "C" fn(libc::c_int), _) = (ring, libc::SIGRTMIN());
     // SAFETY: all fields of the structures may be 0; the handler stores to an atomic and does nothing else.
-    unsafe {
+    let timer = unsafe {
         let mut action: libc::sigaction = mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
         let mut set: libc::sigset_t = mem::zeroed();
@@ -76,17 +73,15 @@ pub fn begin() -> io::Result<()> {
         {
             return Err(io::Error::last_os_error());
         }
-        TIMER.store(timer, Ordering::SeqCst);
-    }
-    READY.store(true, Ordering::SeqCst);
+        timer
+    };
+    TIMER.get_or_init(|| timer.expose_provenance());
     Ok(())
 }
 
 /// We have been told to end. May be called by handlers of signals.
 pub fn told_to_end() {
-    if TOLD.swap(true, Ordering::SeqCst) {
-        TWICE.store(true, Ordering::SeqCst);
-    }
+    TOLD.fetch_add(1, Ordering::SeqCst);
     // Else the next write sees that it was so.
     if WRITING.load(Ordering::SeqCst) {
         arm(left());
@@ -98,23 +93,18 @@ pub fn told_in_vain() {
     if STALLED.load(Ordering::SeqCst) {
         PARDONED.store(true, Ordering::SeqCst);
     } else {
-        forget();
+        TOLD.store(0, Ordering::SeqCst);
     }
-}
-
-fn forget() {
-    TOLD.store(false, Ordering::SeqCst);
-    TWICE.store(false, Ordering::SeqCst);
 }
 
 /// Whether nothing is waited for any more.
 fn is_over() -> bool {
-    OVER.load(Ordering::SeqCst) || TWICE.load(Ordering::SeqCst)
+    OVER.load(Ordering::SeqCst) || TOLD.load(Ordering::SeqCst) > 1
 }
 
 /// Whether a write waits only so long.
 fn is_limited() -> bool {
-    TOLD.load(Ordering::SeqCst) || is_over()
+    OVER.load(Ordering::SeqCst) || TOLD.load(Ordering::SeqCst) > 0
 }
 
 /// How long a write waits then.
@@ -124,9 +114,7 @@ fn left() -> Duration {
 
 /// Lets the timer come after that time, and then again and again; never, if it is none.
 fn arm(first: Duration) {
-    if !READY.load(Ordering::SeqCst) {
-        return;
-    }
+    let Some(timer) = TIMER.get() else { return };
     let time = |time: Duration| libc::timespec {
         tv_sec: time.as_secs() as libc::time_t,
         tv_nsec: time.subsec_nanos().into(),
@@ -134,7 +122,9 @@ fn arm(first: Duration) {
     let interval = if first.is_zero() { first } else { MOMENT };
     let setting = libc::itimerspec { it_interval: time(interval), it_value: time(first) };
     // SAFETY: a timer that there is, and a structure that lives until it returns.
-    unsafe { libc::timer_settime(TIMER.load(Ordering::SeqCst), 0, &raw const setting, ptr::null_mut()) };
+    unsafe {
+        libc::timer_settime(ptr::with_exposed_provenance_mut(*timer), 0, &raw const setting, ptr::null_mut())
+    };
 }
 
 /// A call that may wait; [`GIVEN_UP`] if it waited in vain.
@@ -165,7 +155,7 @@ fn wait<T>(call: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
                 OVER.store(false, Ordering::SeqCst);
                 STALLED.store(false, Ordering::SeqCst);
                 if PARDONED.swap(false, Ordering::SeqCst) {
-                    forget();
+                    TOLD.store(0, Ordering::SeqCst);
                 }
                 return Ok(taken);
             }

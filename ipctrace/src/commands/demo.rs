@@ -20,9 +20,6 @@ use crate::render::{Charset, ruled};
 use crate::stdout;
 use crate::terminal::Terminal;
 
-/// Signals by which users end programs.
-const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-
 /// Plays demos under the tracer and compares.
 ///
 /// # Errors
@@ -141,7 +138,7 @@ async fn play(demo: &Demo, hooks: Hooks, signals: &mut Ending) -> Result<Played>
     let ended = run::follow(&mut session, &mut child, signals, None).await?;
     let status = run::status(ended, &mut child, signals).await?;
     let (totals, events) = session.end(false, false)?;
-    if status.signal().is_some_and(|signal| ENDING.contains(&signal)) {
+    if signals::ENDING.into_iter().any(|signal| status.signal() == Some(signal as i32)) {
         return Ok(Played::Interrupted(run::exit_code(status)));
     }
     if !status.success() {

@@ -13,8 +13,8 @@ use crate::{dispositions, patience};
 /// Those that came, by number. What their handlers write is there at once, also for a child that was made meanwhile.
 static CAME: AtomicU32 = AtomicU32::new(0);
 
-/// What may be in [`CAME`].
-const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+/// Signals by which users end programs.
+pub(super) const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// The signals that would end us.
 #[derive(Debug)]

@@ -430,12 +430,12 @@ impl Messages {
             self.count -= 1;
             // A queue is first in, first out: one sent before another that was received is received too.
             let overtaken = sent.time < queue.latest;
-            if sent.straddles && overtaken && context.loss.is_none() {
+            let why = match context.loss {
                 // It was taken before the queue was first seen, or is among what was in it then.
-                continue;
-            }
-            let overtaken = overtaken && context.loss.is_some();
-            let why = if overtaken { Why::Lost } else { Why::Unread };
+                None if overtaken && sent.straddles => continue,
+                Some(_) if overtaken => Why::Lost,
+                _ => Why::Unread,
+            };
             context.out.push(left(sent, why, queue.naming.receiver(), name.clone()));
         }
     }
