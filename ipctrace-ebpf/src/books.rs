@@ -219,8 +219,9 @@ mod placed {
     }
 
     impl Repeat for Wait {
-        /// A few times what it takes the collector, which closes them with a system call.
-        const LIMIT: u32 = 4096;
+        /// Milliseconds: whoever closes them may have its processor taken away meanwhile, as a guest of a busy host, and the
+        /// collector does it with a system call.
+        const LIMIT: u32 = 1 << 16;
         const PLAIN_LIMIT: u32 = 16;
 
         #[inline(always)]

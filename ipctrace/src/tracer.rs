@@ -154,9 +154,9 @@ impl Tracer {
 
     /// As [`Tracer::take`], what was made before `end`; before now, if nobody has said so.
     fn take_until(&mut self, end: Option<u64>, events: &mut Vec<Event>) -> Result<bool> {
-        // Before the records, so that what is taken for certain is known to have lost nothing.
-        self.losses(events)?;
+        // Before the records, and of all that were made until then, so that what is taken for certain is known to have lost nothing.
         let begun = now();
+        self.losses(events)?;
         if begun.saturating_sub(self.swept) >= SWEEP {
             self.swept = begun;
             self.sweep(false);

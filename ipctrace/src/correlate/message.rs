@@ -44,6 +44,11 @@ struct Sent {
 }
 
 impl Sent {
+    /// Whether what took an equal one may have taken this one, or another that is still to be told of.
+    fn is_in_doubt(&self) -> bool {
+        self.overlaps || self.left_over
+    }
+
     /// Whether another process has sent an equal message through the same socket.
     fn is_rivalled_by(&self, other: &Sent) -> bool {
         other.sock == self.sock && other.bytes == self.bytes && other.who.identity() != self.who.identity()
@@ -151,6 +156,9 @@ pub(super) struct Messages {
     queues: HashMap<Key, Queue>,
     /// Sent by address, by sending socket.
     addressed: HashMap<u64, VecDeque<Sent>>,
+    /// By sending socket and length: until when messages were sent of which it is in doubt which of them was taken. One that was sent
+    /// at the same time may be told of later.
+    doubts: HashMap<(u64, u64), u64>,
     /// Queues in which receives wait.
     waiting: Vec<Key>,
     count: usize,
@@ -249,7 +257,7 @@ impl Messages {
             sock: op.sender_sock,
             sender_inode: op.sender_inode,
             overlaps: has(op_flag::OVERLAPS),
-            left_over: false,
+            left_over: self.doubts.get(&(op.sender_sock, op.bytes)).is_some_and(|until| enter <= *until),
             straddles: has(op_flag::STRADDLES_START),
             before: has(op_flag::SEQUENCED).then_some(op.before),
             address: naming::unix_address(&record.address),
@@ -360,7 +368,11 @@ impl Messages {
             rivalled || taken.overlaps || queue.receivers.overlaps(taken.who.thread(), taken.enter);
         match found {
             // Another call, of a sender or a receiver, may have been under way, and its record is still to come.
-            Some(_) if queue.crowd && !force && context.now.saturating_sub(taken.time) < LINGER => {
+            Some(found)
+                if (queue.crowd || overlapped || !found.exact)
+                    && !force
+                    && context.now.saturating_sub(taken.time) < LINGER =>
+            {
                 return false;
             }
             Some(found) => {
@@ -381,8 +393,7 @@ impl Messages {
                 // Where records are lost, one that is alike may be among them: then the books must agree on which it is.
                 let counted = sent.before.zip(queue.first).map(|(before, first)| before + first);
                 let agreed = context.loss.is_none() || (counted.is_some() && counted == taken.before);
-                let exact =
-                    found.exact && agreed && !sent.overlaps && !sent.left_over && !(overlapped && rivals);
+                let exact = found.exact && agreed && !(overlapped && rivals);
                 if !exact {
                     // Which of them is left is as much in doubt as which was taken.
                     let addressed = self.addressed.get_mut(&sent.sock).into_iter().flatten();
@@ -390,6 +401,10 @@ impl Messages {
                     for other in queue.sent.iter_mut().chain(addressed).filter(equal) {
                         other.left_over = true;
                     }
+                    self.doubts
+                        .entry((sent.sock, sent.bytes))
+                        .and_modify(|until| *until = sent.time.max(*until))
+                        .or_insert(sent.time);
                 }
                 write(queue, End::Known(Rc::clone(&sent.who)), Some(&sent), taken, exact, context);
             }
@@ -419,6 +434,9 @@ impl Messages {
             self.settle(key, force, context);
         }
         self.addressed.retain(|_, sends| !sends.is_empty());
+        if self.doubts.len() > context.limits.messages {
+            self.doubts.clear();
+        }
     }
 
     /// Ends a queue: what is in it is unread.
@@ -436,7 +454,7 @@ impl Messages {
                 Some(_) if overtaken => Why::Lost,
                 _ => Why::Unread,
             };
-            context.out.push(left(sent, why, queue.naming.receiver(), name.clone()));
+            context.out.push(left(sent, why, queue.naming.receiver(), name.clone(), context.loss));
         }
     }
 
@@ -452,7 +470,7 @@ impl Messages {
         rest.sort_by_key(|sent| sent.time);
         for sent in rest {
             let name = sent.address.clone();
-            context.out.push(left(sent, Why::Unread, 0, name));
+            context.out.push(left(sent, Why::Unread, 0, name, context.loss));
         }
         self.count = 0;
     }
@@ -536,7 +554,7 @@ fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) 
     let alone = |chosen: &Sent| {
         let sent_here = queue.sent.iter().filter(|sent| fits(sent));
         let mut rivals = sent_here.chain(by_address.iter().filter(|sent| here(sent)));
-        rivals.all(|other| !chosen.overlaps(other))
+        !chosen.is_in_doubt() && rivals.all(|other| !chosen.overlaps(other))
     };
     match (direct, named) {
         (Some(direct), named)
@@ -550,7 +568,8 @@ fn find(queue: &Queue, addressed: &HashMap<u64, VecDeque<Sent>>, taken: &Taken) 
             let index = by_address.iter().position(fits)?;
             let chosen = &by_address[index];
             let rivals = by_address.iter().filter(|sent| fits(sent));
-            let certain = rivals.clone().all(|sent| sent.address == chosen.address)
+            let certain = !chosen.is_in_doubt()
+                && rivals.clone().all(|sent| sent.address == chosen.address)
                 && rivals.clone().all(|sent| sent.who.identity() == chosen.who.identity());
             Some(Found { addressed: true, index, exact: certain })
         }
@@ -584,13 +603,13 @@ fn write(
     }
 }
 
-/// A message whose receiver is not known.
-fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>) -> Event {
+/// A message whose receiver is not known. `loss`: when records were lost at last, among which may be that of its receive.
+fn left(sent: Sent, why: Why, receiver_inode: u64, name: Option<Vec<u8>>, loss: Option<u64>) -> Event {
     let id = naming::sockets(sent.sender_inode, receiver_inode);
     let channel = Rc::new(Channel { id, name });
     let (sender, receiver) = (End::Known(sent.who), End::Unknown(why));
     Event::Transfer(Transfer {
-        exact: !sent.left_over && !sent.straddles,
+        exact: !sent.left_over && !sent.straddles && loss.is_none_or(|loss| loss < sent.time),
         payload: (!sent.payload.is_empty()).then_some(sent.payload),
         ..Transfer::new(sent.mechanism, channel, sender, receiver, sent.bytes, sent.time)
     })

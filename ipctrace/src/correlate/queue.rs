@@ -128,6 +128,11 @@ impl Sent {
         }
     }
 
+    /// Whether its receive may be among what was lost.
+    fn may_be_gone(&self, context: &Context<'_>) -> bool {
+        context.loss.is_some_and(|loss| loss >= self.time)
+    }
+
     /// Whether the message with that number is among them.
     fn has(&self, number: u64) -> bool {
         self.number != 0 && (self.number..self.number.saturating_add(self.messages)).contains(&number)
@@ -446,8 +451,6 @@ const RIVALS: usize = 64;
 struct Found {
     place: Place,
     exact: bool,
-    /// Other processes have sent what it may be taken for.
-    rivals: bool,
     /// It may have been one of the same content but of another priority.
     alternatives: bool,
     /// What is known of its content does not tell it from others: what others take, of whom more is known, may tell.
@@ -648,12 +651,10 @@ impl Queue {
                 if found.alternatives {
                     sent.detail = None;
                 }
-                // It may be one whose receive was lost.
-                let doubtful = context.loss.is_some_and(|loss| loss >= sent.time) && found.rivals;
                 taken.joined(sent.messages);
                 let latency = (!found.alternatives && !sent.is_nameless())
                     .then(|| taken.end().saturating_sub(sent.time));
-                self.write(&sent, taken, found.exact && !doubtful, latency, context);
+                self.write(&sent, taken, found.exact, latency, context);
             }
             None if settled && let Some((sent, exact)) = self.claim(taken) => {
                 taken.joined(sent.messages);
@@ -750,7 +751,7 @@ impl Queue {
         let fitting = || self.sent.begun(among, taken.time).filter(|(_, sent)| sent.fits(taken));
         if taken.number != 0 {
             let (place, _) = fitting().next()?;
-            return Some(Found { place, exact: true, rivals: false, alternatives: false, open: false });
+            return Some(Found { place, exact: true, alternatives: false, open: false });
         }
         let highest =
             if self.is_unasked(taken) { fitting().filter_map(|(_, sent)| sent.detail).max() } else { None };
@@ -761,9 +762,7 @@ impl Queue {
         let several =
             self.senders.crowd() || self.sent.among(nameless, 0).any(|(_, other)| other.is_nameless());
         let others = if several { usize::MAX } else { 0 };
-        let mut rivals =
-            fitting().take(others).filter(|(_, other)| other.process() != chosen.process()).peekable();
-        let crowd = rivals.peek().is_some();
+        let mut rivals = fitting().take(others).filter(|(_, other)| other.process() != chosen.process());
         // What could not be read of one of the two may be what would tell it from the other. Where there was no need to, the first is it.
         let short = taken.is_short() && fitting().any(|(_, other)| other.bytes > taken.bytes);
         let unread = (taken.digest == 0 && !taken.alike) || (chosen.digest == 0 && !chosen.alike);
@@ -785,7 +784,7 @@ impl Queue {
             self.is_unasked(taken) && !sure && fitting().any(|(_, other)| other.detail != chosen.detail);
         let differs = |other: &Sent| (other.bytes, other.digest) != (chosen.bytes, chosen.digest);
         let open = taken.cut && fitting().any(|(_, other)| differs(other));
-        Some(Found { place, exact, rivals: crowd, alternatives, open })
+        Some(Found { place, exact, alternatives, open })
     }
 
     /// Which of a message and those that it may as well have been is left when one of them is given away is as much in doubt as which was
@@ -833,7 +832,7 @@ impl Queue {
         let (place, chosen) = self.others(taken).next()?;
         let sender = given.unwrap_or(chosen.process());
         let rivals = self.others(taken).any(|(_, other)| other.process() != sender);
-        Some(Found { place, exact: !rivals, rivals, alternatives: true, open: false })
+        Some(Found { place, exact: !rivals, alternatives: true, open: false })
     }
 
     /// Messages of the content that was received, but of another priority.
@@ -851,6 +850,9 @@ impl Queue {
         latency: Option<u64>,
         context: &mut Context<'_>,
     ) {
+        // If its receive was lost what was taken now is another, whose send was lost too. Of a send that is missing nothing is told.
+        let certain = sent.number != 0 || sent.time == 0 || !sent.may_be_gone(context);
+        let exact = exact && certain;
         // As sent, for the receiver may have changed it since; but no more of it than was received.
         let payload = if sent.payload.is_empty() { &taken.payload } else { &sent.payload };
         let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
@@ -879,7 +881,8 @@ impl Queue {
 
     /// Writes a message that nobody took.
     fn left(&self, sent: Sent, context: &mut Context<'_>) {
-        context.out.push(Event::Transfer(self.transfer(&sent, None)));
+        let exact = !sent.doubt && !sent.may_be_gone(context);
+        context.out.push(Event::Transfer(Transfer { exact, ..self.transfer(&sent, None) }));
     }
 
     /// A message that nobody took.

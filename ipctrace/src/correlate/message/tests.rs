@@ -324,6 +324,45 @@ fn what_is_left_may_be_what_was_taken_where_equal_ones_were_sent_at_once() {
 }
 
 #[test]
+fn what_is_told_late_is_as_much_in_doubt_as_what_was_taken_for_it() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    let with_another = changed(send(1, 10, 50, (1, 4), 32), |op| op.header.flags |= op_flag::OVERLAPS);
+    for record in [channel(DGRAM, 1, 0, b""), with_another, receive(1, 20, 50, (5, 6), 32, 32)] {
+        correlator.push(record, &mut out);
+    }
+    // The kernel has seen another call: it may be told of.
+    assert_eq!(shorts(&out), []);
+    correlator.tick(100 * MS, &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Ok(20), 32)]);
+    // It ends late, as does one that began after the first was sent.
+    correlator.push(send(1, 11, 50, (2, 101 * MS), 32), &mut out);
+    correlator.push(send(1, 12, 50, (5, 102 * MS), 32), &mut out);
+    correlator.finish(200 * MS, &mut out);
+    let told: Vec<_> = shorts(&out).into_iter().zip(transfers(&out).iter().map(|one| one.exact)).collect();
+    assert_eq!(
+        told,
+        [
+            ((Ok(10), Ok(20), 32), false),
+            ((Ok(11), Err(Why::Unread), 32), false),
+            ((Ok(12), Err(Why::Unread), 32), true),
+        ]
+    );
+}
+
+#[test]
+fn what_is_unread_may_have_been_taken_by_a_call_that_was_lost() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    correlator.push(channel(DGRAM, 1, 0, b""), &mut out);
+    correlator.push(send(1, 10, 50, (1, 2), 5), &mut out);
+    correlator.lost(3, ipctrace_common::Cause::RingFull, 1, &mut out);
+    correlator.push(send(1, 10, 50, (4, 5), 6), &mut out);
+    correlator.finish(9, &mut out);
+    assert_eq!(shorts(&out), [(Ok(10), Err(Why::Unread), 5), (Ok(10), Err(Why::Unread), 6)]);
+    let exact: Vec<bool> = transfers(&out).iter().map(|one| one.exact).collect();
+    assert_eq!(exact, [false, true]);
+}
+
+#[test]
 fn of_a_call_that_began_before_what_is_left_was_there_or_is_in_doubt() {
     let sent = |time: u64, bytes: u64| {
         changed(send(1, 10, 50, (0, time), bytes), |op| op.header.flags |= op_flag::STRADDLES_START)

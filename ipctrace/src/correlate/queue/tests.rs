@@ -296,6 +296,30 @@ fn without_a_send_it_is_from_before_the_start_or_lost() {
 }
 
 #[test]
+fn where_records_were_lost_what_was_sent_before_may_be_gone() {
+    let lost = |records: [Record; 2], last: Record| {
+        let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+        correlator.push(channel(MQ, 1, 0, JOBS), &mut out);
+        for record in records {
+            correlator.push(record, &mut out);
+        }
+        // Its receive, and the send of an equal one by another.
+        correlator.lost(3, ipctrace_common::Cause::RingFull, 2, &mut out);
+        correlator.push(last, &mut out);
+        correlator.finish(9, &mut out);
+        let exact = exact(&out);
+        shorts(&out).into_iter().zip(exact).collect::<Vec<_>>()
+    };
+    let sent = || [send(MQ, 10, 1..2, 1, 5), send(MQ, 10, 1..2, 2, 6)];
+    let told = |exact| [((Ok(10), Ok(20), 5), exact), ((Ok(10), Err(Why::Unread), 5), false)];
+    assert_eq!(lost(sent(), receive(MQ, 20, 7..8, 1, 5)), told(false));
+    // A number tells that it is the very message.
+    let [first, second] = sent();
+    let sent = [numbered(first, 7), numbered(second, 8)];
+    assert_eq!(lost(sent, numbered(receive(MQ, 20, 7..8, 1, 5), 7)), told(true));
+}
+
+#[test]
 fn a_queue_that_is_removed_is_unread_and_another_has_its_id() {
     let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
     correlator.push(channel(MSG, 1, 0, b""), &mut out);
