@@ -233,10 +233,11 @@ pub struct Op {
     /// Position in the channel at enter. Writers of a pipe: `head << 32 | end of the last buffer`; readers:
     /// `tail << 32 | start of the first buffer`. Positions grow and never repeat (but for the wrap of `head`). TCP: sequence
     /// number. Receivers of UDP, without the flag: [`Datagram::data`] of what was next in the queue, 0 if it was empty,
-    /// [`Op::UNKNOWN`] if another call was under way when this one began or ended.
+    /// [`Op::UNKNOWN`] if another call was under way when this one began or ended. Receivers of queues: how many calls were sending, 0 if
+    /// these have all been of one process.
     pub pos_enter: u64,
     /// The same once the lock was held. Receivers of UDP: how many datagrams had been received when the call began, which is
-    /// `before` if no other was meanwhile.
+    /// `before` if no other was meanwhile. Receivers of queues: when `pos_enter` was looked at.
     pub pos_locked: u64,
     /// The same at exit.
     pub pos_exit: u64,

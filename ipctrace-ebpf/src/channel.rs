@@ -7,7 +7,7 @@ use aya_ebpf::maps::HashMap;
 use aya_ebpf::maps::PerCpuArray;
 use ipctrace_common::config::{BOOKS_SIZE, CHANNEL_DESKS};
 use ipctrace_common::wire::{self, Key, Kind, NAME_MAX, channel_flag, op_flag};
-use ipctrace_common::{Cause, Mechanism};
+use ipctrace_common::{Cause, Mechanism, Shape};
 
 #[cfg(feature = "plain")]
 use crate::books::BPF_NOEXIST;
@@ -33,7 +33,7 @@ pub(crate) struct Books([Account; 2]);
 pub(crate) struct Account {
     /// Put in, or taken out, since the channel was first seen: bytes of a stream, calls on a counter, messages otherwise.
     pub(crate) moved: u64,
-    /// Who is in a call now. Of queues only the process is noted.
+    /// Who is in a call now. Of queues only the process is noted as long as their messages are [alike](crate::alike).
     pub(crate) present: Present,
     /// Inode of the receiving socket, 0 as long as it has none: an address is used again for another socket.
     inode: u64,
@@ -139,7 +139,8 @@ pub(crate) unsafe fn is_first(present: *const Present, tgid: u32) -> bool {
 /// Whether it matters which thread of a process it was: of two messages one may be cut short, and its rest is gone.
 #[inline(always)]
 fn by_thread(side: &Side) -> bool {
-    side.receive != 0 && has_messages(side.mechanism)
+    const CUT: u32 = Mechanism::of_shape(Shape::Message);
+    side.receive != 0 && CUT >> (side.mechanism & 31) & 1 != 0
 }
 
 /// The call on this side begins. Pipes need no such account: positions tell more.
@@ -191,7 +192,7 @@ pub(crate) fn arrive_if_known(side: &mut Side, tgid: u32) -> bool {
 
 /// The same, with the books at hand. Gives whether no other process has made a call there.
 #[inline(always)]
-fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) -> bool {
+pub(crate) fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) -> bool {
     // SAFETY: a valid pointer into the map; the index is 0 or 1.
     unsafe {
         let present = &raw mut (*account(books, side.receive)).present;
@@ -223,6 +224,18 @@ fn arrive_at(books: *mut Books, side: &mut Side, tgid: u32) -> bool {
 pub(crate) unsafe fn calls(books: *mut Books, receive: u8) -> u64 {
     // SAFETY: by contract; read in one access.
     unsafe { under_way(core::ptr::read_volatile(&raw const (*account(books, receive)).present.calls)) }
+}
+
+/// As [`calls`], of a side on which several processes have made calls; 0 of any other.
+///
+/// # Safety
+/// `books` must be valid.
+#[inline(always)]
+pub(crate) unsafe fn calls_of_several(books: *mut Books, receive: u8) -> u64 {
+    // SAFETY: by contract; read in one access.
+    let who = unsafe { core::ptr::read_volatile(&raw const (*account(books, receive)).present.who) };
+    // SAFETY: by contract.
+    if who & SEVERAL == 0 { 0 } else { unsafe { calls(books, receive) } }
 }
 
 /// How many calls are receiving from the channel now, and how many have taken something since it was first seen.

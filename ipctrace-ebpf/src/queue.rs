@@ -223,6 +223,9 @@ fn prepare(tid: u32, special: u32, call: &mut InFlight, books: *mut Books) {
         }
     }
     call.alike = u8::from(alike);
+    if !alike {
+        channel::arrive_at(books, &mut call.sides[0], task::tgid_of(call.task));
+    }
 }
 
 /// Notes with the call in flight of thread `tid` what the caller's memory has of the message: its type or priority, and a digest
@@ -271,12 +274,22 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
         && (inflight::get(tid).is_some() || straddled(tid, special))
     {
         queue_completed(tid, special, if gone { GONE } else { returned as u64 });
+        channel::left(tid);
         if let Some(call) = inflight::get(tid) {
             // SAFETY: a valid pointer into the map; the entry is the current thread's.
             emit::op(tid, unsafe { &mut *call }, 0);
         }
     }
-    inflight::end(tid);
+    if let Some(call) = inflight::get(tid) {
+        // SAFETY: as above.
+        unsafe {
+            if (*call).sides[0].present != 0 {
+                // It failed.
+                channel::left(tid);
+            }
+            (*call).active = 0;
+        }
+    }
     0
 }
 
@@ -348,8 +361,11 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
         return 0;
     };
     // SAFETY: a valid pointer into the map; the entry is the current thread's.
-    let InFlight { moved, user, count: size, .. } = unsafe { &mut *call };
+    let InFlight { moved, user, count: size, sides: [side, _], .. } = unsafe { &mut *call };
     moved.user = *user;
+    if is_receive(special) {
+        note_senders(side);
+    }
     if returned == GONE {
         // Nothing of it has been received, and it may be any.
         moved.bytes = 0;
@@ -374,6 +390,21 @@ pub extern "C" fn queue_completed(tid: u32, special: u32, returned: u64) -> i32 
         ring::count(Cause::PageAbsent);
     }
     0
+}
+
+/// Notes how many processes are sending now, where there are several: what was taken may be theirs, and is told of when their calls end.
+#[inline(always)]
+fn note_senders(side: &mut Side) {
+    let Some(books) = channel::books(&side.key) else {
+        return;
+    };
+    // SAFETY: a valid pointer into the map.
+    unsafe {
+        if channel::calls_of_several(books, channel::SENDING) != 0 {
+            side.pos_locked = ring::now();
+            side.pos_enter = channel::calls(books, channel::SENDING);
+        }
+    }
 }
 
 /// Priority or type of a message that could not be copied to its receiver's memory, as far as that or the call has it; -1 if it is not known.

@@ -8,6 +8,7 @@
 //! that, and one may stand for several messages.
 //! What was in a queue when it was first seen is known too, and was sent by nobody that we know.
 
+mod given;
 mod guess;
 mod store;
 mod waiting;
@@ -24,13 +25,14 @@ use crate::decode;
 use crate::model::{Channel, End, Event, Proc, Transfer, Why};
 
 use super::call::Recent;
-use super::context::{Context, LINGER};
+use super::context::{Context, LINGER, PATIENCE};
 use super::naming::{self, Home};
 use super::opening::Opening;
 
+use given::Given;
 use guess::Guesses;
 use store::{Among, Kind, Kinds, Place, Store, Stored};
-use waiting::{Span, Taken};
+use waiting::{Pending, Span, Taken};
 
 /// A message that was sent and not yet received.
 #[derive(Debug)]
@@ -174,6 +176,10 @@ struct Queue {
     sent: Store<Sent>,
     /// Receives that wait for their send, or until it is certain which it is.
     waiting: Store<Taken>,
+    /// What those wait for.
+    pending: Pending,
+    /// Messages that another receive, of which is told later, may have taken.
+    given: Given,
     /// Messages that were given to receives that may have taken another.
     guesses: Guesses,
     /// Receives, and the messages that they may have taken unless another receive did.
@@ -197,6 +203,8 @@ impl Queue {
             found: 0,
             sent: Store::default(),
             waiting: Store::default(),
+            pending: Pending::default(),
+            given: Given::default(),
             guesses: Guesses::default(),
             held: VecDeque::new(),
             settled: 0,
@@ -334,7 +342,10 @@ impl Queues {
                 alike,
                 span,
                 rivalled: false,
+                overlaps: has(op_flag::OVERLAPS),
+                counted: if op.pos_enter == 0 { 0 } else { op.pos_locked },
             };
+            queue.pending.count(&taken, op.pos_enter);
             if !queue.take(&mut taken, context) {
                 queue.wait(taken, context);
             }
@@ -493,6 +504,7 @@ impl Queue {
                 found.into_iter().for_each(|place| drop(self.sent.remove(place)));
             }
             self.senders.note(sent.process(), sent.time);
+            self.pending.told(sent.enter, sent.time);
         }
         // Those that waited for it have taken it. Where they wait for what others send meanwhile, all have their turn together.
         let together = (self.senders.crowd() && sent.number == 0) || !self.opening.is_over(false, context);
@@ -589,10 +601,11 @@ impl Queue {
     /// The same for those of its messages that one record tells the send of.
     fn receive_some(&mut self, taken: &mut Taken, force: bool, context: &mut Context<'_>) -> bool {
         // Of several senders one may not be done yet whose message was first.
-        let settled = force || context.now.saturating_sub(taken.time) >= LINGER;
-        if self.senders.crowd() && !settled && taken.number == 0 {
+        let several = self.senders.crowd() || taken.counted != 0;
+        if several && !self.is_settled(taken, force, context) && taken.number == 0 {
             return false;
         }
+        self.pending.forget(taken);
         let found = self.find(taken);
         if let Some(open) = found.as_ref().filter(|found| found.open) {
             let sent = self.take_out(open.place, taken, 1).map(|sent| (sent, open.exact));
@@ -602,6 +615,12 @@ impl Queue {
             return true;
         }
         self.conclude(found, taken, force, context)
+    }
+
+    /// Whether what a receive took has been told of, if anything that was under way at its end ever is.
+    fn is_settled(&self, taken: &Taken, force: bool, context: &Context<'_>) -> bool {
+        let passed = context.now.saturating_sub(taken.time);
+        force || passed >= PATIENCE || (passed >= LINGER && !self.pending.has(taken))
     }
 
     /// Takes out so many of the messages that stand there at most: the first, or from the one on that was taken, if that has a number.
@@ -636,7 +655,7 @@ impl Queue {
         force: bool,
         context: &mut Context<'_>,
     ) -> bool {
-        let settled = force || context.now.saturating_sub(taken.time) >= LINGER;
+        let settled = self.is_settled(taken, force, context);
         // Late enough for a receive that seems to have taken what another was given.
         let late = force || context.overdue(taken.since);
         match found.or_else(|| late.then(|| self.find_swapped(taken)).flatten()) {
@@ -647,6 +666,9 @@ impl Queue {
                 let Some(mut sent) = self.take_out(found.place, taken, taken.messages) else { return false };
                 if self.is_unasked(taken) {
                     self.guesses.add(sent.kind(), sent.process());
+                }
+                if taken.number == 0 && self.senders.crowd() {
+                    self.given.note(sent.kind(), sent.process(), taken.time);
                 }
                 if found.alternatives {
                     sent.detail = None;
@@ -774,7 +796,9 @@ impl Queue {
             let other = held.sent.as_ref().filter(|(sent, _)| sent.fits(taken));
             other.is_some_and(|(other, _)| other.process() != chosen.process())
         };
-        let doubtful = chosen.doubt || self.held.iter().any(claimed);
+        let doubtful = chosen.doubt
+            || self.held.iter().any(claimed)
+            || (overlapped && self.given.since(taken.kind(), chosen.process(), taken.enter));
         let exact = rivals.all(|(_, other)| certain && !other.overlaps(chosen))
             && !doubtful
             && !(self.guesses.doubt(taken.kind(), chosen.process()) && self.others(taken).next().is_some());
@@ -811,7 +835,7 @@ impl Queue {
 
     /// Whether another process was receiving at the same time.
     fn overlapped(&self, taken: &Taken) -> bool {
-        taken.rivalled || self.receivers.overlaps(taken.who.identity(), taken.enter)
+        taken.overlaps || taken.rivalled || self.receivers.overlaps(taken.who.identity(), taken.enter)
     }
 
     /// Whether it took a message of the highest priority there was, and did not ask for that.

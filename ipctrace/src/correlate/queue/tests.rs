@@ -296,6 +296,72 @@ fn without_a_send_it_is_from_before_the_start_or_lost() {
 }
 
 #[test]
+fn what_is_being_sent_at_the_end_of_a_receive_is_waited_for() {
+    // It may have been first in the queue, and its call be held up.
+    for (content, certain) in [(5, false), (6, true)] {
+        let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+        let counted = changed(receive(MQ, 20, 3 * MS..4 * MS, 1, 5), |op| {
+            (op.pos_enter, op.pos_locked) = (1, 4 * MS);
+        });
+        for record in [channel(MQ, 1, 0, JOBS), send(MQ, 10, MS..2 * MS, 1, 5), counted] {
+            correlator.push(record, &mut out);
+        }
+        correlator.tick(100 * MS, &mut out);
+        assert_eq!(shorts(&out), []);
+        correlator.push(send(MQ, 11, MS..110 * MS, 1, content), &mut out);
+        correlator.tick(120 * MS, &mut out);
+        assert_eq!(shorts(&out), [(Ok(10), Ok(20), 5)]);
+        assert_eq!(exact(&out), [certain]);
+    }
+}
+
+#[test]
+fn what_is_being_sent_for_long_is_not_in_the_queue_yet() {
+    let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+    let counted = changed(receive(MQ, 20, 3..4, 1, 5), |op| (op.pos_enter, op.pos_locked) = (1, 4));
+    for record in [channel(MQ, 1, 0, JOBS), send(MQ, 10, 1..2, 1, 5), counted] {
+        correlator.push(record, &mut out);
+    }
+    correlator.tick(100 * MS, &mut out);
+    assert_eq!(shorts(&out), []);
+    correlator.tick(300 * MS, &mut out);
+    assert_eq!((shorts(&out), exact(&out)), (vec![(Ok(10), Ok(20), 5)], vec![true]));
+}
+
+#[test]
+fn which_of_equal_messages_it_was_is_in_doubt_while_another_receives() {
+    for flags in [0, op_flag::OVERLAPS] {
+        let events = correlate([
+            channel(MQ, 1, 0, JOBS),
+            send(MQ, 10, 1..2, 1, 5),
+            send(MQ, 11, 3..4, 1, 5),
+            changed(receive(MQ, 20, 5..6, 1, 5), |op| op.header.flags |= flags),
+        ]);
+        assert_eq!(shorts(&events), [(Ok(10), Ok(20), 5), (Ok(11), Err(Why::Unread), 5)]);
+        assert_eq!(exact(&events), [flags == 0; 2]);
+    }
+}
+
+#[test]
+fn a_receive_may_have_taken_what_another_was_given_meanwhile() {
+    // The first waits, and is handed what is sent first, but is slow to end.
+    for (content, certain) in [(5, false), (6, true)] {
+        let events = correlate([
+            channel(MQ, 1, 0, JOBS),
+            send(MQ, 10, 2..3, 1, content),
+            send(MQ, 11, 3..4, 1, 5),
+            send(MQ, 11, 4..5, 1, 5),
+            changed(receive(MQ, 21, 5..6, 1, content), |op| op.header.flags |= op_flag::OVERLAPS),
+            changed(receive(MQ, 21, 6..7, 1, 5), |op| op.header.flags |= op_flag::OVERLAPS),
+            changed(receive(MQ, 20, 1..8, 1, 5), |op| op.header.flags |= op_flag::OVERLAPS),
+        ]);
+        let told = [(Ok(10), Ok(21), 5), (Ok(11), Ok(21), 5), (Ok(11), Ok(20), 5)];
+        assert_eq!(shorts(&events), told);
+        assert_eq!(exact(&events), [certain, certain, certain]);
+    }
+}
+
+#[test]
 fn where_records_were_lost_what_was_sent_before_may_be_gone() {
     let lost = |records: [Record; 2], last: Record| {
         let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());

@@ -1,5 +1,6 @@
 //! Receives whose send has not come, or may not be the only one.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -44,6 +45,73 @@ pub(super) struct Taken {
     pub(super) span: Span,
     /// Another process was receiving at the same time, and has not been given its message yet.
     pub(super) rivalled: bool,
+    /// The kernel saw another process receiving at the same time.
+    pub(super) overlaps: bool,
+    /// When senders were counted whose calls were under way; 0 if there were none.
+    pub(super) counted: u64,
+}
+
+/// Sends of which is still to be told, as the programs counted them at the end of a receive: what it took may be theirs, whatever is told of
+/// before.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// How many, by when they were counted and the receiver's thread.
+    sends: BTreeMap<(u64, u32), u64>,
+    /// Begin and end of those that were told of last.
+    latest: VecDeque<(u64, u64)>,
+}
+
+impl Pending {
+    /// More than are told of between that count and the record of the receive.
+    const LATEST: usize = 64;
+    const MOST: usize = 1 << 16;
+
+    /// A send is told of.
+    pub(super) fn told(&mut self, enter: u64, time: u64) {
+        if self.latest.len() == Self::LATEST {
+            self.latest.pop_front();
+        }
+        self.latest.push_back((enter, time));
+        for left in self.sends.range_mut((enter, 0)..=(time, u32::MAX)).map(|(_, left)| left) {
+            *left = left.saturating_sub(1);
+        }
+        self.tidy();
+    }
+
+    /// Takes those from the front that are waited for no more.
+    fn tidy(&mut self) {
+        while let Some(first) = self.sends.first_entry()
+            && *first.get() == 0
+        {
+            first.remove();
+        }
+    }
+
+    /// A receive is told of, at the end of which so many were under way.
+    pub(super) fn count(&mut self, taken: &Taken, sends: u64) {
+        let told = self.latest.iter().filter(|(enter, time)| (*enter..=*time).contains(&taken.counted));
+        let left = sends.saturating_sub(told.count() as u64);
+        if self.sends.len() >= Self::MOST {
+            // Those of receives that were forgotten, or whose sends were lost.
+            self.sends.clear();
+        }
+        if left > 0 {
+            self.sends.insert(taken.ends_at(), left);
+        }
+    }
+
+    /// Whether some are to be told of that were under way at the end of this receive, or of one before: that one has the first choice.
+    pub(super) fn has(&self, taken: &Taken) -> bool {
+        self.sends.first_key_value().is_some_and(|((counted, _), _)| *counted <= taken.time)
+    }
+
+    /// They are not waited for any more.
+    pub(super) fn forget(&mut self, taken: &Taken) {
+        if taken.counted != 0 {
+            self.sends.remove(&taken.ends_at());
+            self.tidy();
+        }
+    }
 }
 
 /// When the calls of a run ended, of which the times of the first and the last alone are known.
@@ -101,6 +169,11 @@ impl Taken {
     /// The end of the last call of which the send is known.
     pub(super) fn end(&self) -> u64 {
         self.time - self.span.before_end(self.messages)
+    }
+
+    /// See [`Pending::sends`].
+    fn ends_at(&self) -> (u64, u32) {
+        (self.counted, self.who.thread().0)
     }
 
     /// What it took.
