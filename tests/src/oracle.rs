@@ -9,6 +9,7 @@ mod compare;
 mod couples;
 mod player;
 mod receive;
+mod rivals;
 mod send;
 mod shared;
 mod signals;
@@ -245,4 +246,28 @@ pub fn act_couples(arguments: &[String]) -> Result<()> {
         anyhow::bail!("usage: actor __couples SEED OPERATIONS MECHANISMS REPORT");
     };
     couples::begin(seed.parse()?, operations.parse()?, mechanisms, Path::new(report))
+}
+
+/// The same of rivals.
+///
+/// # Errors
+/// If a system call fails that must not.
+pub fn act_rivals(arguments: &[String]) -> Result<()> {
+    rivals::act(arguments)
+}
+
+/// Has so many processes send that many equal messages each, and so many receive them, under a trace of the host. Gives how many of the
+/// transfers were certain, and how many there were.
+///
+/// # Errors
+/// If the workload or the tracer fails, if something was lost, or if a transfer that is called certain has the wrong sender.
+pub fn verify_rivals(senders: u32, receivers: u32, messages: u32) -> Result<(usize, usize)> {
+    let trace = Trace::start(&["--every", "--buffer", "262144"])?;
+    let report = Scratch::new(".rivals");
+    let numbers = [senders, receivers, messages].map(|number| number.to_string());
+    let output = Command::new(actor()?).arg("__rivals").args(numbers).arg(report.path()).output()?;
+    let lines = trace.stop()?;
+    ensure!(output.status.success(), "the workload ended with {}: {}", output.status, said(&output));
+    crate::check::nothing_lost(&lines)?;
+    rivals::compare(report.path(), receivers, &lines)
 }

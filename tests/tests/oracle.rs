@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use ipctrace_tests::oracle::{Cast, MECHANISMS, Recorded, Score, record, story, verify, verify_with_losses};
+use ipctrace_tests::oracle::{
+    Cast, MECHANISMS, Recorded, Score, record, story, verify, verify_rivals, verify_with_losses,
+};
 use serde_json::Value;
 
 /// Seeds that found something once.
@@ -94,6 +96,17 @@ fn channels_of_each_mechanism_made_anew() -> Result<()> {
 fn after_losses_nothing_is_wrong() -> Result<()> {
     for seed in seeds(2)? {
         tell(seed, &verify_with_losses(seed, number("IPCTRACE_OPERATIONS").unwrap_or(4000))?);
+    }
+    Ok(())
+}
+
+/// Several send messages to a queue that nothing tells from each other, and several receive: who sent what is right, or in doubt.
+#[test]
+fn equal_messages_of_rivals_are_right_or_in_doubt() -> Result<()> {
+    for (senders, receivers, messages) in [(2, 2, 10_000), (3, 3, 5_000)] {
+        let (certain, all) = verify_rivals(senders, receivers, messages)?;
+        println!("{senders} senders, {receivers} receivers: {certain} of {all} messages certain");
+        ensure!(all == (senders * messages) as usize, "{all} messages");
     }
     Ok(())
 }

@@ -12,6 +12,9 @@ fn main() -> Result<()> {
     if let Some(("__couples", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
         return ipctrace_tests::oracle::act_couples(rest);
     }
+    if let Some(("__rivals", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
+        return ipctrace_tests::oracle::act_rivals(rest);
+    }
     if let Some(("__load", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
         return ipctrace_tests::load::act(rest);
     }
