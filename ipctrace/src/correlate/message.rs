@@ -373,6 +373,8 @@ impl Messages {
                     && !force
                     && context.now.saturating_sub(taken.time) < LINGER =>
             {
+                // Nor may those behind it go before it.
+                queue.crowd = true;
                 return false;
             }
             Some(found) => {

@@ -601,7 +601,7 @@ impl Queue {
     /// The same for those of its messages that one record tells the send of.
     fn receive_some(&mut self, taken: &mut Taken, force: bool, context: &mut Context<'_>) -> bool {
         // Of several senders one may not be done yet whose message was first.
-        let several = self.senders.crowd() || taken.counted != 0;
+        let several = self.senders.crowd() || taken.counted != 0 || self.pending.has(taken);
         if several && !self.is_settled(taken, force, context) && taken.number == 0 {
             return false;
         }
