@@ -26,6 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 pub use compare::{Score, compare, compare_after_loss};
+pub use rivals::act as act_rivals;
 
 use crate::scenarios::actor;
 use crate::trace::{Scratch, Trace, said};
@@ -246,14 +247,6 @@ pub fn act_couples(arguments: &[String]) -> Result<()> {
         anyhow::bail!("usage: actor __couples SEED OPERATIONS MECHANISMS REPORT");
     };
     couples::begin(seed.parse()?, operations.parse()?, mechanisms, Path::new(report))
-}
-
-/// The same of rivals.
-///
-/// # Errors
-/// If a system call fails that must not.
-pub fn act_rivals(arguments: &[String]) -> Result<()> {
-    rivals::act(arguments)
 }
 
 /// Has so many processes send that many equal messages each, and so many receive them, under a trace of the host. Gives how many of the

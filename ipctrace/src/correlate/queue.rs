@@ -572,6 +572,10 @@ impl Queue {
 
     /// The same for one of them. False: it still waits.
     fn retry(&mut self, place: Place, force: bool, context: &mut Context<'_>) -> bool {
+        // Before all that wait are looked at.
+        if self.waiting.get(place).is_some_and(|taken| self.must_wait(taken, force, context)) {
+            return false;
+        }
         let mut waiting = std::mem::take(&mut self.waiting);
         let mut done = false;
         if let Some(mut taken) = waiting.remove(place) {
@@ -600,9 +604,7 @@ impl Queue {
 
     /// The same for those of its messages that one record tells the send of.
     fn receive_some(&mut self, taken: &mut Taken, force: bool, context: &mut Context<'_>) -> bool {
-        // Of several senders one may not be done yet whose message was first.
-        let several = self.senders.crowd() || taken.counted != 0 || self.pending.has(taken);
-        if several && !self.is_settled(taken, force, context) && taken.number == 0 {
+        if self.must_wait(taken, force, context) {
             return false;
         }
         self.pending.forget(taken);
@@ -615,6 +617,12 @@ impl Queue {
             return true;
         }
         self.conclude(found, taken, force, context)
+    }
+
+    /// Whether of several senders one may not be done yet whose message was first.
+    fn must_wait(&self, taken: &Taken, force: bool, context: &Context<'_>) -> bool {
+        let several = self.senders.crowd() || taken.counted != 0 || self.pending.has(taken);
+        taken.number == 0 && several && !self.is_settled(taken, force, context)
     }
 
     /// Whether what a receive took has been told of, if anything that was under way at its end ever is.

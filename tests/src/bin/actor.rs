@@ -6,17 +6,12 @@ use anyhow::{Context, Result};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("__oracle", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
-        return ipctrace_tests::oracle::act(rest);
-    }
-    if let Some(("__couples", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
-        return ipctrace_tests::oracle::act_couples(rest);
-    }
-    if let Some(("__rivals", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
-        return ipctrace_tests::oracle::act_rivals(rest);
-    }
-    if let Some(("__load", rest)) = arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
-        return ipctrace_tests::load::act(rest);
+    match arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
+        Some(("__oracle", rest)) => return ipctrace_tests::oracle::act(rest),
+        Some(("__couples", rest)) => return ipctrace_tests::oracle::act_couples(rest),
+        Some(("__rivals", rest)) => return ipctrace_tests::oracle::act_rivals(rest),
+        Some(("__load", rest)) => return ipctrace_tests::load::act(rest),
+        Some(_) | None => {}
     }
     let [name, report] = arguments.as_slice() else {
         anyhow::bail!("usage: actor NAME REPORT");

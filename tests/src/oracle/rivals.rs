@@ -23,7 +23,10 @@ struct Received {
 
 /// What the actor does when it is called for this workload: `__rivals SENDERS RECEIVERS MESSAGES REPORT`, where the report is a prefix of
 /// file names.
-pub(super) fn act(arguments: &[String]) -> Result<()> {
+///
+/// # Errors
+/// If a system call fails that must not.
+pub fn act(arguments: &[String]) -> Result<()> {
     let [senders, receivers, messages, report] = arguments else {
         anyhow::bail!("usage: actor __rivals SENDERS RECEIVERS MESSAGES REPORT");
     };
