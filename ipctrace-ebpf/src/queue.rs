@@ -274,10 +274,11 @@ pub extern "C" fn queue_exited(tid: u32, special: u32, returned: i64) -> i32 {
         && (inflight::get(tid).is_some() || straddled(tid, special))
     {
         queue_completed(tid, special, if gone { GONE } else { returned as u64 });
-        channel::left(tid);
         if let Some(call) = inflight::get(tid) {
             // SAFETY: a valid pointer into the map; the entry is the current thread's.
-            emit::op(tid, unsafe { &mut *call }, 0);
+            let call = unsafe { &mut *call };
+            call.active = inflight::ENDING;
+            emit::op(tid, call, 0);
         }
     }
     if let Some(call) = inflight::get(tid) {
