@@ -26,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 pub use compare::{Score, compare, compare_after_loss};
-pub use rivals::act as act_rivals;
+pub use rivals::{Rivalry, act as act_rivals};
 
 use crate::scenarios::actor;
 use crate::trace::{Scratch, Trace, said};
@@ -254,11 +254,20 @@ pub fn act_couples(arguments: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// If the workload or the tracer fails, if something was lost, or if a transfer that is called certain has the wrong sender.
-pub fn verify_rivals(senders: u32, receivers: u32, messages: u32) -> Result<(usize, usize)> {
+pub fn verify_rivals(
+    rivalry: Rivalry,
+    senders: u32,
+    receivers: u32,
+    messages: u32,
+) -> Result<(usize, usize)> {
     let trace = Trace::start(&["--every", "--buffer", "262144"])?;
     let report = Scratch::new(".rivals");
     let numbers = [senders, receivers, messages].map(|number| number.to_string());
-    let output = Command::new(actor()?).arg("__rivals").args(numbers).arg(report.path()).output()?;
+    let output = Command::new(actor()?)
+        .args(["__rivals", &rivalry.name()])
+        .args(numbers)
+        .arg(report.path())
+        .output()?;
     let lines = trace.stop()?;
     ensure!(output.status.success(), "the workload ended with {}: {}", output.status, said(&output));
     crate::check::nothing_lost(&lines)?;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use ipctrace_tests::oracle::{
-    Cast, MECHANISMS, Recorded, Score, record, story, verify, verify_rivals, verify_with_losses,
+    Cast, MECHANISMS, Recorded, Rivalry, Score, record, story, verify, verify_rivals, verify_with_losses,
 };
 use serde_json::Value;
 
@@ -103,9 +103,17 @@ fn after_losses_nothing_is_wrong() -> Result<()> {
 /// Several send messages to a queue that nothing tells from each other, and several receive: who sent what is right, or in doubt.
 #[test]
 fn equal_messages_of_rivals_are_right_or_in_doubt() -> Result<()> {
-    for (senders, receivers, messages) in [(2, 2, 10_000), (3, 3, 5_000)] {
-        let (certain, all) = verify_rivals(senders, receivers, messages)?;
-        println!("{senders} senders, {receivers} receivers: {certain} of {all} messages certain");
+    for (rivalry, senders, receivers, messages) in [
+        (Rivalry::SysV, 2, 2, 10_000),
+        (Rivalry::SysV, 3, 3, 5_000),
+        (Rivalry::Posix, 2, 2, 10_000),
+        (Rivalry::Unasked, 2, 2, 10_000),
+        (Rivalry::Unasked, 3, 3, 5_000),
+    ] {
+        let (certain, all) = verify_rivals(rivalry, senders, receivers, messages)?;
+        println!(
+            "{rivalry:?}, {senders} senders, {receivers} receivers: {certain} of {all} messages certain"
+        );
         ensure!(all == (senders * messages) as usize, "{all} messages");
     }
     Ok(())

@@ -57,6 +57,8 @@ struct Sent {
     span: Span,
     /// Another receive, which was given another process's message, may have taken this one.
     doubt: bool,
+    /// So may one of which the record was lost.
+    gone: bool,
 }
 
 impl Stored for Sent {
@@ -132,7 +134,7 @@ impl Sent {
 
     /// Whether its receive may be among what was lost.
     fn may_be_gone(&self, context: &Context<'_>) -> bool {
-        context.loss.is_some_and(|loss| loss >= self.time)
+        self.gone || context.loss.is_some_and(|loss| loss >= self.time)
     }
 
     /// Whether the message with that number is among them.
@@ -364,6 +366,7 @@ impl Queues {
                 alike,
                 span,
                 doubt: false,
+                gone: false,
             };
             queue.put(sent, context);
         }
@@ -671,12 +674,17 @@ impl Queue {
                 if !found.exact {
                     self.doubt_rivals(found.place, taken);
                 }
+                if self.senders.crowd()
+                    && self.sent.get(found.place).is_some_and(|sent| self.is_doubtful(sent, taken, context))
+                {
+                    self.doubt_next(found.place, taken);
+                }
                 let Some(mut sent) = self.take_out(found.place, taken, taken.messages) else { return false };
                 if self.is_unasked(taken) {
                     self.guesses.add(sent.kind(), sent.process());
                 }
                 if taken.number == 0 && self.senders.crowd() {
-                    self.given.note(sent.kind(), sent.process(), taken.time);
+                    self.given.note(sent.kind(), (sent.bytes, sent.digest), sent.process(), taken.time);
                 }
                 if found.alternatives {
                     sent.detail = None;
@@ -706,6 +714,7 @@ impl Queue {
                     alike: taken.alike,
                     span: Span::default(),
                     doubt: false,
+                    gone: false,
                 };
                 taken.joined(sent.messages);
                 self.write(&sent, taken, true, None, context);
@@ -806,7 +815,7 @@ impl Queue {
         };
         let doubtful = chosen.doubt
             || self.held.iter().any(claimed)
-            || (overlapped && self.given.since(taken.kind(), chosen.process(), taken.enter));
+            || (overlapped && self.given.since(taken, chosen.process()));
         let exact = rivals.all(|(_, other)| certain && !other.overlaps(chosen))
             && !doubtful
             && !(self.guesses.doubt(taken.kind(), chosen.process()) && self.others(taken).next().is_some());
@@ -838,6 +847,17 @@ impl Queue {
             if let Some(rival) = self.sent.get_mut(place) {
                 rival.doubt = true;
             }
+        }
+    }
+
+    /// A receive of which the record was lost may have taken the message that this one is given: then this one has taken the next, and that is
+    /// as if its receive were lost.
+    fn doubt_next(&mut self, place: Place, taken: &Taken) {
+        let mut others = self.sent.begun(Among::like(taken.kind()), taken.time);
+        let next = others.find(|(other, sent)| *other != place && sent.fits(taken)).map(|(place, _)| place);
+        drop(others);
+        if let Some(next) = next.and_then(|place| self.sent.get_mut(place)) {
+            next.gone = true;
         }
     }
 
@@ -873,6 +893,12 @@ impl Queue {
         all.filter(|(_, sent)| sent.detail != taken.detail && sent.has_content_of(taken))
     }
 
+    /// Whether the receive of that message may have been lost: what was taken now is then another, whose send may have been lost too.
+    /// Of a send that is missing nothing is told. Where all messages were alike when it was taken, one process had sent them.
+    fn is_doubtful(&self, sent: &Sent, taken: &Taken, context: &Context<'_>) -> bool {
+        sent.number == 0 && sent.time != 0 && !taken.alike && sent.may_be_gone(context)
+    }
+
     /// Writes what was received, and what of the message did not fit and is gone.
     fn write(
         &self,
@@ -882,9 +908,7 @@ impl Queue {
         latency: Option<u64>,
         context: &mut Context<'_>,
     ) {
-        // If its receive was lost what was taken now is another, whose send was lost too. Of a send that is missing nothing is told.
-        let certain = sent.number != 0 || sent.time == 0 || !sent.may_be_gone(context);
-        let exact = exact && certain;
+        let exact = exact && !self.is_doubtful(sent, taken, context);
         // As sent, for the receiver may have changed it since; but no more of it than was received.
         let payload = if sent.payload.is_empty() { &taken.payload } else { &sent.payload };
         let length = payload.len().min(usize::try_from(taken.bytes).unwrap_or(usize::MAX));

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ipctrace::demo::stage::SysvQueue;
+use clap::ValueEnum;
+use ipctrace::demo::stage::{PosixQueue, SysvQueue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,6 +14,56 @@ use super::player::{child, wait_for_all};
 /// Behind so many bytes nothing is looked at.
 const EQUAL: usize = 64;
 const KIND: i64 = 1;
+const PRIORITY: u32 = 1;
+
+/// Which queue they use, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rivalry {
+    /// A System V queue.
+    SysV,
+    /// A POSIX queue whose receivers ask for the priority.
+    Posix,
+    /// One whose receivers do not.
+    Unasked,
+}
+
+impl Rivalry {
+    /// What it is called.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+enum Queue {
+    SysV(SysvQueue),
+    Posix(PosixQueue, Rivalry),
+}
+
+impl Queue {
+    fn new(rivalry: Rivalry) -> Result<Queue> {
+        Ok(match rivalry {
+            Rivalry::SysV => Queue::SysV(SysvQueue::new()?),
+            Rivalry::Posix | Rivalry::Unasked => {
+                Queue::Posix(PosixQueue::new("rivals", 10, (EQUAL + size_of::<u32>()) as i64, 0)?, rivalry)
+            }
+        })
+    }
+
+    fn send(&self, message: &[u8]) -> Result<()> {
+        Ok(match self {
+            Queue::SysV(queue) => queue.send(KIND, message, 0),
+            Queue::Posix(queue, _) => queue.send(message, PRIORITY),
+        }?)
+    }
+
+    fn receive(&self) -> Result<Vec<u8>> {
+        Ok(match self {
+            Queue::SysV(queue) => queue.receive(0, EQUAL + size_of::<u32>(), 0)?.1,
+            Queue::Posix(queue, Rivalry::Unasked) => queue.receive_unasked()?,
+            Queue::Posix(queue, _) => queue.receive()?.0,
+        })
+    }
+}
 
 /// What one received: whose messages, in that order.
 #[derive(Serialize, Deserialize)]
@@ -21,24 +72,25 @@ struct Received {
     from: Vec<u32>,
 }
 
-/// What the actor does when it is called for this workload: `__rivals SENDERS RECEIVERS MESSAGES REPORT`, where the report is a prefix of
+/// What the actor does when it is called for this workload: `__rivals QUEUE SENDERS RECEIVERS MESSAGES REPORT`, where the report is a prefix of
 /// file names.
 ///
 /// # Errors
 /// If a system call fails that must not.
 pub fn act(arguments: &[String]) -> Result<()> {
-    let [senders, receivers, messages, report] = arguments else {
-        anyhow::bail!("usage: actor __rivals SENDERS RECEIVERS MESSAGES REPORT");
+    let [queue, senders, receivers, messages, report] = arguments else {
+        anyhow::bail!("usage: actor __rivals QUEUE SENDERS RECEIVERS MESSAGES REPORT");
     };
     let (senders, receivers, messages): (u32, u32, u32) =
         (senders.parse()?, receivers.parse()?, messages.parse()?);
-    let queue = SysvQueue::new()?;
+    let rivalry = Rivalry::from_str(queue, false).map_err(anyhow::Error::msg)?;
+    let queue = Queue::new(rivalry)?;
     let message = |pid: u32| [&[0; EQUAL][..], &pid.to_ne_bytes()].concat();
     for number in 0..receivers {
         child(|| {
             let mut from = Vec::new();
             loop {
-                let (_, content) = queue.receive(0, EQUAL + size_of::<u32>(), 0)?;
+                let content = queue.receive()?;
                 let pid = u32::from_ne_bytes(content[EQUAL..].try_into()?);
                 if pid == 0 {
                     break;
@@ -53,11 +105,11 @@ pub fn act(arguments: &[String]) -> Result<()> {
         for _ in 0..senders {
             child(|| {
                 let message = message(std::process::id());
-                Ok((0..messages).try_for_each(|_| queue.send(KIND, &message, 0))?)
+                (0..messages).try_for_each(|_| queue.send(&message))
             })?;
         }
         wait_for_all()?;
-        Ok((0..receivers).try_for_each(|_| queue.send(KIND, &message(0), 0))?)
+        (0..receivers).try_for_each(|_| queue.send(&message(0)))
     })?;
     wait_for_all()
 }

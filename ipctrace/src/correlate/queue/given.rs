@@ -7,30 +7,58 @@
 use foldhash::HashMap;
 
 use super::store::Kind;
+use super::waiting::Taken;
 use crate::correlate::call::Recent;
 
-/// Of so many kinds as are remembered, the processes whose messages were given away last, and when those were received.
+/// What is known of a message that was given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    /// All, or that not all is.
+    Kind(Kind),
+    /// How long it is, and its digest, 0 if none was taken; its priority may be any.
+    Content(u64, u64),
+}
+
+/// The processes whose messages were given away last, and when those were received.
 #[derive(Debug, Default)]
-pub(super) struct Given(HashMap<Kind, Recent>);
+pub(super) struct Given {
+    /// Whatever they were.
+    all: Recent,
+    /// Of so many as are remembered.
+    some: HashMap<What, Recent>,
+}
 
 impl Given {
     /// More than a receiver is away for, as a rule.
-    const MOST: usize = 1 << 14;
+    const MOST: usize = 1 << 15;
 
-    /// A message of that process was given to a receive that ended then.
-    pub(super) fn note(&mut self, kind: Kind, process: (u32, u64), time: u64) {
-        if self.0.len() >= Self::MOST && !self.0.contains_key(&kind) {
-            self.0.clear();
+    /// A message of that process, so long and with that digest, was given to a receive that ended then.
+    pub(super) fn note(&mut self, kind: Kind, (bytes, digest): (u64, u64), process: (u32, u64), time: u64) {
+        self.all.note(process, time);
+        for what in [What::Kind(kind), What::Content(bytes, digest)] {
+            if self.some.len() >= Self::MOST && !self.some.contains_key(&what) {
+                self.some.clear();
+            }
+            self.some.entry(what).or_default().note(process, time);
         }
-        self.0.entry(kind).or_default().note(process, time);
     }
 
-    /// Whether another process's message of that kind has been given away since `enter`.
-    pub(super) fn since(&self, kind: Kind, process: (u32, u64), enter: u64) -> bool {
-        let kinds = [Some(kind), kind.unread()];
-        kinds
+    /// Whether another process's message, which may be the one that was taken, has been given away since that receive began.
+    pub(super) fn since(&self, taken: &Taken, process: (u32, u64)) -> bool {
+        let kind = taken.kind();
+        let whats = match kind {
+            // Not even its length.
+            Kind::Any if taken.cut || taken.digest == 0 => return self.all.overlaps(process, taken.enter),
+            Kind::Any => {
+                [Some(What::Content(taken.bytes, taken.digest)), Some(What::Content(taken.bytes, 0)), None]
+            }
+            Kind::Number(_) | Kind::Content(..) | Kind::Alike(..) | Kind::Form(..) | Kind::Nameless => {
+                [Some(What::Kind(kind)), kind.unread().map(What::Kind), Some(What::Kind(Kind::Any))]
+            }
+        };
+        whats
             .into_iter()
             .flatten()
-            .any(|kind| self.0.get(&kind).is_some_and(|recent| recent.overlaps(process, enter)))
+            .any(|what| self.some.get(&what).is_some_and(|recent| recent.overlaps(process, taken.enter)))
     }
 }

@@ -362,6 +362,54 @@ fn a_receive_may_have_taken_what_another_was_given_meanwhile() {
 }
 
 #[test]
+fn what_another_was_given_meanwhile_is_found_where_not_all_is_known_of_what_was_taken() {
+    let cut = |op: &mut wire::Op| op.header.flags |= op_flag::CUT;
+    let unread = |op: &mut wire::Op| op.digest = 0;
+    let unasked = |op: &mut wire::Op| op.detail = -1;
+    type Change = fn(&mut wire::Op);
+    for (content, certain) in [(5, false), (6, true)] {
+        let changes: [(Change, bool); 3] = [(unasked, certain), (cut, false), (unread, false)];
+        for (change, certain) in changes {
+            let last = changed(receive(MQ, 20, 1..8, 1, 5), |op| op.header.flags |= op_flag::OVERLAPS);
+            let events = correlate([
+                channel(MQ, 1, 0, JOBS),
+                send(MQ, 10, 2..3, 1, content),
+                send(MQ, 11, 3..4, 1, 5),
+                changed(receive(MQ, 21, 5..6, 1, content), |op| op.header.flags |= op_flag::OVERLAPS),
+                changed(last, change),
+            ]);
+            assert_eq!(shorts(&events), [(Ok(10), Ok(21), 5), (Ok(11), Ok(20), 5)]);
+            assert_eq!(exact(&events)[1], certain);
+        }
+    }
+}
+
+#[test]
+fn where_a_receive_was_lost_each_equal_message_behind_it_is_in_doubt() {
+    let after = |processes: [u32; 3]| {
+        let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
+        correlator.push(channel(MQ, 1, 0, JOBS), &mut out);
+        // It is taken, but not told of.
+        correlator.push(send(MQ, processes[0], 1..2, 1, 5), &mut out);
+        correlator.lost(3, ipctrace_common::Cause::RingFull, 1, &mut out);
+        for record in [
+            send(MQ, processes[1], 4..5, 1, 5),
+            send(MQ, processes[2], 5..6, 1, 5),
+            receive(MQ, 20, 7..8, 1, 5),
+            receive(MQ, 20, 8..9, 1, 5),
+            send(MQ, processes[2], 10..11, 1, 5),
+            receive(MQ, 20, 12..13, 1, 5),
+        ] {
+            correlator.push(record, &mut out);
+        }
+        correlator.finish(20, &mut out);
+        exact(&out)[..3].to_vec()
+    };
+    assert_eq!(after([10, 11, 12]), [false, false, false]);
+    assert_eq!(after([10, 10, 12]), [false, false, false]);
+}
+
+#[test]
 fn where_records_were_lost_what_was_sent_before_may_be_gone() {
     let lost = |records: [Record; 2], last: Record| {
         let (mut correlator, mut out) = (Correlator::new(Limits::default()), Vec::new());
@@ -383,6 +431,11 @@ fn where_records_were_lost_what_was_sent_before_may_be_gone() {
     let [first, second] = sent();
     let sent = [numbered(first, 7), numbered(second, 8)];
     assert_eq!(lost(sent, numbered(receive(MQ, 20, 7..8, 1, 5), 7)), told(true));
+    // Where all are alike one process has sent them all.
+    let sent_alike = || [send(MQ, 10, 1..2, 1, 0), send(MQ, 10, 2..3, 1, 0)];
+    let alike = |record| changed(record, |op| op.header.flags |= op_flag::ALIKE);
+    let [first, second] = sent_alike().map(alike);
+    assert_eq!(lost([first, second], alike(receive(MQ, 20, 7..8, 1, 0))), told(true));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use ipctrace_common::digest;
 use crate::model::Proc;
 
 use super::store::{Kind, Kinds, Stored};
+use crate::correlate::context::PATIENCE;
 
 /// A receive.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub(super) struct Pending {
     sends: BTreeMap<(u64, u32), u64>,
     /// Begin and end of those that were told of last.
     latest: VecDeque<(u64, u64)>,
+    /// The latest time that was told of.
+    now: u64,
 }
 
 impl Pending {
@@ -75,13 +78,14 @@ impl Pending {
         for left in self.sends.range_mut((enter, 0)..=(time, u32::MAX)).map(|(_, left)| left) {
             *left = left.saturating_sub(1);
         }
+        self.now = self.now.max(time);
         self.tidy();
     }
 
-    /// Takes those from the front that are waited for no more.
+    /// Takes those from the front that are waited for no more. Those that have been for too long are of receives that were forgotten.
     fn tidy(&mut self) {
         while let Some(first) = self.sends.first_entry()
-            && *first.get() == 0
+            && (*first.get() == 0 || first.key().0.saturating_add(PATIENCE) < self.now)
         {
             first.remove();
         }
@@ -98,6 +102,8 @@ impl Pending {
         if left > 0 {
             self.sends.insert(taken.ends_at(), left);
         }
+        self.now = self.now.max(taken.time);
+        self.tidy();
     }
 
     /// Whether some are to be told of that were under way at the end of this receive, or of one before: that one has the first choice.
