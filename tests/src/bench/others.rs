@@ -23,7 +23,7 @@ pub enum Program {
     Sysdig,
 }
 
-/// Calls whose result is how many bytes went: the question that `top` answers, without the other end.
+/// Calls whose result is how many bytes went, or how many were woken: the question that `top` answers, without the other end.
 const SCRIPT: &str = r#"
 tracepoint:syscalls:sys_exit_write, tracepoint:syscalls:sys_exit_writev, tracepoint:syscalls:sys_exit_sendto,
 tracepoint:syscalls:sys_exit_sendmsg, tracepoint:syscalls:sys_exit_mq_timedsend, tracepoint:syscalls:sys_exit_msgsnd
@@ -31,6 +31,8 @@ tracepoint:syscalls:sys_exit_sendmsg, tracepoint:syscalls:sys_exit_mq_timedsend,
 tracepoint:syscalls:sys_exit_read, tracepoint:syscalls:sys_exit_readv, tracepoint:syscalls:sys_exit_recvfrom,
 tracepoint:syscalls:sys_exit_recvmsg, tracepoint:syscalls:sys_exit_mq_timedreceive, tracepoint:syscalls:sys_exit_msgrcv
 /args->ret >= 0/ { @received[pid, comm] = sum(args->ret); @receives[pid, comm] = count(); }
+tracepoint:syscalls:sys_exit_futex
+/args->ret > 0/ { @woken[pid, comm] = sum(args->ret); @wakes[pid, comm] = count(); }
 interval:ms:100 { printf("ready\n"); }
 "#;
 
