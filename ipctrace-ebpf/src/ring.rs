@@ -1,7 +1,5 @@
 //! The rings to user space, and the count of what did not get there.
 
-use core::hint::black_box;
-
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
@@ -10,7 +8,7 @@ use ipctrace_common::loss::CAUSES;
 use ipctrace_common::ring::Shape;
 use ipctrace_common::wire::{Header, Kind};
 
-use crate::kernel::{add, swap};
+use crate::kernel::add;
 
 #[cfg(not(feature = "loads"))]
 mod buffer;
@@ -52,25 +50,6 @@ macro_rules! shape {
     }};
 }
 use shape;
-
-/// Writes a word by which others see that all else that was written before is there. Where the processor's stores are seen in order it is one
-/// of them, else an exchange, which waits for those before it.
-///
-/// # Safety
-/// `place` must be valid and aligned.
-#[inline(always)]
-pub(crate) unsafe fn release(place: *mut u64, value: u64) {
-    // Of what is behind a pointer that it does not know any more the compiler moves no store to a later place.
-    let place = black_box(place);
-    // SAFETY: by contract.
-    unsafe {
-        if shape!(stores_in_order) != 0 {
-            core::ptr::write_volatile(place, value);
-        } else {
-            swap(place, value);
-        }
-    }
-}
 
 /// Counts a loss.
 #[inline(always)]

@@ -1,5 +1,7 @@
 //! The rings as memory that programs and collector share: `ipctrace_common::ring`.
 
+use core::hint::black_box;
+
 use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
@@ -10,8 +12,8 @@ use ipctrace_common::config::PAYLOAD_MAX;
 use ipctrace_common::ring::{self, Head};
 use ipctrace_common::wire::{self, ADDRESS_MAX};
 
-use super::{MMAPABLE, count, release, shape};
-use crate::kernel::add;
+use super::{MMAPABLE, count, shape};
+use crate::kernel::{add, swap};
 
 /// As large as the loader makes it.
 #[repr(C)]
@@ -51,7 +53,7 @@ impl<T> Drop for Entry<T> {
         unsafe {
             let wakes = (*record.cast::<wire::Header>()).wakes;
             let place = record.sub(1);
-            release(place, !core::ptr::read_volatile(place));
+            finish(place, !core::ptr::read_volatile(place));
             if wakes != 0 {
                 ring_bell();
             }
@@ -88,7 +90,7 @@ pub(super) fn put(record: &[u8], _most: usize) -> bool {
     unsafe {
         bpf_probe_read_kernel(place.cast(), record.len() as u32, record.as_ptr().cast());
         let place = place.cast::<u64>().sub(1);
-        release(place, !core::ptr::read_volatile(place));
+        finish(place, !core::ptr::read_volatile(place));
     }
     if wakes != 0 {
         ring_bell();
@@ -102,8 +104,8 @@ pub(super) fn put(record: &[u8], _most: usize) -> bool {
 fn begin(length: u64) -> Option<(*mut u8, u32)> {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    // A processor that came later shares the last ring: a comparison, for a division takes as long as ten other instructions.
-    let ring = EVENTS.get_ptr_mut(cpu.min(shape!(count).wrapping_sub(1)))?;
+    // A processor that came later shares the ring of another.
+    let ring = EVENTS.get_ptr_mut(cpu.checked_rem(shape!(count))?)?;
     let space = ring::space(length);
     // SAFETY: a valid, aligned pointer into the map; others read and write these words as well, hence the accesses. The loader
     // has made the ring so long that a record that begins in its data has room.
@@ -127,6 +129,25 @@ fn begin(length: u64) -> Option<(*mut u8, u32)> {
         let wake = u64::from(shape!(wake));
         let wakes = rests | (((position & (wake - 1)) + space) & wake);
         Some((place.add(8), wakes as u32))
+    }
+}
+
+/// Writes the header of a record when all else of it is written.
+///
+/// # Safety
+/// `place` must be that of the header.
+#[inline(always)]
+unsafe fn finish(place: *mut u64, header: u64) {
+    // Of what is behind a pointer that it does not know any more the compiler moves no store to a later place.
+    let place = black_box(place);
+    // SAFETY: by contract.
+    unsafe {
+        if shape!(stores_in_order) != 0 {
+            core::ptr::write_volatile(place, header);
+        } else {
+            // A barrier as well.
+            swap(place, header);
+        }
     }
 }
 
