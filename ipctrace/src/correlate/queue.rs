@@ -684,7 +684,7 @@ impl Queue {
                     self.guesses.add(sent.kind(), sent.process());
                 }
                 if taken.number == 0 && self.senders.crowd() {
-                    self.given.note(sent.kind(), (sent.bytes, sent.digest), sent.process(), taken.time);
+                    self.given.note(&sent, taken.time);
                 }
                 if found.alternatives {
                     sent.detail = None;

@@ -13,6 +13,8 @@ use super::player::{child, wait_for_all};
 
 /// Behind so many bytes nothing is looked at.
 const EQUAL: usize = 64;
+/// Of a message: behind what is equal stands whose it is.
+const LENGTH: usize = EQUAL + size_of::<u32>();
 const KIND: i64 = 1;
 const PRIORITY: u32 = 1;
 
@@ -36,31 +38,32 @@ impl Rivalry {
 
 enum Queue {
     SysV(SysvQueue),
-    Posix(PosixQueue, Rivalry),
+    Posix(PosixQueue),
+    Unasked(PosixQueue),
 }
 
 impl Queue {
     fn new(rivalry: Rivalry) -> Result<Queue> {
+        let posix = || PosixQueue::new("rivals", 10, LENGTH as i64, 0);
         Ok(match rivalry {
             Rivalry::SysV => Queue::SysV(SysvQueue::new()?),
-            Rivalry::Posix | Rivalry::Unasked => {
-                Queue::Posix(PosixQueue::new("rivals", 10, (EQUAL + size_of::<u32>()) as i64, 0)?, rivalry)
-            }
+            Rivalry::Posix => Queue::Posix(posix()?),
+            Rivalry::Unasked => Queue::Unasked(posix()?),
         })
     }
 
     fn send(&self, message: &[u8]) -> Result<()> {
         Ok(match self {
             Queue::SysV(queue) => queue.send(KIND, message, 0),
-            Queue::Posix(queue, _) => queue.send(message, PRIORITY),
+            Queue::Posix(queue) | Queue::Unasked(queue) => queue.send(message, PRIORITY),
         }?)
     }
 
     fn receive(&self) -> Result<Vec<u8>> {
         Ok(match self {
-            Queue::SysV(queue) => queue.receive(0, EQUAL + size_of::<u32>(), 0)?.1,
-            Queue::Posix(queue, Rivalry::Unasked) => queue.receive_unasked()?,
-            Queue::Posix(queue, _) => queue.receive()?.0,
+            Queue::SysV(queue) => queue.receive(0, LENGTH, 0)?.1,
+            Queue::Posix(queue) => queue.receive()?.0,
+            Queue::Unasked(queue) => queue.receive_unasked()?,
         })
     }
 }

@@ -6,6 +6,7 @@
 
 use foldhash::HashMap;
 
+use super::Sent;
 use super::store::Kind;
 use super::waiting::Taken;
 use crate::correlate::call::Recent;
@@ -32,10 +33,11 @@ impl Given {
     /// More than a receiver is away for, as a rule.
     const MOST: usize = 1 << 15;
 
-    /// A message of that process, so long and with that digest, was given to a receive that ended then.
-    pub(super) fn note(&mut self, kind: Kind, (bytes, digest): (u64, u64), process: (u32, u64), time: u64) {
+    /// That message was given to a receive that ended then.
+    pub(super) fn note(&mut self, sent: &Sent, time: u64) {
+        let process = sent.process();
         self.all.note(process, time);
-        for what in [What::Kind(kind), What::Content(bytes, digest)] {
+        for what in [What::Kind(sent.kind()), What::Content(sent.bytes, sent.digest)] {
             if self.some.len() >= Self::MOST && !self.some.contains_key(&what) {
                 self.some.clear();
             }
