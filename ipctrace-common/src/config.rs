@@ -117,6 +117,8 @@ offsets! {
     mount_mountpoint = "mount.mnt_mountpoint";
     /// Lock of a pipe.
     pipe_mutex = "pipe_inode_info.mutex";
+    /// The thread that holds a lock, and bits of its own (three; real-time kernels: one).
+    mutex_owner = "mutex.owner or mutex.rtmutex.owner";
     /// Buffers ever filled.
     pipe_head = "pipe_inode_info.head";
     /// Buffers ever emptied.

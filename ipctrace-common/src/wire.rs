@@ -151,6 +151,9 @@ pub struct Ends {
     pub netns: u32,
 }
 
+/// Added to [`Op::pos_exit`] of a writer of a pipe: it was not higher, but may have been lower by what a reader was just taking.
+pub const ROUGH: u64 = 1 << 31;
+
 /// Flags of an [`Op`].
 pub mod op_flag {
     /// The receiving side; else the sending side.
@@ -239,7 +242,7 @@ pub struct Op {
     /// The same once the lock was held. Receivers of UDP: how many datagrams had been received when the call began, which is
     /// `before` if no other was meanwhile. Receivers of queues: when `pos_enter` was looked at.
     pub pos_locked: u64,
-    /// The same at exit.
+    /// The same at exit. Writers of a pipe: with [`ROUGH`] an upper bound.
     pub pos_exit: u64,
     /// Sockets: address of the sending `struct sock`: the caller's own, or that of the message received. 0 if none.
     pub sender_sock: u64,

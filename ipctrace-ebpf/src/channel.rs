@@ -643,7 +643,7 @@ fn positions(side: &Side, origin: u64) -> (u64, u64) {
         return (sequence, sequence);
     }
     let position = |receive, bound| pipe::position(side.object, receive, bound, pipe::NOWHERE).unwrap_or(0);
-    (position(false, Bound::Upper), position(true, Bound::Lower))
+    (position(false, Bound::Upper) & !wire::ROUGH, position(true, Bound::Lower))
 }
 
 /// As [`try_announce`], from programs on functions, of which another task's may come in between: without this CPU's place.

@@ -39,7 +39,7 @@ fn try_locked(lock: u64, status: i32, tid: u32) -> Result<()> {
     }
     // A call that sleeps for room or data takes the lock again: the first time is the bound.
     if side.flags & op_flag::LOCKED == 0 {
-        side.pos_locked = pipe::position(side.object, side.receive != 0, pipe::Bound::Lower, pipe::NOWHERE)?;
+        side.pos_locked = pipe::locked_position(side.object, side.receive != 0)?;
         side.flags |= op_flag::LOCKED;
     }
     Ok(())

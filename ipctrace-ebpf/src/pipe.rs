@@ -1,6 +1,6 @@
 //! Pipes and FIFOs: `struct pipe_inode_info`, include/linux/pipe_fs_i.h, fs/pipe.c.
 
-use ipctrace_common::wire::{Key, op_flag};
+use ipctrace_common::wire::{self, Key, op_flag};
 use ipctrace_common::{Cause, Mechanism};
 
 use crate::config::{offset, pipe_buffer_size};
@@ -119,7 +119,10 @@ pub(crate) enum Bound {
 /// There are moments at which a buffer is not what it says (fs/pipe.c). A writer counts a new one before it fills it in: until
 /// then it is what it was a turn of the ring ago, read to its end. A reader moves the start of one before it takes as much
 /// off its length, and when it is empty, counts it as read a moment later. So what may be such a moment is looked at again,
-/// unless it is where the thread itself left the pipe: at a position that it saw, and the bytes that it has put in `since`.
+/// unless it is where the thread itself left the pipe: at a position that it saw, and the bytes that it has put in `since`. Both
+/// hold the pipe's lock meanwhile: what stays the same while nobody does is certain. Who holds it may be interrupted there for longer
+/// than others can wait, so that doubt may remain: of a position that must not be too high only the page is told then (its offset is 0), of
+/// a sender's that must not be too low it is marked ([`wire::ROUGH`]).
 #[inline(always)]
 pub(crate) fn position(pipe: u64, receive: bool, bound: Bound, since: (u64, u64)) -> Result<u64> {
     let (position, doubt) = glance(pipe, receive)?;
@@ -135,29 +138,53 @@ pub(crate) fn position(pipe: u64, receive: bool, bound: Bound, since: (u64, u64)
     }
 }
 
-/// The position once there is no doubt, or that which is likely after a few looks; `u64::MAX`: could not be read. `ways`: 1 for
-/// receivers, 2 if it may be too low. `seen`: what it was, 0 if that says nothing. The verifier looks at it by itself.
+/// Where a pipe stands whose lock the caller holds: nobody is at work there.
+#[inline(always)]
+pub(crate) fn locked_position(pipe: u64, receive: bool) -> Result<u64> {
+    Ok(glance(pipe, receive)?.0)
+}
+
+/// The position once there is no doubt, or what a few looks say of it; `u64::MAX`: could not be read. `ways`: 1 for receivers, 2 if it may
+/// be too low. `seen`: what it was, 0 if that says nothing. The verifier looks at it by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn stared(pipe: u64, ways: u32, seen: u64, from: u64, bytes: u64) -> u64 {
+    /// Added to a position after which nobody had the lock: the bit is free in one.
+    const FREE: u64 = wire::ROUGH;
     if seen != 0 && leaves(from, bytes, seen) {
         return seen;
     }
-    let (receive, lower) = (ways & 1, ways & 2);
-    let mut least = u64::MAX;
-    let mut empty = false;
+    let mut last = seen;
     for _ in 0..LOOKS {
-        let Ok((position, doubt)) = glance(pipe, receive != 0) else {
+        let Ok((position, doubt)) = glance(pipe, ways & 1 != 0) else {
             return u64::MAX;
         };
-        if doubt == Doubt::None {
+        if doubt == Doubt::None || last == position | FREE {
             return position;
         }
-        empty = doubt == Doubt::Empty;
-        // In the same page the higher one is the one that a reader was just at.
-        least = if position >> 32 == least >> 32 && position > least { least } else { position };
+        last &= !FREE;
+        if doubt == Doubt::Length && position != last && position >> 32 == last >> 32 {
+            // The higher one is the one that a reader was just at.
+            return if position < last { position } else { last };
+        }
+        last = if is_locked(pipe) { position } else { position | FREE };
     }
-    if empty && lower != 0 { least >> 32 << 32 } else { least }
+    last &= !FREE;
+    match ways {
+        0 => last | wire::ROUGH,
+        1 => last,
+        _ => last >> 32 << 32,
+    }
+}
+
+/// Whether somebody has the pipe's lock: `owner` of a mutex is the thread that has it, and three bits.
+#[inline(always)]
+fn is_locked(pipe: u64) -> bool {
+    const FLAGS: u64 = 7;
+    match read::<u64>(pipe + offset!(pipe_mutex) as u64, offset!(mutex_owner)) {
+        Ok(owner) => owner & !FLAGS != 0,
+        Err(_) => true,
+    }
 }
 
 /// How often a position in doubt is looked at: half a microsecond, more than a processor takes to see what another writes.
@@ -178,26 +205,27 @@ enum Doubt {
 #[inline(always)]
 fn glance(pipe: u64, receive: bool) -> Result<(u64, Doubt)> {
     let (head, tail, size) = counters(pipe)?;
-    let (slot, index) = if receive { (tail, tail) } else { (head.wrapping_sub(1), head) };
-    if receive && head == tail {
-        return Ok((u64::from(index) << 32, Doubt::None));
+    let queued = head.wrapping_sub(tail);
+    if receive && queued == 0 {
+        return Ok((u64::from(tail) << 32, Doubt::None));
     }
     if !receive && head == 0 {
         return Ok((0, Doubt::None));
     }
+    let slot = if receive { tail } else { head.wrapping_sub(1) };
     let buffers: u64 = read(pipe, offset!(pipe_bufs))?;
     let buffer = buffers + u64::from(slot & size.wrapping_sub(1)) * u64::from(pipe_buffer_size());
     let (start, len) = pair(buffer, offset!(pipe_buffer_offset), offset!(pipe_buffer_len))?;
-    let end = if receive { start } else { start.wrapping_add(len) };
-    let doubt = if head == tail {
+    let doubt = if queued == 0 {
         Doubt::None
     } else if len == 0 {
         Doubt::Empty
-    } else if !receive && start != 0 && head.wrapping_sub(tail) == 1 {
+    } else if !receive && start != 0 && queued == 1 {
         Doubt::Length
     } else {
         Doubt::None
     };
+    let (index, end) = if receive { (slot, start) } else { (slot.wrapping_add(1), start.wrapping_add(len)) };
     Ok((u64::from(index) << 32 | u64::from(end), doubt))
 }
 

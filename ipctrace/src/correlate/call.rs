@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ipctrace_common::wire::op_flag;
+use ipctrace_common::Mechanism;
+use ipctrace_common::wire::{self, op_flag};
 
 use crate::decode;
 use crate::model::{End, Proc, Why};
@@ -26,6 +27,8 @@ pub(super) struct Call {
     pub(super) before: Option<u64>,
     /// What it saw of the object's position, if it has any: when it could first move, and when it was done.
     pub(super) seen: Option<(u64, u64)>,
+    /// The second of these may be too high ([`wire::ROUGH`]).
+    pub(super) rough: bool,
     /// A call of another process may have been under way on this side when it began or ended.
     pub(super) overlaps: bool,
     /// How it moves a pipe's position.
@@ -47,6 +50,11 @@ impl Call {
         // What is left of a write that began before tracing did goes into the pipe as a write of that length would.
         let enter = if straddles { 0 } else { op.pos_enter };
         let low = if has(op_flag::LOCKED) { op.pos_locked.max(enter) } else { enter };
+        let mechanism = op.header.mechanism;
+        let writes = !has(op_flag::RECEIVE)
+            && (mechanism == Mechanism::Pipe as u8 || mechanism == Mechanism::Fifo as u8);
+        let rough = if writes { op.pos_exit & wire::ROUGH } else { 0 };
+        let high = op.pos_exit & !rough;
         // Before the rest, so that that is made where it is wanted and not moved there.
         let payload = payload.clone();
         Call {
@@ -55,7 +63,8 @@ impl Call {
             time: op.header.time,
             bytes: op.bytes,
             before: has(op_flag::SEQUENCED).then_some(op.before),
-            seen: (has(op_flag::POSITIONS) && low <= op.pos_exit).then_some((low, op.pos_exit)),
+            seen: (has(op_flag::POSITIONS) && low <= high).then_some((low, high)),
+            rough: rough != 0,
             advance: if has(op_flag::SPLICED) { Advance::Opaque } else { Advance::Pages },
             overlaps: has(op_flag::OVERLAPS),
             messages: u64::from(op.messages.max(1)),
@@ -78,6 +87,7 @@ impl Call {
             bytes,
             before: Some(0),
             seen: None,
+            rough: false,
             overlaps: false,
             advance: Advance::Opaque,
             messages: 1,
@@ -106,7 +116,8 @@ impl Call {
         let advance = if self.seen.is_some() { self.advance } else { Advance::Opaque };
         // A gap stands for calls of which nothing is known, time included.
         let time = if self.who.process().is_some() { self.time } else { u64::MAX };
-        Piece { process: self.process(), enter: self.enter, time, low, high, bytes: self.bytes, advance }
+        let Call { enter, bytes, rough, .. } = *self;
+        Piece { process: self.process(), enter, time, low, high, rough, bytes, advance }
     }
 }
 

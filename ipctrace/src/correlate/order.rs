@@ -36,6 +36,8 @@ pub(super) struct Piece {
     pub(super) low: u64,
     /// It ended at this position or below.
     pub(super) high: u64,
+    /// Nothing was seen there: it is only a bound.
+    pub(super) rough: bool,
     /// Bytes moved.
     pub(super) bytes: u64,
     /// How they move the position.
@@ -43,6 +45,11 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// All that began below this may have come before its end; what begins at a bound shows whether it is the end.
+    fn reach(&self) -> u64 {
+        self.high.saturating_add(u64::from(self.rough))
+    }
+
     /// Where it may end if it begins at `from`.
     fn ends(&self, from: u64) -> [Option<u64>; 2] {
         match self.advance {
@@ -54,7 +61,7 @@ impl Piece {
 
     /// Whether it accounts by itself for all that it saw move.
     pub(super) fn is_tight(&self) -> bool {
-        self.advance != Advance::Opaque && self.ends(self.low).contains(&Some(self.high))
+        self.advance != Advance::Opaque && !self.rough && self.ends(self.low).contains(&Some(self.high))
     }
 }
 
@@ -105,7 +112,8 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(pieces: &'a [Piece]) -> Search<'a> {
-        let mut seen: Vec<u64> = pieces.iter().flat_map(|piece| [piece.low, piece.high]).collect();
+        let highs = pieces.iter().filter(|piece| !piece.rough).map(|piece| piece.high);
+        let mut seen: Vec<u64> = pieces.iter().map(|piece| piece.low).chain(highs).collect();
         seen.retain(|position| !position::is_vague(*position));
         seen.sort_unstable();
         seen.dedup();
@@ -169,6 +177,19 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Whether all is accounted for: the calls done lead to the highest position, or where that is only a bound, somewhere between it and
+    /// the highest one that was seen.
+    fn arrives(&self, state: State, goal: u64) -> bool {
+        let highs = self.pieces.iter().filter(|piece| !piece.rough).map(|piece| piece.high);
+        let seen = highs.filter(|high| *high != u64::MAX).max().unwrap_or(0);
+        if seen < goal {
+            // The page is that of the one who began it; if there is nobody else, it is known.
+            let page = self.mixed || state.position >> 32 == goal >> 32;
+            return !state.vague && page && (seen..=goal).contains(&state.position);
+        }
+        state.position == goal || (state.vague && state.position <= goal)
+    }
+
     /// The states of each step that lie on a way from `starts` to all calls done at `goal`. Empty if there is none.
     fn levels(&self, starts: &[u64], goal: u64) -> Vec<Vec<State>> {
         let mut levels: Vec<Vec<State>> =
@@ -191,8 +212,12 @@ impl<'a> Search<'a> {
             }
             levels.push(reached);
         }
-        levels[self.pieces.len()]
-            .retain(|state| state.position == goal || (state.vague && state.position <= goal));
+        let last = &mut levels[self.pieces.len()];
+        last.retain(|state| self.arrives(*state, goal));
+        if last.iter().any(|state| !state.vague && state.position != last[0].position) {
+            // Each may be where they ended.
+            return Vec::new();
+        }
         for step in (0..self.pieces.len()).rev() {
             let (before, after) = levels.split_at_mut(step + 1);
             let kept = &after[0];
@@ -211,14 +236,14 @@ impl<'a> Search<'a> {
 pub(super) fn window(pieces: &[Piece], floor: u64) -> Vec<usize> {
     let first = pieces.iter().position(|piece| piece.low <= floor && piece.high > floor).unwrap_or(0);
     let mut window = vec![first];
-    let mut high = pieces.get(first).map_or(0, |piece| piece.high);
+    let mut reach = pieces.get(first).map_or(0, Piece::reach);
     loop {
         let before = window.len();
         for (index, piece) in pieces.iter().enumerate() {
-            if window.len() < WINDOW && piece.low < high && !window.contains(&index) {
+            if window.len() < WINDOW && piece.low < reach && !window.contains(&index) {
                 window.push(index);
-                if high == u64::MAX || (piece.high != u64::MAX && piece.high > high) {
-                    high = piece.high;
+                if reach == u64::MAX || (piece.high != u64::MAX && piece.reach() > reach) {
+                    reach = piece.reach();
                 }
             }
         }
@@ -281,6 +306,7 @@ mod tests {
             time: times.1,
             low: span.0,
             high: span.1,
+            rough: false,
             bytes,
             advance: Advance::Pages,
         }
@@ -334,6 +360,35 @@ mod tests {
     fn threads_of_one_process_are_never_in_doubt() {
         let one = write(1, (0, 5), (at(1, 10), at(1, 20)), 5);
         assert_eq!(order(&decide(&[one, one], &[at(1, 10)])), [(0, true), (1, true)]);
+    }
+
+    #[test]
+    fn a_bound_is_not_seen() {
+        let rough = |piece: Piece| Piece { rough: true, ..piece };
+        let first = rough(write(1, (0, 1), (at(1, 10), at(1, 20)), 5));
+        let settled =
+            |exact| Verdict::Settled(vec![Placed { index: 0, span: Some((at(1, 10), at(1, 15))), exact }]);
+        // Nobody else is known, and it ended where it had to.
+        assert_eq!(decide(&[first], &[at(1, 10)]), settled(true));
+        let next = write(1, (2, 3), (at(1, 15), at(1, 23)), 8);
+        assert_eq!(order(&decide(&[first, next], &[at(1, 10)])), [(0, true), (1, true)]);
+        // What another wrote meanwhile may stand before it or behind it.
+        let other = write(2, (0, 1), (at(1, 10), at(1, 20)), 5);
+        assert_eq!(order(&decide(&[first, other], &[at(1, 10)])), [(0, false), (1, false)]);
+        // A page that was begun is its own, unless there are others.
+        let fresh = rough(write(1, (0, 1), (at(1, 10), at(2, 20)), 5));
+        let span = |verdict: &Verdict| match verdict {
+            Verdict::Settled(placed) => placed[0].span,
+            Verdict::Missing => None,
+        };
+        assert_eq!(span(&decide(&[fresh], &[at(1, 10)])), Some((at(1, 10), at(2, 5))));
+        let other = rough(Piece { enter: 2, time: 3, bytes: 8, process: (2, 1), ..fresh });
+        assert_eq!(decide(&[fresh, other], &[at(1, 10)]), Verdict::Missing);
+        // Until somebody sees where they ended.
+        let next = write(1, (4, 5), (at(1, 23), at(1, 24)), 1);
+        assert_eq!(order(&decide(&[fresh, other, next], &[at(1, 10)])), [(0, true), (1, true), (2, true)]);
+        let behind = write(1, (4, 5), (at(2, 20), at(2, 21)), 1);
+        assert_eq!(window(&[fresh, behind], at(1, 10)), [0, 1]);
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Put {
     fn lone(&self, call: &Call) -> Option<(Place, bool)> {
         let (&[end], Some((low, high))) = (self.ends.as_slice(), call.seen) else { return None };
         let begins = low == end || (position::is_vague(low) && low >> 32 == end >> 32);
-        if !begins || call.advance != Advance::Pages {
+        if !begins || call.rough || call.advance != Advance::Pages {
             return None;
         }
         let among = |other: &Call| other.enter <= call.time && other.piece().low < high;
@@ -295,8 +295,11 @@ impl Put {
             },
         };
         let pieces: Vec<Piece> = window.iter().map(|index| self.calls.ready[*index].piece()).collect();
-        let end =
+        let highest =
             pieces.iter().map(|piece| piece.high).filter(|high| *high != u64::MAX).fold(floor, u64::max);
+        let rough = pieces.iter().any(|piece| piece.rough);
+        let reached = laid.last().and_then(|laid| laid.span).map(|(_, end)| end);
+        let end = reached.filter(|_| rough).unwrap_or(highest);
         // Calls that were given up, or lost, may have been several, and some of them among these.
         let hidden = self.hidden(&window);
         if hidden {
@@ -306,7 +309,8 @@ impl Put {
             || pieces.iter().any(|piece| piece.low < self.given_up && piece.advance != Advance::Opaque);
         let gap = pieces.iter().any(|piece| piece.high == u64::MAX);
         let hides = |laid: &Laid| {
-            laid.span.is_none_or(|(from, to)| position::hides(from, to, pieces[laid.index].bytes))
+            let piece = &pieces[laid.index];
+            piece.rough || laid.span.is_none_or(|(from, to)| position::hides(from, to, piece.bytes))
         };
         let time = window.iter().map(|index| self.calls.ready[*index].time).max().unwrap_or(0);
         let hiding: Option<u64> = laid

@@ -21,6 +21,9 @@ pub(super) struct Part {
 /// Where everything stands between `start` and the highest position that was seen, if one of the calls was torn and all others
 /// were not. `None` if that does not account for what was seen.
 pub(super) fn parts(pieces: &[Piece], start: u64) -> Option<Vec<Part>> {
+    if pieces.iter().any(|piece| piece.rough) {
+        return None;
+    }
     let is_torn = |piece: &Piece| {
         piece.advance == Advance::Pages && piece.bytes > position::ATOMIC && !piece.is_tight()
     };
@@ -113,6 +116,7 @@ mod tests {
             time: 9,
             low: span.0,
             high: span.1,
+            rough: false,
             bytes,
             advance: Advance::Pages,
         }

@@ -141,12 +141,14 @@ const OWN: &[(&str, u32)] = &[
     ("task_struct.flags", SYSV_SEM | FUTEX),
     ("task_struct.pending", SYSV_SEM | FUTEX),
     ("signal_struct.shared_pending", SYSV_SEM | FUTEX),
+    ("mutex.", PIPE | FIFO),
     ("inode.i_generation", FUTEX | FIFO),
     ("inode.i_dentry", FUTEX),
     ("dentry.d_u.", FUTEX),
     ("dentry.d_name.hash_len", FUTEX),
     ("dentry.d_hash.", FUTEX),
 ];
+const PIPE: u32 = Mechanism::Pipe.bit();
 const FIFO: u32 = Mechanism::Fifo.bit();
 const SYSV_SEM: u32 = Mechanism::SysvSem.bit();
 const FUTEX: u32 = Mechanism::Futex.bit();

@@ -309,6 +309,22 @@ fn a_position_of_which_only_the_page_is_known_delays_nothing() {
     assert!(all.iter().all(|transfer| transfer.exact && short(transfer) == (Ok(10), Ok(20), 64)));
 }
 
+/// A reader had moved the start of the buffer, and not yet taken what it took off its length, when the write ended.
+#[test]
+fn an_end_that_was_seen_too_high_is_a_bound() {
+    let rough = |span: (u64, u64)| (span.0, span.1 | wire::ROUGH);
+    let writes = [(at(9, 64), at(9, 192)), (at(9, 128), at(9, 256)), (at(9, 192), at(10, 64))];
+    let mut records = vec![midway(0), paged(10, false, (0, 1), 0, (at(8, 4096), at(9, 64)), 64)];
+    for (n, span) in (1..).zip(writes) {
+        records.push(paged(10, false, (n * 10, n * 10 + 1), n * 64, rough(span), 64));
+    }
+    records.push(paged(20, true, (50, 51), 0, (at(8, 0), at(8, 192)), 192));
+    records.push(paged(20, true, (60, 61), 192, (at(8, 192), at(10, 0)), 64));
+    let events = correlate(records);
+    assert_eq!(shorts(&events), [(Ok(10), Ok(20), 192), (Ok(10), Ok(20), 64)]);
+    assert!(transfers(&events).iter().all(|transfer| transfer.exact), "{events:?}");
+}
+
 #[test]
 fn a_receive_before_the_books_is_told_of_once_and_the_rest_is_exact() {
     // Page 8 was queued, and taken by a call that was under way when the books were opened and is not in them.
